@@ -1,0 +1,1 @@
+"""Experiment configurations for `--config=configs/NAME.py`."""

@@ -1,0 +1,210 @@
+"""Configurations: their checks, the workdir's copy, and the typed parts they make."""
+
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from vae_jax import data, likelihoods, models, optim, schedules
+
+CONFIG_FILE = "config.json"
+MAX_STEPS_PER_CALL = 50
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+POSITIVE_KEYS = (
+    "train.batch_size",
+    "train.num_steps",
+    "train.log_every_steps",
+    "train.eval_every_steps",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "eval.batch_size",
+    "eval.num_iw_samples",
+    "optim.max_skipped_in_a_row",
+    "model.num_blocks",
+    "model.patch_size",
+)
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
+    """{'a': {'b': 1}} -> {'a.b': 1}; tuples become lists, as in JSON."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks all that needs no images; a ValueError names key, value, rule and remedy."""
+    flat = flatten(config)
+    for key in POSITIVE_KEYS:
+        if flat[key] < 1:
+            raise ValueError(f"{key} = {flat[key]} must be at least 1.")
+    if not 0 <= config.optim.ema_decay < 1:
+        raise ValueError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
+    if config.kl.free_bits < 0:
+        raise ValueError(f"kl.free_bits = {config.kl.free_bits} must not be negative.")
+    if config.model.dtype not in DTYPES:
+        raise ValueError(
+            f"model.dtype = {config.model.dtype!r} is unknown: use one of {', '.join(DTYPES)}."
+        )
+    if not config.model.widths or any(width < 1 for width in config.model.widths):
+        raise ValueError(f"model.widths = {config.model.widths} must be positive channel counts.")
+    create_kl_schedule(config)
+    create_optimizer(config)
+    create_likelihood(config, num_channels=1)
+
+
+def save(
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    provenance: Mapping,
+    workdir: pathlib.Path,
+) -> None:
+    """Writes config.json: all that is needed to build the model again without the data.
+
+    Args:
+      config: of the run.
+      image_shape: (H, W, C) of the dataset.
+      provenance: what made the run: versions, commit, hardware.
+      workdir: an existing directory.
+    """
+    content = {
+        "config": config.to_dict(),
+        "image_shape": list(image_shape),
+        "provenance": dict(provenance),
+    }
+    (workdir / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read(workdir: str | pathlib.Path) -> dict:
+    path = pathlib.Path(workdir) / CONFIG_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing, so {workdir} is no training run: give the --workdir that train.py "
+            "wrote."
+        )
+    return json.loads(path.read_text())
+
+
+def load_image_shape(workdir: str | pathlib.Path) -> tuple[int, int, int]:
+    """(H, W, C) of the images that the run in `workdir` was trained on."""
+    return tuple(_read(workdir)["image_shape"])
+
+
+def load(workdir: str | pathlib.Path) -> ConfigDict:
+    """The locked configuration of a workdir.
+
+    Raises:
+      FileNotFoundError: no run was started in that directory.
+    """
+    content = _read(workdir)["config"]
+    for key in ("latent_shape", "widths", "attention_resolutions"):  # JSON has no tuples
+        content["model"][key] = tuple(content["model"][key])
+    return ConfigDict(content).lock()
+
+
+def check_unchanged(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Raises a ValueError that lists the keys in which `config` differs from the workdir's.
+
+    `data.dir` may differ: it says where the images lie, not what they are.
+    """
+    old, new = flatten(load(workdir)), flatten(config)
+    new["data.dir"] = old["data.dir"]
+    differing = [
+        f"  {key}: {old.get(key, 'absent')} in the workdir, {new.get(key, 'absent')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{workdir} holds a run with another configuration:\n"
+            + "\n".join(differing)
+            + "\nGive another --workdir, or the configuration that this one was started with."
+        )
+
+
+def create_likelihood(config: ConfigDict, num_channels: int) -> likelihoods.Likelihood:
+    """p(x | z) for images of `num_channels` channels."""
+    return likelihoods.create_likelihood(num_channels=num_channels, **config.likelihood)
+
+
+def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> models.VAE:
+    """The VAE for images of shape (H, W, C)."""
+    c = config.model
+    models.check_shapes(image_shape, c.latent_shape, c.widths, c.patch_size)
+    likelihood = create_likelihood(config, image_shape[-1])
+    return models.VAE(
+        image_shape=tuple(image_shape),
+        num_outputs=likelihood.num_outputs,
+        has_log_std=likelihood.has_log_std,
+        latent_shape=c.latent_shape,
+        widths=c.widths,
+        num_blocks=c.num_blocks,
+        patch_size=c.patch_size,
+        attention_resolutions=c.attention_resolutions,
+        dtype=DTYPES[c.dtype],
+    )
+
+
+def create_kl_schedule(config: ConfigDict) -> schedules.Schedule:
+    """step -> KL weight."""
+    c = config.kl
+    return schedules.make_kl_schedule(
+        c.schedule, c.weight, c.warmup_steps, c.num_cycles, c.ramp_fraction
+    )
+
+
+def create_learning_rate(config: ConfigDict) -> schedules.Schedule:
+    """step -> learning rate."""
+    c = config.optim
+    return schedules.make_learning_rate_schedule(
+        c.learning_rate, c.warmup_steps, c.decay, config.train.num_steps, c.final_fraction
+    )
+
+
+def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The whole optimiser chain."""
+    c = config.optim
+    return optim.create_optimizer(
+        c.name, create_learning_rate(config), c.b1, c.b2, c.weight_decay, c.clip_norm
+    )
+
+
+def load_split(config: ConfigDict, split: str) -> data.Split:
+    """'train', 'validation' or 'test' of the configured dataset, prepared on first use."""
+    c = config.data
+    return data.load_split(c.name, split, c.dir, c.validation_size, c.crop, c.image_size)
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    """Steps of one jitted call, a divisor of every interval of the loop.
+
+    Raises:
+      ValueError: a given number does not divide num_steps or one of the intervals.
+    """
+    c = config.train
+    intervals = {
+        "train.num_steps": c.num_steps,
+        "train.log_every_steps": c.log_every_steps,
+        "train.eval_every_steps": c.eval_every_steps,
+        "train.checkpoint_every_steps": c.checkpoint_every_steps,
+    }
+    common = functools.reduce(math.gcd, intervals.values())
+    if c.steps_per_call == 0:
+        if jax.default_backend() == "cpu":
+            return 1
+        return max(n for n in range(1, MAX_STEPS_PER_CALL + 1) if common % n == 0)
+    if c.steps_per_call < 0 or common % c.steps_per_call:
+        raise ValueError(
+            f"train.steps_per_call = {c.steps_per_call} must divide {intervals} (0: automatic)."
+        )
+    return c.steps_per_call

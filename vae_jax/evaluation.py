@@ -1,0 +1,224 @@
+"""The evaluation of a trained VAE: numbers with their protocol, and grids to look at."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from vae_jax import figures, objectives
+from vae_jax.data import Split
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import latents, reconstruction
+from vae_jax.writers import Summary
+
+NUM_COLUMNS = 10
+NUM_RECONSTRUCTIONS = 40
+NUM_SAMPLES = 100
+NUM_TRAVERSED_DIMS = 10
+TRAVERSAL = np.linspace(-3.0, 3.0, 11)
+NUM_MUTUAL_INFORMATION_SAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One number with all that is needed to compare it.
+
+    Attributes:
+      value: of the metric.
+      unit: 'nats', 'bits', 'dB', or '' for a plain number.
+      split: of the images.
+      num_images: it was computed on.
+      seed: of the evaluation's noise.
+      checkpoint_step: of the evaluated parameters.
+      protocol: in words, what a reader must know.
+      standard_error: over the images, where it is a mean.
+    """
+
+    value: float
+    unit: str
+    split: str
+    num_images: int
+    seed: int
+    checkpoint_step: int
+    protocol: str
+    standard_error: float | None = None
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over images in float64: float32 sums of 10,000 values lose digits."""
+    return float(np.mean(values, dtype=np.float64))
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1, dtype=np.float64) / np.sqrt(len(values)))
+
+
+def validate(vae: TrainedVAE, split: Split) -> Summary:
+    """The short evaluation during training, on the whole split and with fixed noise."""
+    key = jax.random.key(vae.config.eval.seed)
+    elbo_key, sample_key = jax.random.split(key)
+    images = split.take(np.arange(len(split)))
+    terms = vae.elbo_terms(images, elbo_key)
+    scalars = {
+        "elbo": _mean(terms.elbo),
+        "rate": _mean(terms.rate),
+        "distortion": _mean(terms.distortion),
+    }
+    if vae.likelihood.is_discrete:
+        scalars["bits_per_dim"] = objectives.bits_per_dim(scalars["elbo"], vae.image_shape)
+    shown = images[:NUM_RECONSTRUCTIONS]
+    return Summary(
+        scalars=scalars,
+        images={
+            "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
+            "samples": figures.image_grid(vae.sample(sample_key, NUM_SAMPLES), NUM_COLUMNS),
+        },
+        histograms={"rate_per_dim": terms.rate_per_dim.mean(axis=0, dtype=np.float64).reshape(-1)},
+    )
+
+
+def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
+    """The full evaluation: (metrics by name, grids uint8 [H, W, 3] by name)."""
+    elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
+    images = split.take(np.arange(len(split)))
+    posterior = vae.encode(images)
+    metrics = (
+        _bound_metrics(vae, split, images, elbo_key)
+        | _iw_metrics(vae, split, images, iw_key)
+        | _latent_metrics(vae, split, posterior)
+        | _reconstruction_metrics(vae, split, images, posterior.mean)
+    )
+    shown = images[:NUM_RECONSTRUCTIONS]
+    samples = vae.sample(sample_key, NUM_SAMPLES)
+    drawn = vae.sample(sample_key, NUM_SAMPLES, draw=True)
+    grids = {
+        "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
+        "samples": figures.image_grid(samples, NUM_COLUMNS),
+        "samples_drawn": figures.image_grid(drawn, NUM_COLUMNS),
+        "interpolations": interpolations(vae, images),
+        "traversals": traversals(vae, images[0], posterior),
+    }
+    return metrics, grids
+
+
+def interpolations(vae: TrainedVAE, images: np.ndarray, num_rows: int = 8) -> np.ndarray:
+    """Grid: each row decodes the straight line between the posterior means of two images."""
+    ends = vae.encode(images[: 2 * num_rows]).mean
+    t = np.linspace(0.0, 1.0, NUM_COLUMNS).reshape(-1, *[1] * (ends.ndim - 1))
+    lines = [(1.0 - t) * ends[2 * i] + t * ends[2 * i + 1] for i in range(num_rows)]
+    return figures.image_grid(vae.decode(np.concatenate(lines)), NUM_COLUMNS)
+
+
+def traversals(vae: TrainedVAE, image: np.ndarray, posterior: DiagonalGaussian) -> np.ndarray:
+    """Grid: each row moves one latent dimension of one image's code from -3 to 3.
+
+    Args:
+      vae: the model.
+      image: the one whose posterior mean is moved, [H, W, C].
+      posterior: of the whole split; its dimensions of highest mean rate are shown, highest first.
+    """
+    rate = posterior.kl_to_standard_normal().mean(axis=0, dtype=np.float64).reshape(-1)
+    dims = np.argsort(-rate)[:NUM_TRAVERSED_DIMS]
+    code = vae.encode(image[None]).mean.reshape(-1)
+    rows = np.repeat(code[None], len(dims) * len(TRAVERSAL), axis=0)
+    rows = rows.reshape(len(dims), len(TRAVERSAL), -1)
+    for row, dim in zip(rows, dims, strict=True):
+        row[:, dim] = TRAVERSAL
+    return figures.image_grid(vae.decode(rows.reshape(-1, *vae.latent_shape)), len(TRAVERSAL))
+
+
+def _metric(vae: TrainedVAE, split: Split, values: np.ndarray, unit: str, protocol: str) -> Metric:
+    """The mean over images of per-image values."""
+    return Metric(
+        value=_mean(values),
+        unit=unit,
+        split=split.name,
+        num_images=len(values),
+        seed=vae.config.eval.seed,
+        checkpoint_step=vae.step,
+        protocol=protocol,
+        standard_error=_standard_error(values),
+    )
+
+
+def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> dict[str, Metric]:
+    """The bound in bits per dimension where the likelihood is a mass function over 256 levels."""
+    if not vae.likelihood.is_discrete:
+        return {}
+    return {
+        name: dataclasses.replace(
+            bound,
+            value=objectives.bits_per_dim(bound.value, vae.image_shape),
+            unit="bits",
+            standard_error=-objectives.bits_per_dim(bound.standard_error, vae.image_shape),
+        )
+    }
+
+
+def _bound_metrics(vae: TrainedVAE, split: Split, images: np.ndarray, key) -> dict[str, Metric]:
+    terms = vae.elbo_terms(images, key, progress=True)
+    protocol = "one draw z ~ q(z|x) per image, weight of the rate 1"
+    elbo = _metric(vae, split, terms.elbo, "nats", protocol)
+    return {
+        "elbo": elbo,
+        "rate": _metric(vae, split, terms.rate, "nats", "KL(q(z|x), p(z)) in closed form"),
+        "distortion": _metric(vae, split, terms.distortion, "nats", protocol),
+        **_bits_per_dim_metric(vae, elbo, "bits_per_dim"),
+    }
+
+
+def _iw_metrics(vae: TrainedVAE, split: Split, images: np.ndarray, key) -> dict[str, Metric]:
+    c = vae.config.eval
+    chosen = images[: c.num_iw_images or None]
+    values = vae.iw_elbo(chosen, key, c.num_iw_samples, progress=True)
+    protocol = f"K = {c.num_iw_samples} draws, log-mean-exp per image, first images of the split"
+    iw_elbo = _metric(vae, split, values, "nats", protocol)
+    return {"iw_elbo": iw_elbo, **_bits_per_dim_metric(vae, iw_elbo, "iw_bits_per_dim")}
+
+
+def _latent_metrics(
+    vae: TrainedVAE, split: Split, posterior: DiagonalGaussian
+) -> dict[str, Metric]:
+    common = {"split": split.name, "seed": vae.config.eval.seed, "checkpoint_step": vae.step}
+    num_dims = int(np.prod(vae.latent_shape))
+    num_samples = min(NUM_MUTUAL_INFORMATION_SAMPLES, len(split))
+    information, standard_error = latents.mutual_information(
+        posterior.mean, posterior.log_std, num_samples, np.random.default_rng(common["seed"])
+    )
+    return {
+        "active_units": Metric(
+            value=latents.active_units(posterior.mean),
+            unit=f"of {num_dims}",
+            num_images=len(split),
+            protocol=f"variance of E[z|x] over the split at least {latents.ACTIVE_VARIANCE}",
+            **common,
+        ),
+        "mutual_information": Metric(
+            value=information,
+            unit="nats",
+            num_images=num_samples,
+            protocol=f"against the aggregate posterior of {len(split)} images, so at most "
+            f"{np.log(len(split)):.2f}",
+            standard_error=standard_error,
+            **common,
+        ),
+    }
+
+
+def _reconstruction_metrics(
+    vae: TrainedVAE, split: Split, images: np.ndarray, codes: np.ndarray
+) -> dict[str, Metric]:
+    """PSNR and SSIM of the likelihood's mean at the posterior mean, in blocks of bounded memory."""
+    values: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
+    for start in range(0, len(images), vae.batch_size):
+        block = slice(start, start + vae.batch_size)
+        x = images[block].astype(np.float32) / 255.0
+        y = vae.decode(codes[block])
+        values["psnr"].append(reconstruction.psnr(x, y))
+        values["ssim"].append(reconstruction.ssim(x, y))
+    protocol = "mean of p(x|z) at the posterior mean, data range 1, mean over images"
+    return {
+        name: _metric(vae, split, np.concatenate(v), "dB" if name == "psnr" else "", protocol)
+        for name, v in values.items()
+    }

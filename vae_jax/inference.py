@@ -1,0 +1,188 @@
+"""A trained VAE in scripts and notebooks: `model = vae_jax.load("workdir/demo")`."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from vae_jax import config as configuration
+from vae_jax import objectives, sharding, state, steps
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.likelihoods import Likelihood
+from vae_jax.models import VAE
+
+
+class TrainedVAE:
+    """A VAE with its parameters. Arrays of any length go in and come out as NumPy.
+
+    Images are uint8 [0, 255] or floating-point [0, 1], [N, H, W, C]; they come back as float32 [0,
+    1]. Work is done in batches of `batch_size`, the last one padded, over the devices of `mesh`;
+    results do not depend on either.
+
+    Attributes:
+      model, likelihood, params: the parts; `params` as evaluated (EMA by default).
+      config: of the run.
+      step: of the checkpoint.
+      batch_size: images per call over all devices.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        likelihood: Likelihood,
+        params,
+        config: ConfigDict,
+        step: int = 0,
+        eval_steps: steps.EvalSteps | None = None,
+        batch_size: int | None = None,
+    ):
+        self.model, self.likelihood, self.params = model, likelihood, params
+        self.config, self.step = config, step
+        self.batch_size = batch_size or config.eval.batch_size
+        if eval_steps is None:
+            mesh = sharding.create_mesh()
+            sharding.check_batch_size("eval.batch_size", self.batch_size, mesh)
+            eval_steps = steps.EvalSteps(model, likelihood, mesh)
+        self._steps = eval_steps
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.model.image_shape
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.model.latent_shape
+
+    def encode(self, images: np.ndarray) -> DiagonalGaussian:
+        """q(z | x): mean and log_std, float32 [N, *latent_shape]."""
+        self._check_images(images)
+        return self._map(lambda x: self._steps.encode(self.params, x), images)
+
+    def decode(self, z: np.ndarray, key: jax.Array | None = None) -> np.ndarray:
+        """Images at z [N, *latent_shape]: the likelihood's mean, or with a key a draw from it."""
+        z = np.asarray(z, np.float32)
+        if z.shape[1:] != self.latent_shape:
+            raise ValueError(f"z has shape {z.shape}: it must be (N, {str(self.latent_shape)[1:]}.")
+        if key is None:
+            return self._map(lambda z: self._steps.decode_mean(self.params, z), z)
+        keys = (jax.random.fold_in(key, i) for i in range(len(z)))
+        return self._map(lambda z: self._steps.decode_sample(self.params, z, next(keys)), z)
+
+    def reconstruct(self, images: np.ndarray, key: jax.Array | None = None) -> np.ndarray:
+        """The likelihood's mean at E[z | x], or with a key at one draw z ~ q(z | x)."""
+        posterior = self.encode(images)
+        if key is None:
+            return self.decode(posterior.mean)
+        noise = jax.random.normal(key, posterior.mean.shape)
+        return self.decode(posterior.reparameterise(noise))
+
+    def sample(self, key: jax.Array, n: int, draw: bool = False) -> np.ndarray:
+        """n images at z ~ p(z): the likelihood's mean, or with `draw` a draw from it."""
+        z_key, x_key = jax.random.split(key)
+        z = jax.random.normal(z_key, (n, *self.latent_shape))
+        return self.decode(z, x_key if draw else None)
+
+    def elbo_terms(
+        self, images: np.ndarray, key: jax.Array, progress: bool = False
+    ) -> objectives.ElboTerms:
+        """distortion [N] and rate_per_dim [N, *latent_shape], nats, at one draw z ~ q(z | x) each.
+
+        The draw depends on `key` and on the image's position in `images`, not on batches or
+        devices.
+        """
+        self._check_images(images)
+        return self._map(
+            lambda x, ids: self._steps.elbo_terms(self.params, x, ids, key),
+            images,
+            np.arange(len(images)),
+            description="ELBO" if progress else None,
+        )
+
+    def elbo(self, images: np.ndarray, key: jax.Array) -> np.ndarray:
+        """Evidence lower bound of each image, nats, float32 [N]; see `elbo_terms`."""
+        return self.elbo_terms(images, key).elbo
+
+    def iw_elbo(
+        self, images: np.ndarray, key: jax.Array, num_samples: int = 100, progress: bool = False
+    ) -> np.ndarray:
+        """Importance-weighted bound of each image from `num_samples` draws, nats, float32 [N]."""
+        self._check_images(images)
+        keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
+
+        def bound(x, ids):
+            posterior = self._steps.encode(self.params, x)
+            log_weights = [self._steps.log_weights(self.params, posterior, x, ids, k) for k in keys]
+            return objectives.compute_iw_elbo(jnp.stack(log_weights))
+
+        return self._map(
+            bound,
+            images,
+            np.arange(len(images)),
+            description=f"importance-weighted bound, K = {num_samples}" if progress else None,
+        )
+
+    def _check_images(self, images: np.ndarray) -> None:
+        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
+            raise ValueError(
+                f"images have shape {images.shape}: this model takes (N, {str(self.image_shape)[1:]}."
+            )
+        if images.dtype != np.uint8 and (np.min(images) < 0 or np.max(images) > 1):
+            raise ValueError(
+                f"floating-point images lie in [{np.min(images)}, {np.max(images)}]: scale them to "
+                "[0, 1], or pass uint8."
+            )
+
+    def _map(self, function: Callable, *arrays: np.ndarray, description: str | None = None):
+        """Applies `function` to padded batches and joins the results without the padding."""
+        n, size = len(arrays[0]), self.batch_size
+        results = []
+        for start in tqdm(
+            range(0, n, size), desc=description, disable=None if description else True, leave=False
+        ):
+            batch = [a[start : start + size] for a in arrays]
+            padding = size - len(batch[0])
+            padded = [np.concatenate([b, np.repeat(b[-1:], padding, axis=0)]) for b in batch]
+            results.append(jax.device_get(function(*padded)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
+
+
+def load(
+    workdir: str | pathlib.Path, checkpoint: str | int = "best", batch_size: int | None = None
+) -> TrainedVAE:
+    """Loads a run for use.
+
+    Args:
+      workdir: written by train.py.
+      checkpoint: 'best' (by validation ELBO), 'latest', or a step.
+      batch_size: images per call over all devices; by default the config's eval.batch_size.
+
+    Raises:
+      FileNotFoundError: no run, or no such checkpoint there.
+    """
+    workdir = pathlib.Path(workdir)
+    config = configuration.load(workdir)
+    image_shape = configuration.load_image_shape(workdir)
+    model = configuration.create_model(config, image_shape)
+    tx = configuration.create_optimizer(config)
+    shapes = jax.eval_shape(
+        lambda: state.create_train_state(model, tx, jax.random.key(config.seed))
+    )
+    everywhere = sharding.replicated(sharding.create_mesh())
+    template = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes
+    )
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        restored = checkpoints.restore(template, checkpoint)
+    return TrainedVAE(
+        model,
+        configuration.create_likelihood(config, image_shape[-1]),
+        restored.ema_params if config.eval.use_ema else restored.params,
+        config,
+        step=int(restored.step),
+        batch_size=batch_size,
+    )

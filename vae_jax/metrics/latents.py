@@ -1,0 +1,69 @@
+"""Statistics of the latent code over a whole split, in float64 on the host."""
+
+import numpy as np
+from scipy.special import logsumexp
+
+ACTIVE_VARIANCE = 0.01
+
+
+def active_units(posterior_means: np.ndarray) -> int:
+    """Latent dimensions whose posterior mean varies by at least 0.01 over the data.
+
+    Burda et al. 2016 (arXiv:1509.00519), appendix C: A_u = Var_x(E[u | x]).
+
+    Args:
+      posterior_means: [N, *latent_shape].
+    """
+    means = np.asarray(posterior_means, np.float64).reshape(len(posterior_means), -1)
+    return int((means.var(axis=0) >= ACTIVE_VARIANCE).sum())
+
+
+def aggregate_log_prob(
+    z: np.ndarray, means: np.ndarray, log_stds: np.ndarray, batch_size: int = 256
+) -> np.ndarray:
+    """log of the aggregate posterior 1/N sum_n q(z | x_n), nats, [M].
+
+    Args:
+      z: latents [M, D].
+      means, log_stds: of the N posteriors, [N, D].
+      batch_size: latents at a time; memory is batch_size * N.
+    """
+    z, means, log_stds = (np.asarray(a, np.float64) for a in (z, means, log_stds))
+    precision = np.exp(-2.0 * log_stds)
+    constant = (
+        (means**2 * precision).sum(axis=1)
+        + 2.0 * log_stds.sum(axis=1)
+        + means.shape[1] * np.log(2.0 * np.pi)
+    )
+    results = []
+    for start in range(0, len(z), batch_size):
+        block = z[start : start + batch_size]
+        quadratic = block**2 @ precision.T - 2.0 * block @ (means * precision).T
+        results.append(logsumexp(-0.5 * (quadratic + constant), axis=1) - np.log(len(means)))
+    return np.concatenate(results)
+
+
+def mutual_information(
+    means: np.ndarray, log_stds: np.ndarray, num_samples: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """I(x; z) under q(z | x) and the empirical distribution of the N images.
+
+    E[log q(z | x)] - E[log q(z)] = rate - KL(aggregate posterior, prior) (Hoffman & Johnson 2016),
+    by `num_samples` draws of images (without replacement) and latents. It cannot exceed log N.
+
+    Args:
+      means, log_stds: of all posteriors, [N, *latent_shape].
+      num_samples: draws, at most N.
+      rng: source of the draws.
+
+    Returns:
+      (estimate, its standard error), nats.
+    """
+    means = np.asarray(means, np.float64).reshape(len(means), -1)
+    log_stds = np.asarray(log_stds, np.float64).reshape(len(log_stds), -1)
+    chosen = rng.permutation(len(means))[:num_samples]
+    noise = rng.standard_normal((len(chosen), means.shape[1]))
+    z = means[chosen] + np.exp(log_stds[chosen]) * noise
+    log_q = (-0.5 * (noise**2 + np.log(2.0 * np.pi)) - log_stds[chosen]).sum(axis=1)
+    differences = log_q - aggregate_log_prob(z, means, log_stds)
+    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))

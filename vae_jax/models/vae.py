@@ -1,0 +1,193 @@
+"""Convolutional encoder, decoder and VAE: architecture only, no loss, no sampling.
+
+Stage i works at resolution image / (patch_size * 2^i) with `widths[i]` channels. A latent of shape
+(D,) is read off the flattened last stage by a dense layer; one of shape (h, w, c) by a 1x1
+convolution, and then (h, w) is the last stage's resolution.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.models.blocks import (
+    AttentionBlock,
+    ResidualBlock,
+    depth_to_space,
+    group_norm,
+    space_to_depth,
+)
+
+# softplus(raw) + MIN_STD grows linearly in the raw output where exp(raw) would overflow, and keeps
+# the log-density of the posterior finite.
+MIN_STD = 1e-4
+
+
+class Stage(nn.Module):
+    """`num_blocks` residual blocks at one resolution, then self-attention where asked for."""
+
+    num_blocks: int
+    attention_resolutions: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        for _ in range(self.num_blocks):
+            h = ResidualBlock(dtype=self.dtype)(h)
+        if h.shape[1] in self.attention_resolutions:
+            h = AttentionBlock(dtype=self.dtype)(h)
+        return h
+
+
+class Encoder(nn.Module):
+    """Images [B, H, W, C] in [0, 1] -> posterior over z, float32 [B, *latent_shape]."""
+
+    latent_shape: tuple[int, ...]
+    widths: tuple[int, ...]
+    num_blocks: int
+    patch_size: int
+    attention_resolutions: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> DiagonalGaussian:
+        h = space_to_depth((2.0 * x - 1.0).astype(self.dtype), self.patch_size)
+        h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")(h)
+        for i, width in enumerate(self.widths):
+            if i > 0:
+                h = nn.Dense(width, dtype=self.dtype, name=f"downsample_{i}")(space_to_depth(h, 2))
+            h = Stage(self.num_blocks, self.attention_resolutions, self.dtype, name=f"stage_{i}")(h)
+        h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
+        if len(self.latent_shape) == 1:
+            h = h.reshape(h.shape[0], -1)
+        statistics = nn.Dense(2 * self.latent_shape[-1], dtype=self.dtype, name="head")(h)
+        mean, raw_std = jnp.split(statistics.astype(jnp.float32), 2, axis=-1)
+        return DiagonalGaussian(mean, jnp.log(nn.softplus(raw_std) + MIN_STD))
+
+
+class Decoder(nn.Module):
+    """Latents [B, *latent_shape] -> parameters of the likelihood, float32 [B, H, W, num_outputs].
+
+    With `has_log_std` the last output channel is one learned scalar, the same for all pixels and
+    images.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_outputs: int
+    widths: tuple[int, ...]
+    num_blocks: int
+    patch_size: int
+    attention_resolutions: tuple[int, ...]
+    has_log_std: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        h = z.astype(self.dtype)
+        last = len(self.widths) - 1
+        if h.ndim == 2:
+            height, width = (n // (self.patch_size * 2**last) for n in self.image_shape[:2])
+            h = nn.Dense(height * width * self.widths[-1], dtype=self.dtype, name="stem")(h)
+            h = h.reshape(h.shape[0], height, width, self.widths[-1])
+        else:
+            h = nn.Conv(self.widths[-1], (3, 3), dtype=self.dtype, name="stem")(h)
+        for i in range(last, -1, -1):
+            h = Stage(self.num_blocks, self.attention_resolutions, self.dtype, name=f"stage_{i}")(h)
+            if i > 0:
+                upsample = nn.Dense(4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}")
+                h = depth_to_space(upsample(h), 2)
+        h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
+        num_maps = self.num_outputs - int(self.has_log_std)
+        h = nn.Conv(num_maps * self.patch_size**2, (3, 3), dtype=self.dtype, name="head")(h)
+        outputs = depth_to_space(h, self.patch_size).astype(jnp.float32)
+        if self.has_log_std:
+            log_std = self.param("log_std", nn.initializers.constant(-1.0), (), jnp.float32)
+            outputs = jnp.concatenate(
+                [outputs, jnp.broadcast_to(log_std, (*outputs.shape[:-1], 1))], axis=-1
+            )
+        return outputs
+
+
+class VAE(nn.Module):
+    """Encoder and decoder under one set of parameters.
+
+    Attributes:
+      image_shape: (H, W, C).
+      latent_shape: (D,) or (h, w, c).
+      num_outputs: likelihood parameters per pixel.
+      has_log_std: whether the last of them is one learned scalar.
+      widths: channels of each stage, from the highest resolution to the lowest.
+      num_blocks: residual blocks per stage, in the encoder and again in the decoder.
+      patch_size: side of the pixel patches that the first stage sees as one position.
+      attention_resolutions: heights of feature maps that are followed by self-attention.
+      dtype: of activations; parameters and outputs are float32.
+    """
+
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
+    num_outputs: int
+    has_log_std: bool = False
+    widths: tuple[int, ...] = (64, 128)
+    num_blocks: int = 2
+    patch_size: int = 2
+    attention_resolutions: tuple[int, ...] = ()
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.encoder = Encoder(
+            latent_shape=self.latent_shape,
+            widths=self.widths,
+            num_blocks=self.num_blocks,
+            patch_size=self.patch_size,
+            attention_resolutions=self.attention_resolutions,
+            dtype=self.dtype,
+        )
+        self.decoder = Decoder(
+            image_shape=self.image_shape,
+            num_outputs=self.num_outputs,
+            has_log_std=self.has_log_std,
+            widths=self.widths,
+            num_blocks=self.num_blocks,
+            patch_size=self.patch_size,
+            attention_resolutions=self.attention_resolutions,
+            dtype=self.dtype,
+        )
+
+    def encode(self, x: jax.Array) -> DiagonalGaussian:
+        """Images [B, H, W, C] in [0, 1] -> q(z | x)."""
+        return self.encoder(x)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Latents [B, *latent_shape] -> likelihood parameters [B, H, W, num_outputs]."""
+        return self.decoder(z)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Decodes the posterior mean: one path through all parameters, for `init`."""
+        return self.decode(self.encode(x).mean)
+
+
+def check_shapes(
+    image_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    patch_size: int,
+) -> None:
+    """Raises a ValueError unless the image halves evenly through all stages down to the latent."""
+    factor = patch_size * 2 ** (len(widths) - 1)
+    height, width, _ = image_shape
+    if height % factor or width % factor:
+        raise ValueError(
+            f"model.patch_size = {patch_size} with {len(widths)} model.widths divides images by "
+            f"{factor}, of which {height}x{width} is no multiple: use another patch size or fewer "
+            "widths."
+        )
+    if len(latent_shape) not in (1, 3) or any(n < 1 for n in latent_shape):
+        raise ValueError(
+            f"model.latent_shape = {latent_shape} must be (D,), a vector, or (h, w, c), a grid."
+        )
+    resolution = (height // factor, width // factor)
+    if len(latent_shape) == 3 and tuple(latent_shape[:2]) != resolution:
+        raise ValueError(
+            f"model.latent_shape = {latent_shape} must begin with the last stage's resolution "
+            f"{resolution}: change it, model.patch_size or the number of model.widths."
+        )

@@ -1,0 +1,104 @@
+"""Terms of the evidence lower bound, one value per image, in nats.
+
+elbo = -(distortion + rate)                                     what is reported, weight always 1
+loss = mean(distortion) + kl_weight * free_bits(mean rate)      what is minimised
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, sum_event
+from vae_jax.likelihoods import Likelihood
+
+
+@flax.struct.dataclass
+class ElboTerms:
+    """Single-sample estimates for a batch.
+
+    Attributes:
+      distortion: -log p(x | z) at one z ~ q(z | x), [B].
+      rate_per_dim: KL(q(z | x), p(z)) of each latent dimension, [B, *latent_shape].
+    """
+
+    distortion: jax.Array
+    rate_per_dim: jax.Array
+
+    @property
+    def rate(self) -> jax.Array:
+        """KL(q(z | x), p(z)), [B]."""
+        return sum_event(self.rate_per_dim)
+
+    @property
+    def elbo(self) -> jax.Array:
+        """Evidence lower bound, [B]; never carries beta, warm-up or free bits."""
+        return -(self.distortion + self.rate)
+
+
+def compute_elbo_terms(
+    likelihood: Likelihood, posterior: DiagonalGaussian, outputs: jax.Array, x: jax.Array
+) -> ElboTerms:
+    """Both terms of the bound, given the decoder's outputs at one posterior sample.
+
+    Args:
+      likelihood: p(x | z).
+      posterior: q(z | x), [B, *latent_shape].
+      outputs: decoder outputs at z ~ posterior, [B, H, W, num_outputs].
+      x: images in [0, 1], [B, H, W, C].
+    """
+    return ElboTerms(
+        distortion=-likelihood.log_prob(outputs, x),
+        rate_per_dim=posterior.kl_to_standard_normal(),
+    )
+
+
+def apply_free_bits(rate_per_dim: jax.Array, free_bits: float) -> jax.Array:
+    """sum_d max(free_bits, mean_b rate[b, d]) (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
+
+    The maximum is over the batch mean, so that single images may use a dimension less than others.
+
+    Args:
+      rate_per_dim: nats, [B, *latent_shape].
+      free_bits: nats of each latent dimension that cost nothing; 0 gives the mean rate.
+
+    Returns:
+      A scalar, nats per image.
+    """
+    return jnp.maximum(rate_per_dim.mean(axis=0), free_bits).sum()
+
+
+def compute_loss(terms: ElboTerms, kl_weight: jax.typing.ArrayLike, free_bits: float) -> jax.Array:
+    """The scalar that training minimises, nats per image."""
+    return terms.distortion.mean() + kl_weight * apply_free_bits(terms.rate_per_dim, free_bits)
+
+
+def compute_log_weights(
+    likelihood: Likelihood,
+    posterior: DiagonalGaussian,
+    z: jax.Array,
+    outputs: jax.Array,
+    x: jax.Array,
+) -> jax.Array:
+    """log p(x | z) + log p(z) - log q(z | x) at one z ~ q(z | x), [B]."""
+    return likelihood.log_prob(outputs, x) + standard_normal_log_prob(z) - posterior.log_prob(z)
+
+
+def compute_iw_elbo(log_weights: jax.Array) -> jax.Array:
+    """Importance-weighted bound (Burda et al. 2016, arXiv:1509.00519) of each image.
+
+    The log-mean-exp is over the samples of one image: averaging weights over a batch first would be
+    no bound on log p(x).
+
+    Args:
+      log_weights: [K, B].
+
+    Returns:
+      log(mean_k exp(log_weights[k])), nats, [B]; equals the ELBO in expectation at K = 1.
+    """
+    return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
+
+
+def bits_per_dim(elbo: float, image_shape: tuple[int, int, int]) -> float:
+    """-elbo / (H W C ln 2), where the likelihood is a mass function over 256 levels."""
+    height, width, channels = image_shape
+    return float(-elbo / (height * width * channels * jnp.log(2.0)))

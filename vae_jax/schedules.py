@@ -1,0 +1,110 @@
+"""KL weight and learning rate as functions of the step.
+
+Every schedule is total: it takes any step from 0 to far beyond the end of training, and a warm-up
+of zero steps means "at full value from step 0". (`optax.linear_schedule` with zero transition steps
+stays at its initial value for ever, which would silently train with a KL weight of 0.)
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+KL_SCHEDULES = ("constant", "linear", "cosine", "sigmoid", "cyclical")
+LEARNING_RATE_DECAYS = ("constant", "cosine")
+
+
+def _fraction(step: jax.typing.ArrayLike, num_steps: int) -> jax.Array:
+    """step / num_steps clipped to [0, 1]; 1 from step 0 on where `num_steps` is 0."""
+    step = jnp.asarray(step, jnp.float32)
+    if num_steps == 0:
+        return jnp.ones_like(step)
+    return jnp.clip(step / num_steps, 0.0, 1.0)
+
+
+def make_kl_schedule(
+    name: str, weight: float, warmup_steps: int, num_cycles: int = 4, ramp_fraction: float = 0.5
+) -> Schedule:
+    """Returns step -> KL weight, a float32 scalar in [0, weight].
+
+    Args:
+      name: 'constant'; 'linear', 'cosine' or 'sigmoid' (rise from 0 to `weight` over
+        `warmup_steps`); 'cyclical' (Fu et al. 2019, arXiv:1903.10145: `num_cycles` equal cycles
+        within `warmup_steps`, each rising linearly during its first `ramp_fraction` and holding
+        `weight` for the rest).
+      weight: the final weight; beta of a beta-VAE (Higgins et al. 2017).
+      warmup_steps: steps until the weight is `weight` for good; 0 means from step 0 on.
+
+    Raises:
+      ValueError: unknown name, or a number outside its range.
+    """
+    if name not in KL_SCHEDULES:
+        raise ValueError(
+            f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
+        )
+    if weight < 0 or warmup_steps < 0:
+        raise ValueError(
+            f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
+        )
+    if num_cycles < 1 or not 0 < ramp_fraction <= 1:
+        raise ValueError(
+            f"kl.num_cycles = {num_cycles} must be at least 1 and kl.ramp_fraction = "
+            f"{ramp_fraction} in (0, 1]."
+        )
+
+    def rise(t: jax.Array) -> jax.Array:
+        if name == "constant":
+            return jnp.ones_like(t)
+        if name == "cosine":
+            return 0.5 * (1.0 - jnp.cos(jnp.pi * t))
+        if name == "sigmoid":
+            # The logistic curve on [-6, 6], stretched so that it starts at 0 and ends at 1 exactly.
+            low, high = jax.nn.sigmoid(-6.0), jax.nn.sigmoid(6.0)
+            return (jax.nn.sigmoid(12.0 * t - 6.0) - low) / (high - low)
+        if name == "cyclical":
+            within = jnp.where(t < 1.0, (t * num_cycles) % 1.0, 1.0)
+            return jnp.minimum(within / ramp_fraction, 1.0)
+        return t
+
+    return lambda step: weight * rise(_fraction(step, warmup_steps))
+
+
+def make_learning_rate_schedule(
+    peak: float, warmup_steps: int, decay: str, num_steps: int, final_fraction: float = 0.0
+) -> Schedule:
+    """Returns step -> learning rate, a float32 scalar.
+
+    Linear from peak / warmup_steps at step 0 (an update with rate 0 would be wasted) to `peak`,
+    then constant, or a half cosine that reaches `final_fraction * peak` at `num_steps` and stays
+    there.
+
+    Raises:
+      ValueError: unknown decay, or a number outside its range.
+    """
+    if decay not in LEARNING_RATE_DECAYS:
+        raise ValueError(
+            f"optim.decay = {decay!r} is unknown: use one of {', '.join(LEARNING_RATE_DECAYS)}."
+        )
+    if peak <= 0 or not 0 <= final_fraction <= 1:
+        raise ValueError(
+            f"optim.learning_rate = {peak} must be positive and optim.final_fraction = "
+            f"{final_fraction} in [0, 1]."
+        )
+    if not 0 <= warmup_steps <= num_steps:
+        raise ValueError(
+            f"optim.warmup_steps = {warmup_steps} must lie between 0 and train.num_steps = "
+            f"{num_steps}."
+        )
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = _fraction(step + 1.0, warmup_steps)
+        if decay == "constant":
+            return peak * warmup
+        t = _fraction(jnp.maximum(step - warmup_steps, 0.0), num_steps - warmup_steps)
+        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * t))
+        return peak * warmup * (final_fraction + (1.0 - final_fraction) * cosine)
+
+    return schedule

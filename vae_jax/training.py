@@ -1,0 +1,259 @@
+"""The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
+
+import logging
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vae_jax import config as configuration
+from vae_jax import data, figures, models, objectives, process, sharding, state, steps, writers
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.inference import TrainedVAE
+
+LOGGER = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(FloatingPointError):
+    """Too many updates in a row had non-finite gradients."""
+
+
+# Its scalar `elbo` (nats) decides which checkpoint is best.
+EvaluateFn = Callable[[TrainedVAE, data.Split], writers.Summary]
+
+
+def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: int) -> None:
+    """Raises TrainingDivergedError where `limit` updates in a row were skipped.
+
+    Args:
+      metrics: per-step arrays of the train step's metrics, the last one of step `last_step`.
+      last_step: number of the last step, counted from 1.
+      limit: updates in a row.
+    """
+    in_a_row = metrics["skipped_in_a_row"]
+    if in_a_row.max(initial=0) < limit:
+        return
+    position = int(np.argmax(in_a_row >= limit))
+    end = last_step - len(in_a_row) + 1 + position
+    start = end - int(in_a_row[position]) + 1
+    terms = ("distortion", "rate", "loss", "grad_norm")
+    term = next((t for t in terms if not np.isfinite(metrics[t][position])), "gradient")
+    raise TrainingDivergedError(
+        f"Steps {start} to {end}: {limit} updates in a row were skipped because a gradient was not "
+        f"finite (optim.max_skipped_in_a_row = {limit}). The first non-finite term is the {term}. "
+        "Lower optim.learning_rate, lower optim.clip_norm, lengthen optim.warmup_steps or "
+        "kl.warmup_steps; the checkpoints before it are intact."
+    )
+
+
+class Trainer:
+    """One run in one workdir, resumed where checkpoints are there."""
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, evaluate_fn: EvaluateFn):
+        self._config, self._workdir, self._evaluate_fn = config, workdir, evaluate_fn
+        c = config.train
+        self._train = configuration.load_split(config, "train")
+        self._validation = configuration.load_split(config, "validation")
+        image_shape = self._train.image_shape
+        self._mesh = sharding.create_mesh()
+        sharding.check_batch_size("train.batch_size", c.batch_size, self._mesh)
+        sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self._mesh)
+        self._model = configuration.create_model(config, image_shape)
+        self._likelihood = configuration.create_likelihood(config, image_shape[-1])
+        self._eval_steps = steps.EvalSteps(self._model, self._likelihood, self._mesh)
+        self._steps_per_call = configuration.steps_per_call(config)
+        init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
+        tx = configuration.create_optimizer(config)
+        train_step = steps.make_train_step(
+            self._model,
+            self._likelihood,
+            tx,
+            configuration.create_kl_schedule(config),
+            configuration.create_learning_rate(config),
+            free_bits=config.kl.free_bits,
+            ema_decay=config.optim.ema_decay,
+            flip=config.data.flip,
+        )
+        self._train_steps = steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
+        self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
+        if not (workdir / configuration.CONFIG_FILE).exists():
+            configuration.save(config, image_shape, process.collect_provenance(), workdir)
+        self._checkpoints = Checkpoints(workdir, c.keep_checkpoints)
+        self._state = self._create_or_restore_state(tx, init_key)
+        self._writer = writers.MetricWriter(workdir, first_step=self.step)
+        self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
+        self._images_timed, self._timer = 0, 0.0  # of the same window
+
+    @property
+    def step(self) -> int:
+        return int(self._state.step)
+
+    def run(self) -> int | None:
+        """Trains to the end; returns the signal that stopped it before, or None."""
+        c = self._config.train
+        first_step = self.step
+        if first_step >= c.num_steps:
+            LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
+            return None
+        images = self._resident_images()
+        with (
+            process.catch_stop_signals() as received,
+            logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),
+            tqdm(total=c.num_steps, initial=first_step, disable=None, unit="step") as bar,
+        ):
+            self._timer = time.perf_counter()
+            ends = range(first_step + self._steps_per_call, c.num_steps + 1, self._steps_per_call)
+            for step in ends:
+                self._train_call(images, step)
+                bar.update(self._steps_per_call)
+                if step == ends[0]:
+                    self._report_first_call()
+                stopping = bool(received)
+                if step % c.log_every_steps == 0 or step == c.num_steps or stopping:
+                    bar.set_postfix_str(self._log(step))
+                elbo = None
+                evaluated = step % c.eval_every_steps == 0 or step == c.num_steps
+                if evaluated and not stopping:
+                    elbo = self._evaluate(step)
+                if evaluated or step % c.checkpoint_every_steps == 0 or stopping:
+                    self._checkpoints.save(self._state, elbo)
+                if stopping:
+                    LOGGER.info(
+                        "Stopped by %s at step %d; the same command resumes there.",
+                        signal.Signals(received[0]).name,
+                        step,
+                    )
+                    return received[0]
+        return None
+
+    def close(self) -> None:
+        """Waits for checkpoints under way and closes the files."""
+        self._checkpoints.close()
+        self._writer.close()
+
+    def _create_or_restore_state(self, tx, init_key: jax.Array) -> state.TrainState:
+        fresh = jax.jit(
+            lambda key: state.create_train_state(self._model, tx, key),
+            out_shardings=sharding.replicated(self._mesh),
+        )(init_key)
+        table = models.parameter_table(fresh.params)
+        LOGGER.info("Parameters:\n%s", table)
+        (self._workdir / "parameters.md").write_text(table + "\n")
+        restored = self._checkpoints.restore_latest_intact(fresh)
+        if restored is None:
+            return fresh
+        LOGGER.info("Resuming from step %d.", int(restored.step))
+        return restored
+
+    def _resident_images(self) -> jax.Array | None:
+        """The training split on the device, or None where each call sends its own images."""
+        if not self._config.data.resident:
+            return None
+        everything = self._train.take(np.arange(len(self._train)))
+        return jax.device_put(everything, sharding.replicated(self._mesh))
+
+    def _train_call(self, images: jax.Array | None, last_step: int) -> None:
+        """`steps_per_call` updates, the last of which is number `last_step` counted from 1."""
+        first = last_step - self._steps_per_call
+        indices = np.stack([self._batch_indices(step) for step in range(first, last_step)])
+        if images is None:
+            images = self._train.take(indices.reshape(-1))
+            indices = np.arange(indices.size, dtype=np.int32).reshape(indices.shape)
+        self._state, metrics = self._train_steps(self._state, images, indices, self._train_key)
+        self._window.append(metrics)
+
+    def _report_first_call(self) -> None:
+        """The first call compiles; it is timed apart and left out of the images per second."""
+        jax.block_until_ready(self._state)
+        seconds = time.perf_counter() - self._timer
+        LOGGER.info("The first call took %.1f s, compilation included.", seconds)
+        self._timer = time.perf_counter()
+        self._images_timed = -self._steps_per_call * self._config.train.batch_size
+
+    def _log(self, step: int) -> str:
+        """Writes the means since the last log; returns a short text for the progress bar."""
+        c = self._config
+        window = jax.device_get(self._window)
+        metrics = {name: np.concatenate([m[name] for m in window]) for name in window[0]}
+        images = self._images_timed + len(metrics["loss"]) * c.train.batch_size
+        self._window, self._images_timed = [], 0
+        scalars = {name: float(values.mean()) for name, values in metrics.items()}
+        for name in ("skipped_updates", "skipped_in_a_row"):
+            scalars[name] = float(metrics[name][-1])
+        scalars["grad_norm_max"] = float(metrics["grad_norm"].max())
+        if self._likelihood.is_discrete:
+            scalars["bits_per_dim"] = objectives.bits_per_dim(
+                scalars["elbo"], self._model.image_shape
+            )
+        if images > 0:
+            scalars["images_per_second"] = images / (time.perf_counter() - self._timer)
+        self._writer.write(step, "train", writers.Summary(scalars))
+        text = (
+            f"elbo {scalars['elbo']:.2f}, rate {scalars['rate']:.2f}, "
+            f"{scalars.get('images_per_second', 0):.0f} images/s"
+        )
+        if not sys.stderr.isatty():
+            LOGGER.info("step %d of %d: %s", step, c.train.num_steps, text)
+        check_not_diverged(metrics, step, c.optim.max_skipped_in_a_row)
+        self._timer = time.perf_counter()
+        return text
+
+    def _evaluate(self, step: int) -> float:
+        """Writes a validation summary and redraws the curves; returns the validation ELBO."""
+        c = self._config
+        vae = TrainedVAE(
+            self._model,
+            self._likelihood,
+            self._state.ema_params if c.eval.use_ema else self._state.params,
+            c,
+            step,
+            self._eval_steps,
+        )
+        summary = self._evaluate_fn(vae, self._validation)
+        self._writer.write(step, "validation", summary)
+        for name, image in summary.images.items():
+            figures.save_image(self._workdir / "images" / f"{name}_{step:08d}.png", image)
+        figures.save_curves(self._workdir / "curves.png", writers.read_metrics(self._workdir))
+        elbo = summary.scalars["elbo"]
+        LOGGER.info("step %d: validation ELBO %.2f nats", step, elbo)
+        self._timer = time.perf_counter()
+        return elbo
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | pathlib.Path, evaluate_fn: EvaluateFn
+) -> int | None:
+    """Trains the configured VAE in `workdir`, resuming what is there.
+
+    Args:
+      config: as from configs/; checked before anything is written.
+      workdir: receives config.json, parameters.md, metrics.jsonl, tensorboard/, curves.png, images/
+        and checkpoints/.
+      evaluate_fn: called with the averaged model and the validation split at each evaluation.
+
+    Returns:
+      None where training is complete, or the number of the signal that stopped it (state saved).
+
+    Raises:
+      ValueError: a wrong configuration or dataset, or a workdir that holds another run.
+      RuntimeError: another process trains in `workdir`, or none of its checkpoints can be read.
+      TrainingDivergedError: too many updates in a row had non-finite gradients.
+    """
+    configuration.validate(config)
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with process.lock_workdir(workdir):
+        if (workdir / configuration.CONFIG_FILE).exists():
+            configuration.check_unchanged(config, workdir)
+        trainer = Trainer(config, workdir, evaluate_fn)
+        try:
+            return trainer.run()
+        finally:
+            trainer.close()

@@ -1,0 +1,101 @@
+"""Metrics of a run: metrics.jsonl always, TensorBoard through clu where TensorFlow is installed.
+
+The only file that imports clu's writers, and only when a writer is created: they import TensorFlow.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+LOGGER = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def _create_tensorboard_writer(workdir: pathlib.Path):
+    """clu's summary writer, or None (said once) where TensorFlow or TensorBoard is missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+        from clu import metric_writers
+    except ImportError as error:
+        LOGGER.warning(
+            "TensorBoard summaries are off (%s): pip install tensorflow-cpu tensorboard clu. "
+            "metrics.jsonl, curves and images are written all the same.",
+            error,
+        )
+        return None
+    tf.config.set_visible_devices([], "GPU")  # its memory is JAX's
+    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+
+def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
+    """The records of metrics.jsonl, in order; each has `step` and the scalars logged there."""
+    path = pathlib.Path(workdir) / METRICS_FILE
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the last line of a killed run
+    return records
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is to be written at one step, by name.
+
+    Attributes:
+      scalars: numbers.
+      images: uint8 [H, W, 3].
+      histograms: arrays of any shape.
+    """
+
+    scalars: Mapping[str, float]
+    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    histograms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+class MetricWriter:
+    """Writes scalars, images and histograms of one run.
+
+    Args:
+      workdir: metrics.jsonl and tensorboard/ are made here.
+      first_step: records of later steps are dropped: a run resumed at this step writes them again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int):
+        kept = [record for record in read_metrics(workdir) if record["step"] <= first_step]
+        temporary = workdir / f"{METRICS_FILE}.tmp"
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(workdir / METRICS_FILE)
+        self._file = (workdir / METRICS_FILE).open("a")
+        self._tensorboard = _create_tensorboard_writer(workdir)
+
+    def write(self, step: int, prefix: str, summary: Summary) -> None:
+        """Writes a summary; its scalars, images and histograms are named `prefix/name`."""
+        scalars = {f"{prefix}/{name}": float(v) for name, v in summary.scalars.items()}
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        if self._tensorboard is None:
+            return
+        self._tensorboard.write_scalars(step, scalars)
+        for write, values in (
+            (self._tensorboard.write_images, {k: v[None] for k, v in summary.images.items()}),
+            (self._tensorboard.write_histograms, summary.histograms),
+        ):
+            if values:
+                write(step, {f"{prefix}/{name}": value for name, value in values.items()})
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
