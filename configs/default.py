@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     likelihood.name = "discretized_logistic_mixture"
     likelihood.num_mixtures = 5  # components per pixel of the mixture
     likelihood.gaussian_variance = "learned"  # or batch_optimal
+    likelihood.binarize = False  # bernoulli: model binary images drawn from the grey values
 
     config.kl = kl = ConfigDict()
     kl.weight = 1.0  # beta after the warm-up; 1 is the ELBO

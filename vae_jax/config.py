@@ -185,6 +185,11 @@ def load_split(config: ConfigDict, split: str) -> data.Split:
     return data.load_split(c.name, split, c.dir, c.validation_size, c.crop, c.image_size)
 
 
+def binarize_key(config: ConfigDict) -> jax.Array:
+    """The key that makes the evaluation's images binary where the likelihood asks for it."""
+    return jax.random.fold_in(jax.random.key(config.eval.seed), 1)
+
+
 def steps_per_call(config: ConfigDict) -> int:
     """Steps of one jitted call, a divisor of every interval of the loop.
 

@@ -74,7 +74,7 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
             "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
             "samples": figures.image_grid(vae.sample(sample_key, NUM_SAMPLES), NUM_COLUMNS),
         },
-        histograms={"rate_per_dim": terms.rate_per_dim.mean(axis=0, dtype=np.float64).reshape(-1)},
+        histograms={"rate_per_dim": terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel()},
     )
 
 
@@ -118,7 +118,7 @@ def traversals(vae: TrainedVAE, image: np.ndarray, posterior: DiagonalGaussian) 
       image: the one whose posterior mean is moved, [H, W, C].
       posterior: of the whole split; its dimensions of highest mean rate are shown, highest first.
     """
-    rate = posterior.kl_to_standard_normal().mean(axis=0, dtype=np.float64).reshape(-1)
+    rate = np.asarray(posterior.kl_to_standard_normal()).mean(axis=0, dtype=np.float64).reshape(-1)
     dims = np.argsort(-rate)[:NUM_TRAVERSED_DIMS]
     code = vae.encode(image[None]).mean.reshape(-1)
     rows = np.repeat(code[None], len(dims) * len(TRAVERSAL), axis=0)

@@ -20,8 +20,9 @@ from vae_jax.models import VAE
 class TrainedVAE:
     """A VAE with its parameters. Arrays of any length go in and come out as NumPy.
 
-    Images are uint8 [0, 255] or floating-point [0, 1], [N, H, W, C]; they come back as float32 [0,
-    1]. Work is done in batches of `batch_size`, the last one padded, over the devices of `mesh`;
+    Images are uint8 [0, 255] or floating-point [0, 1], [N, H, W, C]; they come back as float32
+    [0, 1]. A model of binary images sees draws from them, the same for the same position in the
+    argument. Work is done in batches of `batch_size`, the last one padded, over the devices of `mesh`;
     results do not depend on either.
 
     Attributes:
@@ -47,7 +48,9 @@ class TrainedVAE:
         if eval_steps is None:
             mesh = sharding.create_mesh()
             sharding.check_batch_size("eval.batch_size", self.batch_size, mesh)
-            eval_steps = steps.EvalSteps(model, likelihood, mesh)
+            eval_steps = steps.EvalSteps(
+                model, likelihood, mesh, configuration.binarize_key(config)
+            )
         self._steps = eval_steps
 
     @property
@@ -61,7 +64,9 @@ class TrainedVAE:
     def encode(self, images: np.ndarray) -> DiagonalGaussian:
         """q(z | x): mean and log_std, float32 [N, *latent_shape]."""
         self._check_images(images)
-        return self._map(lambda x: self._steps.encode(self.params, x), images)
+        return self._map(
+            lambda x, ids: self._steps.encode(self.params, x, ids), images, np.arange(len(images))
+        )
 
     def decode(self, z: np.ndarray, key: jax.Array | None = None) -> np.ndarray:
         """Images at z [N, *latent_shape]: the likelihood's mean, or with a key a draw from it."""
@@ -115,7 +120,7 @@ class TrainedVAE:
         keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
 
         def bound(x, ids):
-            posterior = self._steps.encode(self.params, x)
+            posterior = self._steps.encode(self.params, x, ids)
             log_weights = [self._steps.log_weights(self.params, posterior, x, ids, k) for k in keys]
             return objectives.compute_iw_elbo(jnp.stack(log_weights))
 
@@ -129,7 +134,8 @@ class TrainedVAE:
     def _check_images(self, images: np.ndarray) -> None:
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
             raise ValueError(
-                f"images have shape {images.shape}: this model takes (N, {str(self.image_shape)[1:]}."
+                f"images have shape {images.shape}: this model takes "
+                f"(N, {str(self.image_shape)[1:]}."
             )
         if images.dtype != np.uint8 and (np.min(images) < 0 or np.max(images) > 1):
             raise ValueError(

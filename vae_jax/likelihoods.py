@@ -7,7 +7,7 @@ Each is a small frozen dataclass without parameters of its own. The decoder's ou
     sample(key, outputs)    images [B, H, W, C] in [0, 1]
     mean(outputs)           images [B, H, W, C] in [0, 1]
 
-`is_discrete` tells whether log_prob is a mass function over the 256 levels of 8-bit images (then it
+`binarize` tells whether images are made binary before anything else sees them. `is_discrete` tells whether log_prob is a mass function over the 256 levels of 8-bit images (then it
 is comparable in bits per dimension) or a density over the unit interval (or, for the Bernoulli, a
 cross-entropy).
 """
@@ -43,13 +43,16 @@ def _soft_floor(value: jax.Array, floor: float) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """Bernoulli with logits; grey values count as probabilities (soft targets).
+    """Bernoulli with logits: a mass function over {0, 1}.
 
-    For binary x a mass function over {0, 1}; for grey x the cross-entropy E_b~Bernoulli(x)[log
-    p(b)], whose best value is minus the entropy of Bernoulli(x), not 0.
+    With `binarize`, what is modelled are binary images, each pixel 1 with its grey value's
+    probability, drawn afresh whenever an image is used (Salakhutdinov & Murray 2008; "dynamic
+    binarisation"). Without, grey values are soft targets: log_prob is E_b~Bernoulli(x)[log p(b)], a
+    cross-entropy whose best value is minus the entropy of Bernoulli(x), not 0.
     """
 
     num_channels: int
+    binarize: bool = False
     is_discrete = False
     has_log_std = False
 
@@ -76,6 +79,7 @@ class ContinuousBernoulli:
     """
 
     num_channels: int
+    binarize = False
     is_discrete = False
     has_log_std = False
 
@@ -126,6 +130,7 @@ class Gaussian:
 
     num_channels: int
     variance: str = "learned"
+    binarize = False
     is_discrete = False
     has_log_std = True
 
@@ -217,6 +222,7 @@ class DiscretizedLogistic:
     """
 
     num_channels: int
+    binarize = False
     is_discrete = True
     has_log_std = False
 
@@ -251,6 +257,7 @@ class DiscretizedLogisticMixture:
 
     num_channels: int
     num_mixtures: int = 10
+    binarize = False
     is_discrete = True
     has_log_std = False
 
@@ -313,12 +320,17 @@ Likelihood = (
 
 
 def create_likelihood(
-    name: str, num_channels: int, num_mixtures: int = 10, gaussian_variance: str = "learned"
+    name: str,
+    num_channels: int,
+    num_mixtures: int = 10,
+    gaussian_variance: str = "learned",
+    binarize: bool = False,
 ) -> Likelihood:
     """The likelihood of a config's name, for images of `num_channels` channels.
 
     Raises:
-      ValueError: unknown name or variance, fewer than one mixture component.
+      ValueError: unknown name or variance, fewer than one mixture component, or binary images for
+        a likelihood of grey ones.
     """
     if gaussian_variance not in GAUSSIAN_VARIANCES:
         raise ValueError(
@@ -327,8 +339,13 @@ def create_likelihood(
         )
     if num_mixtures < 1:
         raise ValueError(f"likelihood.num_mixtures = {num_mixtures} must be at least 1.")
+    if binarize and name != "bernoulli":
+        raise ValueError(
+            f"likelihood.binarize = True makes binary images, which likelihood.name = {name!r} is not "
+            "for: set it to False, or the name to 'bernoulli'."
+        )
     if name == "bernoulli":
-        return Bernoulli(num_channels)
+        return Bernoulli(num_channels, binarize)
     if name == "continuous_bernoulli":
         return ContinuousBernoulli(num_channels)
     if name == "gaussian":

@@ -69,9 +69,11 @@ def make_train_step(
         return objectives.compute_loss(terms, kl_weight, free_bits), (terms, log_std)
 
     def train_step(state: TrainState, x: jax.Array, key: jax.Array):
-        flip_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step))
+        flip_key, binarize_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         if flip:
             x = random_flip(flip_key, x)
+        if likelihood.binarize:
+            x = jax.random.bernoulli(binarize_key, x).astype(jnp.float32)
         kl_weight = kl_schedule(state.step)
         (loss, (terms, log_std)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, x, noise_key, kl_weight
@@ -134,35 +136,51 @@ def jit_train_steps(train_step: Callable, mesh: Mesh, steps_per_call: int) -> Ca
     )
 
 
-def image_noise(key: jax.Array, image_ids: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise [B, *shape] that depends on each image's id only, not on its batch."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(image_ids)
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+def fold_in_each(key: jax.Array, image_ids: jax.Array) -> jax.Array:
+    """One key per image, [B]: noise that depends on the image's id, not on its batch."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(image_ids)
 
 
 class EvalSteps:
-    """Jitted pure functions of (params, ...) for one model and likelihood, batch axis sharded.
+    """Jitted functions of (params, images, ...) for one model and likelihood, batch axis sharded.
 
-    Every result for an image depends on that image, its id and the key alone.
+    Every result for an image depends on that image, its id and the key alone. Where the likelihood
+    asks for binary images, `binarize_key` and the id decide which one stands for a grey image, the
+    same in all functions.
     """
 
-    def __init__(self, model: VAE, likelihood: Likelihood, mesh: Mesh):
+    def __init__(self, model: VAE, likelihood: Likelihood, mesh: Mesh, binarize_key: jax.Array):
         self._model = model
         self._likelihood = likelihood
+        self._binarize_key = binarize_key
         everywhere, batched = sharding.replicated(mesh), sharding.split_axis(mesh)
 
         def jit(function, *in_shardings):
             return jax.jit(function, in_shardings=in_shardings, out_shardings=batched)
 
-        self.encode = jit(self._encode, everywhere, batched)
+        self.encode = jit(self._encode, everywhere, batched, batched)
         self.decode_mean = jit(self._decode_mean, everywhere, batched)
         self.decode_sample = jit(self._decode_sample, everywhere, batched, everywhere)
         self.elbo_terms = jit(self._elbo_terms, everywhere, batched, batched, everywhere)
         self.log_weights = jit(self._log_weights, everywhere, batched, batched, batched, everywhere)
 
-    def _encode(self, params, images) -> DiagonalGaussian:
+    def _observe(self, images, image_ids) -> jax.Array:
+        """What the model is a model of: x in [0, 1], or binary draws from it."""
+        x = to_unit_interval(images)
+        if not self._likelihood.binarize:
+            return x
+        keys = fold_in_each(self._binarize_key, image_ids)
+        return jax.vmap(jax.random.bernoulli)(keys, x).astype(jnp.float32)
+
+    def _sample_posterior(self, posterior: DiagonalGaussian, image_ids, key) -> jax.Array:
+        keys = fold_in_each(key, image_ids)
+        noise = jax.vmap(lambda k: jax.random.normal(k, self._model.latent_shape))(keys)
+        return posterior.reparameterise(noise)
+
+    def _encode(self, params, images, image_ids) -> DiagonalGaussian:
         """Images [B,H,W,C] -> q(z | x)."""
-        return self._model.apply({"params": params}, to_unit_interval(images), method="encode")
+        x = self._observe(images, image_ids)
+        return self._model.apply({"params": params}, x, method="encode")
 
     def _decode(self, params, z) -> jax.Array:
         return self._model.apply({"params": params}, z, method="decode")
@@ -177,16 +195,14 @@ class EvalSteps:
 
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
         """One-sample estimates of the terms of the bound, [B]."""
-        x = to_unit_interval(images)
-        posterior = self._encode(params, x)
-        z = posterior.reparameterise(image_noise(key, image_ids, self._model.latent_shape))
-        return objectives.compute_elbo_terms(
-            self._likelihood, posterior, self._decode(params, z), x
-        )
+        posterior = self._encode(params, images, image_ids)
+        outputs = self._decode(params, self._sample_posterior(posterior, image_ids, key))
+        x = self._observe(images, image_ids)
+        return objectives.compute_elbo_terms(self._likelihood, posterior, outputs, x)
 
     def _log_weights(self, params, posterior, images, image_ids, key) -> jax.Array:
         """log p(x, z) - log q(z | x) at one z ~ q(z | x), [B]."""
-        z = posterior.reparameterise(image_noise(key, image_ids, self._model.latent_shape))
-        return objectives.compute_log_weights(
-            self._likelihood, posterior, z, self._decode(params, z), to_unit_interval(images)
-        )
+        z = self._sample_posterior(posterior, image_ids, key)
+        x = self._observe(images, image_ids)
+        outputs = self._decode(params, z)
+        return objectives.compute_log_weights(self._likelihood, posterior, z, outputs, x)

@@ -67,7 +67,9 @@ class Trainer:
         sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self._mesh)
         self._model = configuration.create_model(config, image_shape)
         self._likelihood = configuration.create_likelihood(config, image_shape[-1])
-        self._eval_steps = steps.EvalSteps(self._model, self._likelihood, self._mesh)
+        self._eval_steps = steps.EvalSteps(
+            self._model, self._likelihood, self._mesh, configuration.binarize_key(config)
+        )
         self._steps_per_call = configuration.steps_per_call(config)
         init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
         tx = configuration.create_optimizer(config)
