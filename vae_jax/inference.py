@@ -22,8 +22,8 @@ class TrainedVAE:
 
     Images are uint8 [0, 255] or floating-point [0, 1], [N, H, W, C]; they come back as float32
     [0, 1]. A model of binary images sees draws from them, the same for the same position in the
-    argument. Work is done in batches of `batch_size`, the last one padded, over the devices of `mesh`;
-    results do not depend on either.
+    argument. Work is done in batches of `batch_size`, the last one padded, over the devices of
+    `mesh`; results do not depend on either.
 
     Attributes:
       model, likelihood, params: the parts; `params` as evaluated (EMA by default).

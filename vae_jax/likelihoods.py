@@ -7,9 +7,9 @@ Each is a small frozen dataclass without parameters of its own. The decoder's ou
     sample(key, outputs)    images [B, H, W, C] in [0, 1]
     mean(outputs)           images [B, H, W, C] in [0, 1]
 
-`binarize` tells whether images are made binary before anything else sees them. `is_discrete` tells whether log_prob is a mass function over the 256 levels of 8-bit images (then it
-is comparable in bits per dimension) or a density over the unit interval (or, for the Bernoulli, a
-cross-entropy).
+`binarize` tells whether images are made binary before anything else sees them. `is_discrete` tells
+whether log_prob is a mass function over the 256 levels of 8-bit images (then it is comparable in
+bits per dimension) or a density over the unit interval (or, for the Bernoulli, a cross-entropy).
 """
 
 import dataclasses
@@ -341,8 +341,8 @@ def create_likelihood(
         raise ValueError(f"likelihood.num_mixtures = {num_mixtures} must be at least 1.")
     if binarize and name != "bernoulli":
         raise ValueError(
-            f"likelihood.binarize = True makes binary images, which likelihood.name = {name!r} is not "
-            "for: set it to False, or the name to 'bernoulli'."
+            f"likelihood.binarize = True does not go with likelihood.name = {name!r}: only "
+            "'bernoulli' is a likelihood of binary images."
         )
     if name == "bernoulli":
         return Bernoulli(num_channels, binarize)
