@@ -37,10 +37,8 @@ def main(argv: list[str]) -> None:
         logger.debug("Traceback:", exc_info=True)
         sys.exit(f"evaluate.py: {error}")
     directory = workdir / "eval" if FLAGS.split == "test" else workdir / f"eval_{FLAGS.split}"
-    paths = report.write_evaluation(directory, vae.config, metrics, grids)
-    print(f"\n{workdir}, checkpoint of step {vae.step}, {FLAGS.split} split\n")
-    print(report.console_table(metrics))
-    print("\nWritten:\n" + "\n".join(f"  {path}" for path in [*paths, workdir / "curves.png"]))
+    report.write_evaluation(directory, vae.config, metrics, grids)
+    print(report.summarise(directory))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""Writes an evaluation down: metrics.json, images/, report.md, and a table for the console."""
+"""Writes an evaluation down: metrics.json, images/ and report.md.
+
+python -m vae_jax.report workdir/demo     # prints the numbers of an evaluation again
+"""
 
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +16,8 @@ from vae_jax import config as configuration
 from vae_jax import figures
 from vae_jax.evaluation import Metric
 
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.md"
 CAPTIONS = {
     "reconstructions": "Images; below each its reconstruction (mean of p(x|z) at E[z|x])",
     "samples": "Samples of the prior, mean of p(x|z)",
@@ -39,12 +45,29 @@ def markdown_table(metrics: Mapping[str, Metric]) -> str:
     return "\n".join(["| metric | value | images | protocol |", "|---|---|---|---|", *rows])
 
 
-def console_table(metrics: Mapping[str, Metric]) -> str:
-    """The same without the protocol, aligned for a terminal."""
-    width = max(map(len, metrics))
-    return "\n".join(
-        f"  {name:<{width}}  {format_value(m):<24}  {m.num_images:,} {m.split} images"
+def summarise(directory: pathlib.Path) -> str:
+    """The numbers of an evaluation and the paths of its files, for a terminal.
+
+    Raises:
+      FileNotFoundError: nothing was evaluated there.
+    """
+    path = directory / METRICS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
+    metrics = {name: Metric(**fields) for name, fields in json.loads(path.read_text()).items()}
+    first, width = next(iter(metrics.values())), max(map(len, metrics))
+    rows = [
+        f"  {name:<{width}}  {format_value(m):<24}  {m.num_images:,} images"
         for name, m in metrics.items()
+    ]
+    pictures = [directory.parent / "curves.png", *sorted((directory / "images").glob("*.png"))]
+    return "\n".join(
+        [
+            f"{directory.parent}: {first.split} split, checkpoint of step {first.checkpoint_step}",
+            *rows,
+            "Written:",
+            *(f"  {p}" for p in (directory / REPORT_FILE, path, *pictures)),
+        ]
     )
 
 
@@ -53,18 +76,15 @@ def write_evaluation(
     config: ConfigDict,
     metrics: Mapping[str, Metric],
     grids: Mapping[str, np.ndarray],
-) -> list[pathlib.Path]:
-    """Writes metrics.json, images/*.png and report.md; returns the paths, report first."""
+) -> None:
+    """Writes images/*.png, report.md and, last, metrics.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    content = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
-    metrics_path = directory / "metrics.json"
-    metrics_path.write_text(json.dumps(content, indent=2) + "\n")
     images = [directory / "images" / f"{name}.png" for name in grids]
     for path, grid in zip(images, grids.values(), strict=True):
         figures.save_image(path, grid)
-    report_path = directory / "report.md"
-    report_path.write_text(_render_report(config, metrics, images))
-    return [report_path, metrics_path, *images]
+    (directory / REPORT_FILE).write_text(_render_report(config, metrics, images))
+    content = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
+    (directory / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _describe_data(config: ConfigDict) -> str:
@@ -104,3 +124,7 @@ def _render_report(
     lines += ["## Configuration", "", "```"]
     lines += [f"{key} = {value}" for key, value in configuration.flatten(config).items()]
     return "\n".join([*lines, "```", ""])
+
+
+if __name__ == "__main__":
+    print(summarise(pathlib.Path(sys.argv[1]) / "eval"))

@@ -20,6 +20,7 @@ METRICS_FILE = "metrics.jsonl"
 def _create_tensorboard_writer(workdir: pathlib.Path):
     """clu's summary writer, or None (said once) where TensorFlow or TensorBoard is missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow announces them otherwise
     try:
         import tensorflow as tf
         from clu import metric_writers

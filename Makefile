@@ -1,0 +1,53 @@
+# Every target sets up what it needs and does nothing twice.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DATA_DIR ?= $(HOME)/.cache/vae_jax
+DEMO := workdir/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.requirements ## make .venv with all that training and evaluation need
+
+demo: $(DEMO)/eval/metrics.json ## train a small VAE on Fashion-MNIST on the CPU, evaluate it, show the numbers
+	@$(PY) -m vae_jax.report $(DEMO)
+
+test: lint ## check style and run the tests (at most 15 minutes on 2 cores)
+	$(PY) -m pytest -n 2
+
+test-long: $(VENV)/.requirements-dev ## run the tests that take longer
+	$(PY) -m pytest -m long
+
+lint: $(VENV)/.requirements-dev ## check style with ruff
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.requirements-dev ## put the style right
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove .venv and caches (workdir/ and the data stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+# The numbers go to the file; `demo` prints them, also when nothing was left to do.
+$(DEMO)/eval/metrics.json: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy configs/demo.py configs/default.py
+	$(PY) train.py --config=configs/demo.py --workdir=$(DEMO) --config.data.dir=$(DATA_DIR)
+	$(PY) evaluate.py --workdir=$(DEMO) --data_dir=$(DATA_DIR) > /dev/null
+	@touch $@
+
+$(DATA_DIR)/fashion_mnist/train_images.npy: | $(VENV)/.requirements
+	scripts/get_fashion_mnist.sh $(PY) $(DATA_DIR)
+
+$(VENV)/.requirements: requirements.txt
+	scripts/make_venv.sh $(PYTHON) $(VENV)
+	$(PY) -m pip install --quiet --requirement $<
+	@touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.txt $(VENV)/.requirements
+	$(PY) -m pip install --quiet --requirement $<
+	@touch $@

@@ -1,0 +1,32 @@
+"""CIFAR-10 with a latent grid and a mixture of discretised logistics, for one large GPU.
+
+Tried for a few steps on a CPU only; the full run and its numbers are still to come.
+
+    python train.py --config=configs/cifar10.py --workdir=workdir/cifar10
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """Stages at 32, 16 and 8; latent grid 8x8x16; attention where it is cheap."""
+    config = default.get_config()
+    config.data.name = "cifar10"
+    config.data.flip = True
+    config.model.latent_shape = (8, 8, 16)
+    config.model.patch_size = 1
+    config.model.widths = (128, 256, 384)
+    config.model.attention_resolutions = (8,)
+    config.model.dtype = "bfloat16"
+    config.likelihood.num_mixtures = 10
+    config.kl.warmup_steps = 5000
+    config.optim.name = "adamax"
+    config.optim.warmup_steps = 1000
+    config.optim.ema_decay = 0.9995
+    config.train.batch_size = 256
+    config.train.num_steps = 40_000
+    config.train.eval_every_steps = 2000
+    config.train.checkpoint_every_steps = 2000
+    return config

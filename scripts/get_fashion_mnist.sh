@@ -1,0 +1,31 @@
+#!/bin/sh
+# get_fashion_mnist.sh PYTHON DATA_DIR: Fashion-MNIST as arrays in DATA_DIR/fashion_mnist.
+#
+# With a network TensorFlow Datasets downloads it. Without one (it would retry for minutes before it
+# gives up) Debian's package of the same images is installed from the configured apt mirror, if it can be.
+set -eu
+python=$1 data_dir=$2
+package=dataset-fashion-mnist
+url=http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz
+
+online() {
+    "$python" - "$url" <<'PY' 2>/dev/null
+import sys
+import urllib.request
+
+urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="HEAD"), timeout=5)
+PY
+}
+
+if [ ! -d "/usr/share/datasets/fashion-mnist" ] && ! online; then
+    echo "No network for TensorFlow Datasets: installing Debian's $package."
+    if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
+    $sudo apt-get install -y "$package" >/dev/null || {
+        echo "Fashion-MNIST is not to be had here. Three ways to get it:" >&2
+        echo "  1. place {train,test}_images.npy, uint8 [N,28,28,1], in $data_dir/fashion_mnist;" >&2
+        echo "  2. apt-get install $package;" >&2
+        echo "  3. run 'python -m vae_jax.data fashion_mnist' once where there is a network." >&2
+        exit 1
+    }
+fi
+exec "$python" -m vae_jax.data fashion_mnist --data_dir="$data_dir"

@@ -1,0 +1,19 @@
+#!/bin/sh
+# make_venv.sh PYTHON DIRECTORY: a virtual environment of Python 3.11 or newer, kept if it is there.
+set -eu
+python=$1 directory=$2
+[ -x "$directory/bin/python" ] && "$directory/bin/python" -m pip --version >/dev/null 2>&1 && exit 0
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "$python is older than 3.11: give a newer one, as in: make demo PYTHON=python3.12" >&2
+    exit 1
+}
+"$python" -m venv "$directory" >/dev/null 2>&1 && exit 0
+# Debian and Ubuntu ship Python without ensurepip; the package has it.
+package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+echo "installing $package"
+if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
+$sudo apt-get install -y "$package" >/dev/null || {
+    echo "$python cannot make virtual environments: install $package (or python3-venv)." >&2
+    exit 1
+}
+exec "$python" -m venv --clear "$directory"

@@ -1,0 +1,119 @@
+"""What all tests share: two virtual devices, a tiny dataset, a tiny configuration, one trained run.
+
+The run is made once, by train.py in a process of its own, and must not be changed: copy it first.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import scipy.ndimage
+from ml_collections import ConfigDict
+
+from configs import default
+
+# Before anything asks JAX for its devices.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_disable_most_optimizations", True)  # compilation is most of the tests' time
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+IMAGE_SHAPE = (16, 16, 1)
+NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 64, 12, 20
+
+TINY = {
+    "data.name": "tiny",
+    "data.validation_size": NUM_VALIDATION,
+    "model.latent_shape": (4,),
+    "model.widths": (8,),
+    "model.num_blocks": 1,
+    "model.patch_size": 4,
+    "likelihood.name": "discretized_logistic",
+    "kl.warmup_steps": 10,
+    "optim.learning_rate": 3e-3,
+    "optim.warmup_steps": 2,
+    "train.batch_size": 8,
+    "train.num_steps": 24,
+    "train.log_every_steps": 1,
+    "train.eval_every_steps": 8,
+    "train.checkpoint_every_steps": 4,
+    "eval.batch_size": 8,
+    "eval.num_iw_samples": 4,
+    "eval.num_iw_images": 10,
+}
+
+
+def smooth_images(num_images: int, seed: int = 0, num_channels: int = 1) -> np.ndarray:
+    """Random images without edges, uint8 [N, 16, 16, C]."""
+    corners = np.random.default_rng(seed).random((num_images, 4, 4, num_channels))
+    return np.round(255 * scipy.ndimage.zoom(corners, (1, 4, 4, 1), order=1)).astype(np.uint8)
+
+
+def make_config(data_dir: pathlib.Path, **overrides) -> ConfigDict:
+    """The tiny configuration; keys of `overrides` are written with `__` for the dot."""
+    config = default.get_config()
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    config.update_from_flattened_dict({**TINY, "data.dir": str(data_dir), **overrides})
+    return config
+
+
+def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
+    """The same configuration as train.py's command line takes it."""
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    values = {**TINY, "data.dir": str(data_dir), **overrides}
+    return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in values.items())]
+
+
+def run_python(*arguments, **kwargs) -> subprocess.CompletedProcess:
+    """Runs Python in the repository on one CPU device, as a user would."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={
+            **environment,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> pathlib.Path:
+    """Holds the dataset `tiny`."""
+    directory = tmp_path_factory.mktemp("data")
+    (directory / "tiny").mkdir()
+    train = smooth_images(NUM_TRAIN + NUM_VALIDATION)
+    np.save(directory / "tiny" / "train_images.npy", train)
+    np.save(directory / "tiny" / "test_images.npy", smooth_images(NUM_TEST, seed=1))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """The workdir of a run of train.py that was never interrupted, and its process."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    process = run_python("train.py", f"--workdir={workdir}", *config_flags(data_dir))
+    assert process.returncode == 0, process.stderr
+    return workdir, process
+
+
+@pytest.fixture(scope="session")
+def trained_workdir(trained) -> pathlib.Path:
+    return trained[0]
+
+
+@pytest.fixture
+def copied_workdir(trained_workdir, tmp_path) -> pathlib.Path:
+    """A copy of the trained run, for tests that write."""
+    return shutil.copytree(trained_workdir, tmp_path / "copied")

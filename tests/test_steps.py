@@ -1,0 +1,396 @@
+"""Tests of vae_jax/steps.py.
+
+Where a test is about what the model is shown, a stub takes its place whose distortion is a number
+read off the images; it compiles in no time and makes the expected value plain.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import IMAGE_SHAPE, smooth_images
+
+from vae_jax import optim, sharding, steps
+from vae_jax.distributions import DiagonalGaussian, sum_event
+from vae_jax.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
+from vae_jax.models import VAE
+from vae_jax.state import TrainState, create_train_state
+
+MESH = sharding.create_mesh(jax.local_devices()[:1])
+LATENT_DIMS = 4
+
+
+def constant(value: float) -> Callable:
+    return lambda step: jnp.asarray(value, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return smooth_images(32)
+
+
+@pytest.fixture(scope="module")
+def model() -> VAE:
+    return VAE(
+        image_shape=IMAGE_SHAPE,
+        latent_shape=(LATENT_DIMS,),
+        num_outputs=2,
+        widths=(8,),
+        num_blocks=1,
+        patch_size=4,
+    )
+
+
+@dataclasses.dataclass
+class RealSteps:
+    """A jitted train step of a real model, and a fresh state for it at every call."""
+
+    train_steps: Callable
+    create_state: Callable[[], TrainState]
+
+
+def make_real_steps(model, likelihood, steps_per_call=1, kl_weight=1.0, free_bits=0.0, rate=1e-3):
+    tx = optim.create_optimizer("adam", constant(rate))
+    train_step = steps.make_train_step(
+        model, likelihood, tx, constant(kl_weight), constant(rate), free_bits
+    )
+    create = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0)))
+    return RealSteps(steps.jit_train_steps(train_step, MESH, steps_per_call), create)
+
+
+@pytest.fixture(scope="module")
+def single(model) -> RealSteps:
+    return make_real_steps(model, DiscretizedLogistic(1))
+
+
+@pytest.fixture(scope="module")
+def scanned(model) -> RealSteps:
+    return make_real_steps(model, DiscretizedLogistic(1), steps_per_call=4)
+
+
+@pytest.fixture(scope="module")
+def indices() -> np.ndarray:
+    return np.random.default_rng(0).permutation(32).astype(np.int32).reshape(4, 8)
+
+
+# The real model
+
+
+def test_overfitting_one_batch_of_binary_images_brings_the_distortion_near_zero(model, images):
+    """The best possible distortion of known binary images is 0; that of a guess is ln 2 a pixel."""
+    binary = 255 * (images[:8] > 127).astype(np.uint8)
+    likelihood = Bernoulli(1)
+    model = model.clone(num_outputs=likelihood.num_outputs)
+    real = make_real_steps(model, likelihood, kl_weight=0.01, rate=1e-2)
+    state, batch = real.create_state(), np.arange(8, dtype=np.int32)[None]
+    history = []
+    for _ in range(300):
+        state, metrics = real.train_steps(state, binary, batch, jax.random.key(1))
+        history.append(jax.device_get(metrics))
+    guess = np.log(2.0) * np.prod(IMAGE_SHAPE)
+    assert history[0]["distortion"][0] > 0.5 * guess
+    assert history[-1]["distortion"][0] < 0.1 * guess
+    assert history[-1]["loss"][0] < 0.2 * history[0]["loss"][0]
+
+
+def test_four_steps_per_call_equal_four_calls_of_one(single, scanned, images, indices):
+    key = jax.random.key(1)
+    scanned_state, scanned_metrics = scanned.train_steps(
+        scanned.create_state(), images, indices, key
+    )
+    state, metrics = single.create_state(), []
+    for row in indices:
+        state, m = single.train_steps(state, images, row[None], key)
+        metrics.append(m)
+    assert int(scanned_state.step) == int(state.step) == 4
+    for name, values in scanned_metrics.items():
+        assert values.shape == (4,) and values.dtype == jnp.float32
+        expected = np.concatenate([m[name] for m in metrics])
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6, err_msg=name)
+    # Adam divides by the root of the second moment: rounding in a gradient near 0 moves a parameter
+    # by up to the learning rate a step.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        scanned_state.params,
+        state.params,
+    )
+
+
+def test_images_of_this_call_train_bit_for_bit_as_resident_ones(scanned, images, indices):
+    key = jax.random.key(1)
+    sent = images[indices.reshape(-1)]
+    resident = scanned.train_steps(scanned.create_state(), images, indices, key)
+    own = scanned.train_steps(
+        scanned.create_state(), sent, np.arange(32, dtype=np.int32).reshape(4, 8), key
+    )
+    jax.tree.map(np.testing.assert_array_equal, resident, own)
+
+
+def test_state_is_donated(single, images, indices):
+    state = single.create_state()
+    single.train_steps(state, images, indices[:1], jax.random.key(1))
+    # Not all of opt_state: what an update does not read, jit drops, donated or not.
+    used = (state.step, state.params, state.ema_params, optax.tree.get(state.opt_state, "mu"))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(used))
+
+
+def test_elbo_has_no_weight_and_no_free_bits_but_the_loss_has(model, single, images, indices):
+    weight, free_bits = 0.25, 10.0  # an untrained model uses less than 10 nats a dimension
+    weighted = make_real_steps(model, DiscretizedLogistic(1), 1, weight, free_bits)
+    plain, other = (
+        jax.device_get(r.train_steps(r.create_state(), images, indices[:1], jax.random.key(1))[1])
+        for r in (single, weighted)
+    )
+    assert 0 < plain["rate"][0] < free_bits
+    for name in ("elbo", "rate", "distortion"):
+        np.testing.assert_allclose(other[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(plain["elbo"], -(plain["distortion"] + plain["rate"]), rtol=1e-6)
+    np.testing.assert_allclose(plain["loss"], -plain["elbo"], rtol=1e-6)
+    expected = other["distortion"] + weight * LATENT_DIMS * free_bits
+    np.testing.assert_allclose(other["loss"], expected, rtol=1e-6)
+    assert other["kl_weight"] == weight
+
+
+# What the model is shown
+
+
+class StubModel:
+    """The posterior is N(0, 1); the decoder hands z on."""
+
+    latent_shape = IMAGE_SHAPE
+
+    def init(self, key, x):
+        return {"params": {"unused": jnp.zeros(())}}
+
+    def apply(self, variables, x, method):
+        if method == "encode":
+            return DiagonalGaussian(jnp.zeros_like(x), jnp.zeros_like(x))
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class StubLikelihood:
+    """Its distortion is `statistic(outputs, x)`, [B]."""
+
+    statistic: Callable
+    binarize: bool = False
+
+    def log_prob(self, outputs, x):
+        return -self.statistic(outputs, x)
+
+
+def stub_distortions(statistic, images, num_steps=1, key=0, first_step=0, binarize=False, **kwargs):
+    """The distortion (mean of the statistic over the batch of all `images`) of each step."""
+    tx = optim.create_optimizer("adam", constant(1e-3))
+    train_step = steps.make_train_step(
+        StubModel(), StubLikelihood(statistic, binarize), tx, constant(1), constant(1), **kwargs
+    )
+    params = {"unused": jnp.zeros(())}
+    state = TrainState(
+        jnp.asarray(first_step), params, tx.init(params), jax.tree.map(jnp.copy, params)
+    )
+    train_steps = steps.jit_train_steps(train_step, MESH, num_steps)
+    indices = np.tile(np.arange(len(images), dtype=np.int32), (num_steps, 1))
+    return np.asarray(train_steps(state, images, indices, jax.random.key(key))[1]["distortion"])
+
+
+def has_white_left_edge(outputs, x):
+    return (x[:, 0, 0, 0] == 1.0).astype(jnp.float32)
+
+
+def test_flip_mirrors_half_of_the_images_anew_at_each_step():
+    marked = np.zeros((100, *IMAGE_SHAPE), np.uint8)
+    marked[:, :, 0] = 255
+    fractions = stub_distortions(has_white_left_edge, marked, num_steps=20, flip=True)
+    # Of 2000 fair coins, 5 standard deviations are 0.056; of 100, 0.25.
+    assert abs(fractions.mean() - 0.5) < 0.056
+    assert np.all(np.abs(fractions - 0.5) < 0.25)
+    assert len(np.unique(fractions)) > 3
+
+
+def test_nothing_is_mirrored_without_flip():
+    marked = np.zeros((100, *IMAGE_SHAPE), np.uint8)
+    marked[:, :, 0] = 255
+    np.testing.assert_array_equal(stub_distortions(has_white_left_edge, marked, num_steps=5), 1.0)
+
+
+def test_random_flip_leaves_an_image_as_it_is_or_mirrors_its_width(images):
+    x = steps.to_unit_interval(jnp.asarray(images))
+    flipped = np.asarray(steps.random_flip(jax.random.key(0), x))
+    same = (flipped == np.asarray(x)).all(axis=(1, 2, 3))
+    mirrored = (flipped == np.asarray(x)[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert np.all(same ^ mirrored)
+    assert same.any() and mirrored.any()
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_binarize_shows_binary_draws_of_the_right_mean(binarize):
+    grey = np.full((100, *IMAGE_SHAPE), 51, np.uint8)  # 51 / 255 = 0.2
+    keywords = {"num_steps": 4, "binarize": binarize}
+    means = stub_distortions(lambda _, x: x.mean(axis=(1, 2, 3)), grey, **keywords)
+    num_grey = stub_distortions(lambda _, x: sum_event((x * (1 - x) > 0) + 0.0), grey, **keywords)
+    if binarize:
+        # 5 standard deviations of the mean of 25,600 draws.
+        assert np.all(np.abs(means - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 25600))
+        assert len(np.unique(means)) == 4  # drawn afresh at each step
+        np.testing.assert_array_equal(num_grey, 0)
+    else:
+        np.testing.assert_allclose(means, 0.2, rtol=1e-6)
+        np.testing.assert_array_equal(num_grey, np.prod(IMAGE_SHAPE))
+
+
+def test_noise_is_a_function_of_key_and_step_and_standard_normal():
+    black = np.zeros((100, *IMAGE_SHAPE), np.uint8)
+
+    def mean_noise(z, _):
+        return z.mean(axis=(1, 2, 3))
+
+    noise = stub_distortions(mean_noise, black, num_steps=4)
+    assert len(np.unique(noise)) == 4
+    later = stub_distortions(mean_noise, black, num_steps=2, first_step=2)
+    np.testing.assert_allclose(later, noise[2:], rtol=1e-4, atol=1e-7)
+    assert stub_distortions(mean_noise, black, key=1)[0] != noise[0]
+    assert np.all(np.abs(noise) < 5 / np.sqrt(25600))
+    squares = stub_distortions(lambda z, _: (z**2).mean(axis=(1, 2, 3)), black)
+    np.testing.assert_allclose(squares, 1.0, atol=5 * np.sqrt(2 / 25600))
+
+
+# The optimal variance of a batch
+
+
+class ConstantGrey:
+    """Decodes everything to one grey value, sigmoid(bias)."""
+
+    latent_shape = (1,)
+
+    def apply(self, variables, x, method):
+        params = variables["params"]["decoder"]
+        if method == "encode":
+            zeros = jnp.zeros((len(x), 1))
+            return DiagonalGaussian(zeros, zeros)
+        outputs = jnp.broadcast_to(params["bias"], (len(x), *IMAGE_SHAPE))
+        log_std = jnp.broadcast_to(params["log_std"], outputs.shape)
+        return jnp.concatenate([outputs, log_std], axis=-1)
+
+
+def train_constant_grey(images, variance: str):
+    tx = optim.create_optimizer("adam", constant(0.1))
+    likelihood = Gaussian(1, variance)
+    train_step = steps.make_train_step(
+        ConstantGrey(), likelihood, tx, constant(1.0), constant(0.1), ema_decay=0.0
+    )
+    params = {"decoder": {"bias": jnp.zeros(()), "log_std": jnp.asarray(-1.0)}}
+    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
+    return jax.jit(train_step)(state, steps.to_unit_interval(jnp.asarray(images)), jax.random.key(0))
+
+
+def test_batch_optimal_variance_is_the_mean_squared_error_and_is_kept(images):
+    state, metrics = train_constant_grey(images, "batch_optimal")
+    variance = np.mean((images / 255.0 - 0.5) ** 2)  # of the grey value before the update
+    # At its maximum over sigma, -log p is (log(2 pi sigma^2) + 1) / 2 a pixel.
+    expected = 0.5 * np.prod(IMAGE_SHAPE) * (np.log(2 * np.pi * variance) + 1)
+    np.testing.assert_allclose(metrics["distortion"], expected, rtol=1e-5)
+    for params in (state.params, state.ema_params):
+        raw = np.float64(params["decoder"]["log_std"])
+        log_std = -6.0 + np.log1p(np.exp(raw + 6.0))  # the documented floor, softplus
+        np.testing.assert_allclose(np.exp(2 * log_std), variance, rtol=1e-5)
+    assert state.params["decoder"]["bias"] != 0.0
+
+
+def test_learned_variance_moves_by_the_optimiser(images):
+    state, _ = train_constant_grey(images, "learned")
+    # Adam's first step is the learning rate against the sign of the gradient: the error of 0.5
+    # grey is below exp(-1), so that the standard deviation shrinks.
+    assert np.mean((images / 255.0 - 0.5) ** 2) < np.exp(-2.0)
+    np.testing.assert_allclose(state.params["decoder"]["log_std"], -1.1, rtol=1e-4)
+
+
+def test_log_std_stays_where_the_new_one_is_not_finite(images):
+    params = {"decoder": {"log_std": jnp.asarray(-1.0), "bias": jnp.asarray(2.0)}}
+    kept = steps._with_log_std(params, jnp.asarray(jnp.nan))
+    assert kept["decoder"] == params["decoder"]
+
+
+# Skipped updates
+
+
+def test_update_with_nan_gradients_changes_nothing_but_the_counts(images):
+    tx = optim.create_optimizer("adam", constant(0.1))
+    poisoned = StubLikelihood(lambda z, x: z.mean(axis=(1, 2, 3)) * jnp.nan)
+
+    class Scaled(StubModel):
+        def apply(self, variables, x, method):
+            return super().apply(variables, x * variables["params"]["scale"], method)
+
+    train_step = steps.make_train_step(Scaled(), poisoned, tx, constant(1.0), constant(0.1))
+    params = {"scale": jnp.ones(())}
+    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
+    train = jax.jit(train_step)
+    for number in (1, 2):
+        state, metrics = train(state, jnp.ones((2, *IMAGE_SHAPE)), jax.random.key(0))
+        assert metrics["skipped_updates"] == metrics["skipped_in_a_row"] == number
+    assert int(state.step) == 2
+    assert state.params["scale"] == state.ema_params["scale"] == 1.0
+    assert optax.tree.get(state.opt_state, "mu")["scale"] == 0.0
+
+
+# Evaluation
+
+
+class CopyModel(StubModel):
+    """The posterior's mean is the image itself, its standard deviation 1."""
+
+    def apply(self, variables, x, method):
+        if method == "encode":
+            return DiagonalGaussian(x, jnp.zeros_like(x))
+        return x
+
+
+@pytest.fixture(scope="module")
+def binary_steps() -> steps.EvalSteps:
+    likelihood = StubLikelihood(lambda _, x: x.mean(axis=(1, 2, 3)), binarize=True)
+    return steps.EvalSteps(CopyModel(), likelihood, MESH, jax.random.key(7))
+
+
+def test_evaluation_draws_binary_images_of_the_right_mean(binary_steps):
+    grey = np.full((100, *IMAGE_SHAPE), 51, np.uint8)
+    drawn = np.asarray(binary_steps.encode({}, grey, np.arange(100)).mean)
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    assert abs(drawn.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / drawn.size)
+    assert len(np.unique(drawn.reshape(100, -1), axis=0)) == 100
+
+
+def test_evaluation_draws_the_same_binary_image_for_the_same_id(binary_steps, images):
+    ids = np.arange(32)
+    order = np.random.default_rng(0).permutation(32)
+    drawn = np.asarray(binary_steps.encode({}, images, ids).mean)
+    shuffled = np.asarray(binary_steps.encode({}, images[order], ids[order]).mean)
+    np.testing.assert_array_equal(shuffled, drawn[order])
+    other = np.asarray(binary_steps.encode({}, images, ids + 1000).mean)
+    assert np.any(other != drawn)
+
+
+def test_all_evaluation_functions_see_the_same_binary_image(binary_steps, images):
+    ids, key = np.arange(32), jax.random.key(3)
+    posterior = binary_steps.encode({}, images, ids)
+    expected = np.asarray(posterior.mean).mean(axis=(1, 2, 3))
+    terms = binary_steps.elbo_terms({}, images, ids, key)
+    np.testing.assert_allclose(terms.distortion, expected, rtol=1e-6)
+    log_weights = np.asarray(binary_steps.log_weights({}, posterior, images, ids, key), np.float64)
+    # With x the mean and 1 the deviation of q: log p(z) - log q(z) = |e|^2 / 2 - |x + e|^2 / 2.
+    noise = jax.vmap(lambda k: jax.random.normal(k, IMAGE_SHAPE))(steps.fold_in_each(key, ids))
+    x, noise = np.asarray(posterior.mean, np.float64), np.asarray(noise, np.float64)
+    ratio = -(x * noise + 0.5 * x**2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(log_weights, -expected + ratio, rtol=1e-4, atol=1e-3)
+
+
+def test_grey_levels_become_the_unit_interval():
+    levels = np.arange(256, dtype=np.uint8)
+    x = steps.to_unit_interval(jnp.asarray(levels))
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x, levels / 255.0, rtol=1e-7)
+    assert x[0] == 0.0 and x[-1] == 1.0
