@@ -72,6 +72,6 @@ def get_config() -> ConfigDict:
     evaluation.seed = 0  # of the evaluation's noise
     evaluation.use_ema = True  # evaluate the averaged parameters
     evaluation.num_iw_samples = 100  # K of the importance-weighted bound
-    evaluation.num_iw_images = 1000  # images it is computed on, from the start of the split; 0: all
+    evaluation.num_iw_images = 1000  # images the gain over the ELBO is computed on; 0: all
 
     return config.lock()

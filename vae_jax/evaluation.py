@@ -83,9 +83,10 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
     elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
     images = split.take(np.arange(len(split)))
     posterior = vae.encode(images)
+    terms = vae.elbo_terms(images, elbo_key, progress=True)
     metrics = (
-        _bound_metrics(vae, split, images, elbo_key)
-        | _iw_metrics(vae, split, images, iw_key)
+        _bound_metrics(vae, split, terms)
+        | _iw_metrics(vae, split, images, terms.elbo, iw_key)
         | _latent_metrics(vae, split, posterior)
         | _reconstruction_metrics(vae, split, images, posterior.mean)
     )
@@ -156,8 +157,7 @@ def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> dict[str,
     }
 
 
-def _bound_metrics(vae: TrainedVAE, split: Split, images: np.ndarray, key) -> dict[str, Metric]:
-    terms = vae.elbo_terms(images, key, progress=True)
+def _bound_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) -> dict[str, Metric]:
     protocol = "one draw z ~ q(z|x) per image, weight of the rate 1"
     elbo = _metric(vae, split, terms.elbo, "nats", protocol)
     return {
@@ -168,12 +168,29 @@ def _bound_metrics(vae: TrainedVAE, split: Split, images: np.ndarray, key) -> di
     }
 
 
-def _iw_metrics(vae: TrainedVAE, split: Split, images: np.ndarray, key) -> dict[str, Metric]:
+def _iw_metrics(
+    vae: TrainedVAE, split: Split, images: np.ndarray, elbo: np.ndarray, key: jax.Array
+) -> dict[str, Metric]:
+    """The importance-weighted bound, on part of the images if the configuration asks for that.
+
+    Then it is the ELBO of all images plus the mean gain over it on the part: images differ by far
+    more nats than the gain does, so the mean of the part alone would say little.
+    """
     c = vae.config.eval
-    chosen = images[: c.num_iw_images or None]
-    values = vae.iw_elbo(chosen, key, c.num_iw_samples, progress=True)
-    protocol = f"K = {c.num_iw_samples} draws, log-mean-exp per image, first images of the split"
-    iw_elbo = _metric(vae, split, values, "nats", protocol)
+    part = images[: c.num_iw_images or None]
+    gain = vae.iw_elbo(part, key, c.num_iw_samples, progress=True) - elbo[: len(part)]
+    # Of mean(elbo) + mean(gain), the part being among the images.
+    variance = np.var(elbo, ddof=1, dtype=np.float64) / len(elbo)
+    variance += np.var(gain, ddof=1, dtype=np.float64) / len(part)
+    variance += 2.0 * np.cov(elbo[: len(part)], gain)[0, 1] / len(elbo)
+    protocol = f"K = {c.num_iw_samples} draws, log-mean-exp per image"
+    if len(part) < len(images):
+        protocol += f"; ELBO of all images plus the gain over it on the first {len(part):,}"
+    iw_elbo = dataclasses.replace(
+        _metric(vae, split, elbo, "nats", protocol),
+        value=_mean(elbo) + _mean(gain),
+        standard_error=float(np.sqrt(variance)),
+    )
     return {"iw_elbo": iw_elbo, **_bits_per_dim_metric(vae, iw_elbo, "iw_bits_per_dim")}
 
 

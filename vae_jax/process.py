@@ -20,9 +20,9 @@ LOCK_FILE = ".lock"
 def log_to_stderr() -> logging.Logger:
     """Sends this package's log to stderr as plain lines; returns its logger.
 
-    A logger of its own, because absl's, kept to warnings here, brings orbax's every step along.
+    A logger of its own: absl's, kept to errors here, tells every step that orbax takes.
     """
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     logger = logging.getLogger("vae_jax")
     if not logger.handlers:
         handler = logging.StreamHandler()
