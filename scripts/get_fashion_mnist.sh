@@ -19,8 +19,7 @@ PY
 
 if [ ! -d "/usr/share/datasets/fashion-mnist" ] && ! online; then
     echo "No network for TensorFlow Datasets: installing Debian's $package."
-    if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
-    $sudo apt-get install -y "$package" >/dev/null || {
+    "$(dirname "$0")/apt_install.sh" "$package" || {
         echo "Fashion-MNIST is not to be had here. Three ways to get it:" >&2
         echo "  1. place {train,test}_images.npy, uint8 [N,28,28,1], in $data_dir/fashion_mnist;" >&2
         echo "  2. apt-get install $package;" >&2

@@ -11,8 +11,7 @@ python=$1 directory=$2
 # Debian and Ubuntu ship Python without ensurepip; the package has it.
 package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
 echo "installing $package"
-if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
-$sudo apt-get install -y "$package" >/dev/null || {
+"$(dirname "$0")/apt_install.sh" "$package" || {
     echo "$python cannot make virtual environments: install $package (or python3-venv)." >&2
     exit 1
 }

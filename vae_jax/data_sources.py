@@ -102,7 +102,9 @@ def _write_split(examples, directory: pathlib.Path, split: str, transform: Calla
     labels = None
     if "label" in first:
         labels = create(directory / f"{split}_labels.npy", shape=(len(examples),))
-    with tqdm.tqdm(total=len(examples), desc=f"decoding {split}", unit=" images") as progress:
+    with tqdm.tqdm(
+        total=len(examples), desc=f"decoding {split}", unit=" images", disable=None
+    ) as progress:
         for start in range(0, len(examples), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(examples)))
             for row, example in zip(rows, examples.__getitems__(rows), strict=True):
