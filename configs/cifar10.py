@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.model.latent_shape = (8, 8, 16)
     config.model.patch_size = 1
     config.model.widths = (128, 256, 384)
+    config.model.num_blocks = (2, 2, 2)
     config.model.attention_resolutions = (8,)
     config.model.dtype = "bfloat16"
     config.likelihood.num_mixtures = 10

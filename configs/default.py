@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.latent_shape = (32,)  # (D,) vector, or (h, w, c) grid at the last stage's resolution
     model.widths = (64, 128)  # channels per stage; each stage halves the resolution
-    model.num_blocks = 2  # residual blocks per stage
+    model.num_blocks = (2, 2)  # residual blocks of each stage
     model.patch_size = 2  # pixels per side that become one position of the first stage
     model.attention_resolutions = ()  # feature-map heights followed by self-attention
     model.dtype = "float32"  # of activations: float32 or bfloat16; parameters stay float32

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.model.latent_shape = (40,)
     config.model.patch_size = 4
     config.model.widths = (128,)
-    config.model.num_blocks = 1
+    config.model.num_blocks = (1,)
     config.likelihood.name = "bernoulli"
     config.likelihood.binarize = True
     config.optim.learning_rate = 2e-3

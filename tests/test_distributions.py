@@ -105,7 +105,5 @@ def test_rows_do_not_see_each_other(latent_shape):
     q, z = random_gaussian(latent_shape)
     spoilt = DiagonalGaussian(q.mean.at[1:].set(jnp.nan), q.log_std.at[1:].set(jnp.inf))
     assert spoilt.log_prob(z)[0] == q.log_prob(z)[0]
-    np.testing.assert_array_equal(
-        spoilt.kl_to_standard_normal()[0], q.kl_to_standard_normal()[0]
-    )
+    np.testing.assert_array_equal(spoilt.kl_to_standard_normal()[0], q.kl_to_standard_normal()[0])
     np.testing.assert_array_equal(spoilt.reparameterise(z)[0], q.reparameterise(z)[0])

@@ -58,8 +58,9 @@ def test_ssim_is_that_of_scikit_image(num_channels):
     np.testing.assert_allclose(reconstruction.ssim(x, y), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("x", [image_pairs(1)[0], np.zeros((3, 16, 20, 1)), np.ones((3, 16, 20, 1))])
-def test_ssim_of_equal_images_is_1(x):
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, None])
+def test_ssim_of_equal_images_is_1(value):
+    x = image_pairs(1)[0] if value is None else np.full((3, 16, 20, 1), value, np.float32)
     np.testing.assert_allclose(reconstruction.ssim(x, x), np.ones(3), rtol=1e-6)
 
 
@@ -139,7 +140,7 @@ def test_mutual_information_of_separated_posteriors_is_log_n(shape):
         means, np.full(shape, np.log(0.01)), 20, np.random.default_rng(0)
     )
     np.testing.assert_allclose(information, np.log(64), rtol=1e-9)
-    assert standard_error < 1e-9
+    assert standard_error < 1e-7
 
 
 def test_mutual_information_of_a_gaussian_channel():

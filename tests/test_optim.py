@@ -49,7 +49,7 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm, expected_norm):
     _, opt_state = tx.update(grads(), tx.init(params()), params())
     # After one update adam's first moment is (1 - b1) times what came through the clipping.
     clipped = jax.tree.map(lambda m: m / (1 - 0.9), first_moment(opt_state))
-    np.testing.assert_allclose(optax.global_norm(clipped), expected_norm, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(clipped), expected_norm, rtol=1e-5)
     for actual, unclipped in zip(jax.tree.leaves(clipped), jax.tree.leaves(grads()), strict=True):
         np.testing.assert_allclose(actual, unclipped * expected_norm / 5.0, rtol=1e-5)
 
@@ -57,30 +57,30 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm, expected_norm):
 def test_clipping_survives_a_gradient_whose_norm_overflows():
     tx = optim.create_optimizer("adam", constant(0.1), clip_norm=1.0)
     huge = jax.tree.map(lambda g: 1e30 * g, grads())
-    assert jnp.isinf(optax.global_norm(huge))
+    assert jnp.isinf(optax.tree.norm(huge))
     updates, opt_state = tx.update(huge, tx.init(params()), params())
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, opt_state)))
     updates, _ = tx.update(grads(), opt_state, params())
-    assert optax.global_norm(updates) > 0
+    assert optax.tree.norm(updates) > 0
 
 
 # Skipping
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("leaf", ["kernel", "log_std"])
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_non_finite_gradient_leaves_parameters_and_moments_untouched(name, leaf, bad):
+def test_non_finite_gradient_leaves_parameters_and_moments_untouched(name):
     tx = optim.create_optimizer(name, constant(0.1), clip_norm=1.0)
     update = jax.jit(tx.update)
     _, before = update(grads(), tx.init(params()), params())
-    spoilt = grads()
-    spoilt[leaf] = spoilt[leaf].at[(0,) * spoilt[leaf].ndim].set(bad)
-    updates, after = update(spoilt, before, params())
-    assert_trees_equal(optax.apply_updates(params(), updates), params())
-    assert_trees_equal(after.inner_state, before.inner_state)
-    assert [int(n) for n in optim.num_skipped(after)] == [1, 1]
-    _, after = update(grads(), after, params())
+    for leaf, index in [("kernel", (1, 0)), ("log_std", ())]:
+        for bad in (np.nan, np.inf, -np.inf):
+            spoilt = grads() | {leaf: grads()[leaf].at[index].set(bad)}
+            updates, after = update(spoilt, before, params())
+            assert_trees_equal(optax.apply_updates(params(), updates), params())
+            assert_trees_equal(after.inner_state, before.inner_state)
+            assert [int(n) for n in optim.num_skipped(after)] == [1, 1]
+    updates, after = update(grads(), after, params())
+    assert all((u != 0).any() for u in jax.tree.leaves(updates))
     assert [int(n) for n in optim.num_skipped(after)] == [0, 1]
 
 

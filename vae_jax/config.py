@@ -26,7 +26,6 @@ POSITIVE_KEYS = (
     "eval.batch_size",
     "eval.num_iw_samples",
     "optim.max_skipped_in_a_row",
-    "model.num_blocks",
     "model.patch_size",
 )
 
@@ -107,7 +106,12 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
       FileNotFoundError: no run was started in that directory.
     """
     content = _read(workdir)["config"]
-    for key in ("latent_shape", "widths", "attention_resolutions"):  # JSON has no tuples
+    for key in (
+        "latent_shape",
+        "widths",
+        "num_blocks",
+        "attention_resolutions",
+    ):  # JSON has no tuples
         content["model"][key] = tuple(content["model"][key])
     return ConfigDict(content).lock()
 
@@ -140,9 +144,8 @@ def create_likelihood(config: ConfigDict, num_channels: int) -> likelihoods.Like
 def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> models.VAE:
     """The VAE for images of shape (H, W, C)."""
     c = config.model
-    models.check_shapes(image_shape, c.latent_shape, c.widths, c.patch_size)
     likelihood = create_likelihood(config, image_shape[-1])
-    return models.VAE(
+    model = models.VAE(
         image_shape=tuple(image_shape),
         num_outputs=likelihood.num_outputs,
         has_log_std=likelihood.has_log_std,
@@ -153,6 +156,8 @@ def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> model
         attention_resolutions=c.attention_resolutions,
         dtype=DTYPES[c.dtype],
     )
+    models.check_shapes(model)
+    return model
 
 
 def create_kl_schedule(config: ConfigDict) -> schedules.Schedule:

@@ -227,13 +227,16 @@ def _reconstruction_metrics(
     vae: TrainedVAE, split: Split, images: np.ndarray, codes: np.ndarray
 ) -> dict[str, Metric]:
     """PSNR and SSIM of the likelihood's mean at the posterior mean, in blocks of bounded memory."""
-    values: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
+    functions = {"psnr": reconstruction.psnr}
+    if min(vae.image_shape[:2]) >= reconstruction.SSIM_WINDOW:
+        functions["ssim"] = reconstruction.ssim
+    values: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for start in range(0, len(images), vae.batch_size):
         block = slice(start, start + vae.batch_size)
         x = images[block].astype(np.float32) / 255.0
         y = vae.decode(codes[block])
-        values["psnr"].append(reconstruction.psnr(x, y))
-        values["ssim"].append(reconstruction.ssim(x, y))
+        for name, function in functions.items():
+            values[name].append(function(x, y))
     protocol = "mean of p(x|z) at the posterior mean, data range 1, mean over images"
     return {
         name: _metric(vae, split, np.concatenate(v), "dB" if name == "psnr" else "", protocol)

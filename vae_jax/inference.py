@@ -75,8 +75,9 @@ class TrainedVAE:
             raise ValueError(f"z has shape {z.shape}: it must be (N, {str(self.latent_shape)[1:]}.")
         if key is None:
             return self._map(lambda z: self._steps.decode_mean(self.params, z), z)
-        keys = (jax.random.fold_in(key, i) for i in range(len(z)))
-        return self._map(lambda z: self._steps.decode_sample(self.params, z, next(keys)), z)
+        return self._map(
+            lambda z, ids: self._steps.decode_sample(self.params, z, ids, key), z, np.arange(len(z))
+        )
 
     def reconstruct(self, images: np.ndarray, key: jax.Array | None = None) -> np.ndarray:
         """The likelihood's mean at E[z | x], or with a key at one draw z ~ q(z | x)."""

@@ -4,6 +4,8 @@ elbo = -(distortion + rate)                                     what is reported
 loss = mean(distortion) + kl_weight * free_bits(mean rate)      what is minimised
 """
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -101,4 +103,4 @@ def compute_iw_elbo(log_weights: jax.Array) -> jax.Array:
 def bits_per_dim(elbo: float, image_shape: tuple[int, int, int]) -> float:
     """-elbo / (H W C ln 2), where the likelihood is a mass function over 256 levels."""
     height, width, channels = image_shape
-    return float(-elbo / (height * width * channels * jnp.log(2.0)))
+    return -elbo / (height * width * channels * math.log(2.0))

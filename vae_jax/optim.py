@@ -31,7 +31,7 @@ def create_optimizer(
       clip_norm: largest global gradient norm let through; 0 switches clipping off.
 
     Raises:
-      ValueError: unknown name, or weight decay with an optimiser that has none.
+      ValueError: unknown name, a negative number, or weight decay for an optimiser without it.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
@@ -40,6 +40,8 @@ def create_optimizer(
             f"optim.weight_decay = {weight_decay} has no effect with optim.name = {name!r}: use "
             "'adamw', or set it to 0."
         )
+    if weight_decay < 0:
+        raise ValueError(f"optim.weight_decay = {weight_decay} must not be negative (0: none).")
     if clip_norm < 0:
         raise ValueError(f"optim.clip_norm = {clip_norm} must not be negative (0: no clipping).")
     if name == "adamw":

@@ -44,7 +44,7 @@ def make_kl_schedule(
         raise ValueError(
             f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
         )
-    if weight < 0 or warmup_steps < 0:
+    if not weight >= 0 or warmup_steps < 0:  # also true of NaN
         raise ValueError(
             f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
         )
@@ -63,12 +63,19 @@ def make_kl_schedule(
             # The logistic curve on [-6, 6], stretched so that it starts at 0 and ends at 1 exactly.
             low, high = jax.nn.sigmoid(-6.0), jax.nn.sigmoid(6.0)
             return (jax.nn.sigmoid(12.0 * t - 6.0) - low) / (high - low)
-        if name == "cyclical":
-            within = jnp.where(t < 1.0, (t * num_cycles) % 1.0, 1.0)
-            return jnp.minimum(within / ramp_fraction, 1.0)
         return t
 
-    return lambda step: weight * rise(_fraction(step, warmup_steps))
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        if name != "cyclical" or warmup_steps == 0:
+            return weight * rise(_fraction(step, warmup_steps))
+        # Modulo of whole numbers: in float32 fractions the start of a cycle rounds to its end.
+        step = jnp.minimum(jnp.asarray(step, jnp.float32), warmup_steps)
+        within = (step * num_cycles) % warmup_steps / warmup_steps
+        return weight * jnp.where(
+            step < warmup_steps, jnp.minimum(within / ramp_fraction, 1.0), 1.0
+        )
+
+    return schedule
 
 
 def make_learning_rate_schedule(
@@ -104,6 +111,7 @@ def make_learning_rate_schedule(
         if decay == "constant":
             return peak * warmup
         t = _fraction(jnp.maximum(step - warmup_steps, 0.0), num_steps - warmup_steps)
+        t = jnp.where(step < warmup_steps, 0.0, t)
         cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * t))
         return peak * warmup * (final_fraction + (1.0 - final_fraction) * cosine)
 

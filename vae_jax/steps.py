@@ -32,10 +32,9 @@ def random_flip(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(flip, x[:, :, ::-1, :], x)
 
 
-def _with_log_std(params, log_std: jax.Array):
-    """`params` with the likelihood's log_std replaced where the new one is finite."""
-    old = params["decoder"]["log_std"]
-    new = jnp.where(jnp.isfinite(log_std), log_std, old)
+def _with_log_std(params, log_std: jax.Array, skip: jax.Array):
+    """`params` with the likelihood's log_std replaced, unless this update is skipped."""
+    new = jnp.where(skip, params["decoder"]["log_std"], log_std)
     return {**params, "decoder": {**params["decoder"], "log_std": new}}
 
 
@@ -81,9 +80,9 @@ def make_train_step(
         _, skipped_before = optim.num_skipped(state.opt_state)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        if batch_optimal:
-            params = _with_log_std(params, log_std)
         skipped_in_a_row, skipped = optim.num_skipped(opt_state)
+        if batch_optimal:
+            params = _with_log_std(params, log_std, skip=skipped_in_a_row > 0)
         metrics = {
             "loss": loss,
             "elbo": terms.elbo.mean(),
@@ -91,9 +90,9 @@ def make_train_step(
             "distortion": terms.distortion.mean(),
             "kl_weight": kl_weight,
             "learning_rate": learning_rate(state.step - skipped_before),
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
             "skipped_updates": skipped,
             "skipped_in_a_row": skipped_in_a_row,
         }
@@ -160,7 +159,7 @@ class EvalSteps:
 
         self.encode = jit(self._encode, everywhere, batched, batched)
         self.decode_mean = jit(self._decode_mean, everywhere, batched)
-        self.decode_sample = jit(self._decode_sample, everywhere, batched, everywhere)
+        self.decode_sample = jit(self._decode_sample, everywhere, batched, batched, everywhere)
         self.elbo_terms = jit(self._elbo_terms, everywhere, batched, batched, everywhere)
         self.log_weights = jit(self._log_weights, everywhere, batched, batched, batched, everywhere)
 
@@ -189,9 +188,11 @@ class EvalSteps:
         """Latents -> E[x | z], [B,H,W,C] in [0, 1]."""
         return self._likelihood.mean(self._decode(params, z))
 
-    def _decode_sample(self, params, z, key) -> jax.Array:
+    def _decode_sample(self, params, z, image_ids, key) -> jax.Array:
         """Latents -> x ~ p(x | z), [B,H,W,C] in [0, 1]."""
-        return self._likelihood.sample(key, self._decode(params, z))
+        outputs = self._decode(params, z)
+        keys = fold_in_each(key, image_ids)
+        return jax.vmap(lambda k, o: self._likelihood.sample(k, o[None])[0])(keys, outputs)
 
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
         """One-sample estimates of the terms of the bound, [B]."""

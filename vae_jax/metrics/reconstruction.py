@@ -27,7 +27,7 @@ def _blur(x: jax.Array) -> jax.Array:
 
 @jax.jit
 def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Structural similarity (Wang et al. 2004) of [N,H,W,C] pairs, averaged over channels, [N]."""
+    """Structural similarity (Wang et al. 2004) of pairs [N,H>=11,W>=11,C], [N]."""
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y

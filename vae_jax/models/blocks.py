@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+NUM_HEADS = 4  # of self-attention; widths must be multiples of it
+
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
     """[B, H, W, C] -> [B, H/factor, W/factor, C*factor^2]."""
@@ -27,12 +29,12 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
 
 
 def group_norm(num_channels: int, dtype: jnp.dtype) -> nn.GroupNorm:
-    """GroupNorm (Wu & He 2018, arXiv:1803.08494): the most groups up to 32 of at least 4 channels.
+    """GroupNorm (Wu & He 2018, arXiv:1803.08494): the most groups, up to 32, of 4 channels or more.
 
     No BatchNorm: its running statistics make an image's code depend on the other images of a batch.
     """
-    num_groups = max(g for g in (1, 2, 4, 8, 16, 32) if g == 1 or num_channels % (4 * g) == 0)
-    return nn.GroupNorm(num_groups=num_groups, dtype=dtype)
+    fitting = [g for g in (2, 4, 8, 16, 32) if num_channels % g == 0 and num_channels // g >= 4]
+    return nn.GroupNorm(num_groups=max(fitting, default=1), dtype=dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -52,7 +54,7 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Residual self-attention over the positions of a feature map [B, H, W, C]."""
 
-    num_heads: int = 4
+    num_heads: int = NUM_HEADS
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -62,6 +64,7 @@ class AttentionBlock(nn.Module):
         attended = nn.MultiHeadDotProductAttention(
             num_heads=self.num_heads,
             dtype=self.dtype,
+            force_fp32_for_softmax=True,
             out_kernel_init=nn.initializers.zeros,
         )(tokens)
         return x + attended.reshape(b, h, w, c)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.models.blocks import (
+    NUM_HEADS,
     AttentionBlock,
     ResidualBlock,
     depth_to_space,
@@ -44,7 +45,7 @@ class Encoder(nn.Module):
 
     latent_shape: tuple[int, ...]
     widths: tuple[int, ...]
-    num_blocks: int
+    num_blocks: tuple[int, ...]
     patch_size: int
     attention_resolutions: tuple[int, ...]
     dtype: jnp.dtype
@@ -56,12 +57,14 @@ class Encoder(nn.Module):
         for i, width in enumerate(self.widths):
             if i > 0:
                 h = nn.Dense(width, dtype=self.dtype, name=f"downsample_{i}")(space_to_depth(h, 2))
-            h = Stage(self.num_blocks, self.attention_resolutions, self.dtype, name=f"stage_{i}")(h)
+            h = Stage(
+                self.num_blocks[i], self.attention_resolutions, self.dtype, name=f"stage_{i}"
+            )(h)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         if len(self.latent_shape) == 1:
             h = h.reshape(h.shape[0], -1)
-        statistics = nn.Dense(2 * self.latent_shape[-1], dtype=self.dtype, name="head")(h)
-        mean, raw_std = jnp.split(statistics.astype(jnp.float32), 2, axis=-1)
+        statistics = nn.Dense(2 * self.latent_shape[-1], dtype=jnp.float32, name="head")(h)
+        mean, raw_std = jnp.split(statistics, 2, axis=-1)
         return DiagonalGaussian(mean, jnp.log(nn.softplus(raw_std) + MIN_STD))
 
 
@@ -75,7 +78,7 @@ class Decoder(nn.Module):
     image_shape: tuple[int, int, int]
     num_outputs: int
     widths: tuple[int, ...]
-    num_blocks: int
+    num_blocks: tuple[int, ...]
     patch_size: int
     attention_resolutions: tuple[int, ...]
     has_log_std: bool
@@ -92,14 +95,17 @@ class Decoder(nn.Module):
         else:
             h = nn.Conv(self.widths[-1], (3, 3), dtype=self.dtype, name="stem")(h)
         for i in range(last, -1, -1):
-            h = Stage(self.num_blocks, self.attention_resolutions, self.dtype, name=f"stage_{i}")(h)
+            h = Stage(
+                self.num_blocks[i], self.attention_resolutions, self.dtype, name=f"stage_{i}"
+            )(h)
             if i > 0:
                 upsample = nn.Dense(4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}")
                 h = depth_to_space(upsample(h), 2)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         num_maps = self.num_outputs - int(self.has_log_std)
-        h = nn.Conv(num_maps * self.patch_size**2, (3, 3), dtype=self.dtype, name="head")(h)
-        outputs = depth_to_space(h, self.patch_size).astype(jnp.float32)
+        # float32: near 1, bfloat16 is coarser than the 256 levels of an image.
+        h = nn.Conv(num_maps * self.patch_size**2, (3, 3), dtype=jnp.float32, name="head")(h)
+        outputs = depth_to_space(h, self.patch_size)
         if self.has_log_std:
             log_std = self.param("log_std", nn.initializers.constant(-1.0), (), jnp.float32)
             outputs = jnp.concatenate(
@@ -117,10 +123,10 @@ class VAE(nn.Module):
       num_outputs: likelihood parameters per pixel.
       has_log_std: whether the last of them is one learned scalar.
       widths: channels of each stage, from the highest resolution to the lowest.
-      num_blocks: residual blocks per stage, in the encoder and again in the decoder.
+      num_blocks: residual blocks of each stage, in the encoder and again in the decoder.
       patch_size: side of the pixel patches that the first stage sees as one position.
       attention_resolutions: heights of feature maps that are followed by self-attention.
-      dtype: of activations; parameters and outputs are float32.
+      dtype: of activations; parameters, the last layers and outputs are float32.
     """
 
     image_shape: tuple[int, int, int]
@@ -128,7 +134,7 @@ class VAE(nn.Module):
     num_outputs: int
     has_log_std: bool = False
     widths: tuple[int, ...] = (64, 128)
-    num_blocks: int = 2
+    num_blocks: tuple[int, ...] = (2, 2)
     patch_size: int = 2
     attention_resolutions: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
@@ -166,20 +172,21 @@ class VAE(nn.Module):
         return self.decode(self.encode(x).mean)
 
 
-def check_shapes(
-    image_shape: tuple[int, int, int],
-    latent_shape: tuple[int, ...],
-    widths: tuple[int, ...],
-    patch_size: int,
-) -> None:
-    """Raises a ValueError unless the image halves evenly through all stages down to the latent."""
-    factor = patch_size * 2 ** (len(widths) - 1)
-    height, width, _ = image_shape
+def check_shapes(model: VAE) -> None:
+    """Raises a ValueError where the attributes do not fit one another or the images."""
+    widths, num_blocks, latent_shape = model.widths, model.num_blocks, model.latent_shape
+    if len(num_blocks) != len(widths) or any(n < 0 for n in num_blocks):
+        raise ValueError(
+            f"model.num_blocks = {num_blocks} must have one number, 0 or more, for each of "
+            f"model.widths = {widths}."
+        )
+    factor = model.patch_size * 2 ** (len(widths) - 1)
+    height, width, _ = model.image_shape
     if height % factor or width % factor:
         raise ValueError(
-            f"model.patch_size = {patch_size} with {len(widths)} model.widths divides images by "
-            f"{factor}, of which {height}x{width} is no multiple: use another patch size or fewer "
-            "widths."
+            f"model.patch_size = {model.patch_size} with {len(widths)} model.widths divides images "
+            f"by {factor}, of which {height}x{width} is no multiple: use another patch size or "
+            "fewer widths."
         )
     if len(latent_shape) not in (1, 3) or any(n < 1 for n in latent_shape):
         raise ValueError(
@@ -191,3 +198,10 @@ def check_shapes(
             f"model.latent_shape = {latent_shape} must begin with the last stage's resolution "
             f"{resolution}: change it, model.patch_size or the number of model.widths."
         )
+    stages = {height // (model.patch_size * 2**i): width for i, width in enumerate(widths)}
+    for resolution in model.attention_resolutions:
+        if resolution not in stages or stages[resolution] % NUM_HEADS:
+            raise ValueError(
+                f"model.attention_resolutions = {model.attention_resolutions} must be heights of "
+                f"stages whose width is a multiple of {NUM_HEADS}; height: width is {stages}."
+            )
