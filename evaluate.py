@@ -9,8 +9,8 @@ import sys
 from absl import app, flags
 
 import vae_jax
+from vae_jax import checkpoints, evaluation, process, report
 from vae_jax import config as configuration
-from vae_jax import evaluation, process, report
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Directory that train.py wrote.", required=True)
@@ -23,7 +23,7 @@ flags.DEFINE_integer("num_iw_images", None, "Overrides eval.num_iw_images; 0: th
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
-    logger = process.log_to_stderr()
+    logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
     workdir = pathlib.Path(FLAGS.workdir)
     try:
         vae = vae_jax.load(workdir, FLAGS.checkpoint)
@@ -31,11 +31,12 @@ def main(argv: list[str]) -> None:
             vae.config.data.dir = FLAGS.data_dir
         if FLAGS.num_iw_images is not None:
             vae.config.eval.num_iw_images = FLAGS.num_iw_images
+        configuration.validate(vae.config)
         split = configuration.load_split(vae.config, FLAGS.split)
         metrics, grids = evaluation.evaluate(vae, split)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, checkpoints.CheckpointsDamagedError) as error:
         logger.debug("Traceback:", exc_info=True)
-        sys.exit(f"evaluate.py: {error}")
+        sys.exit(f"evaluate.py: {error} (--verbosity=1 shows where)")
     directory = workdir / "eval" if FLAGS.split == "test" else workdir / f"eval_{FLAGS.split}"
     report.write_evaluation(directory, vae.config, metrics, grids)
     print(report.summarise(directory))

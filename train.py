@@ -8,7 +8,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from vae_jax import evaluation, process, training
+from vae_jax import checkpoints, evaluation, process, training
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
@@ -19,12 +19,17 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
-    logger = process.log_to_stderr()
+    logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
     try:
         stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)
-    except (ValueError, RuntimeError, training.TrainingDivergedError) as error:
+    except (
+        ValueError,
+        process.WorkdirBusyError,
+        checkpoints.CheckpointsDamagedError,
+        training.TrainingDivergedError,
+    ) as error:
         logger.debug("Traceback:", exc_info=True)
-        sys.exit(f"train.py: {error}")
+        sys.exit(f"train.py: {error} (--verbosity=1 shows where)")
     if stopped_by is not None:
         sys.exit(128 + stopped_by)  # what a shell reports of a process ended by that signal
 

@@ -1,17 +1,26 @@
-"""demo (to be measured)."""
+"""A VAE on Fashion-MNIST within a few minutes on two CPU cores: `make demo`.
+
+The likelihood is a mass function over the 256 levels: the bound comes in bits per dimension.
+"""
+
+from ml_collections import ConfigDict
 
 from configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
+    """One wide stage at 7x7, where two CPU cores do the most convolution work per second."""
     config = default.get_config()
     config.model.latent_shape = (16,)
     config.model.widths = (32, 128)
     config.model.num_blocks = (0, 1)
-    config.optim.learning_rate = 2e-3
+    config.likelihood.num_mixtures = 3
+    # With weight 1 the rate is near 40 nats, and N(0, I) samples fall into holes between the codes.
+    config.kl.weight = 8.0
     config.kl.warmup_steps = 500
-    config.train.batch_size = 100
-    config.train.num_steps = 2000
-    config.train.eval_every_steps = 500
-    config.train.checkpoint_every_steps = 500
+    config.optim.learning_rate = 2e-3
+    config.train.batch_size = 64
+    config.train.num_steps = 1800
+    config.train.eval_every_steps = 600
+    config.train.checkpoint_every_steps = 600
     return config

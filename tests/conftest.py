@@ -15,6 +15,7 @@ import pytest
 import scipy.ndimage
 from ml_collections import ConfigDict
 
+import vae_jax
 from configs import default
 
 # Before anything asks JAX for its devices.
@@ -31,7 +32,7 @@ TINY = {
     "data.validation_size": NUM_VALIDATION,
     "model.latent_shape": (4,),
     "model.widths": (8,),
-    "model.num_blocks": 1,
+    "model.num_blocks": (1,),
     "model.patch_size": 4,
     "likelihood.name": "discretized_logistic",
     "kl.warmup_steps": 10,
@@ -117,3 +118,9 @@ def trained_workdir(trained) -> pathlib.Path:
 def copied_workdir(trained_workdir, tmp_path) -> pathlib.Path:
     """A copy of the trained run, for tests that write."""
     return shutil.copytree(trained_workdir, tmp_path / "copied")
+
+
+@pytest.fixture(scope="session")
+def vae(trained_workdir) -> vae_jax.TrainedVAE:
+    """The trained run's best checkpoint, on two devices."""
+    return vae_jax.load(trained_workdir)

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/sharding.py: the number of devices changes where work is done, not its result."""
+"""Tests of vae_jax/sharding.py: devices change where work is done, not its result."""
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ def test_batch_size_that_does_not_divide_is_refused(batch_size):
 
 
 def test_training_on_two_devices_is_training_on_one():
-    model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(8,), num_blocks=1, patch_size=4)
+    model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(8,), num_blocks=(1,), patch_size=4)
     rate = schedules.make_learning_rate_schedule(1e-3, 0, "constant", 10)
     tx = optim.create_optimizer("adam", rate)
     train_step = steps.make_train_step(
@@ -50,7 +50,8 @@ def test_training_on_two_devices_is_training_on_one():
     for devices in (jax.local_devices()[:1], jax.local_devices()):
         mesh = sharding.create_mesh(devices)
         state = jax.device_put(
-            create_train_state(model, tx, jax.random.key(0)), sharding.replicated(mesh)
+            jax.jit(create_train_state, static_argnums=(0, 1))(model, tx, jax.random.key(0)),
+            sharding.replicated(mesh),
         )
         train_steps = steps.jit_train_steps(train_step, mesh, 1)
         history = []

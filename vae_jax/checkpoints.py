@@ -1,5 +1,8 @@
 """Checkpoints of a workdir: the only file that imports orbax."""
 
+import contextlib
+import functools
+import json
 import logging
 import pathlib
 import shutil
@@ -8,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
-from orbax.checkpoint.args import StandardRestore, StandardSave
+from orbax.checkpoint.args import StandardSave
 
 from vae_jax.state import TrainState
 
@@ -18,7 +21,11 @@ DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
 
 
-def _elbo(metrics: dict) -> float:
+class CheckpointsDamagedError(RuntimeError):
+    """There are checkpoints, and none that was asked for can be read."""
+
+
+def _get_elbo(metrics: dict) -> float:
     return metrics["elbo"]
 
 
@@ -26,25 +33,26 @@ class Checkpoints:
     """The latest `num_latest` checkpoints of a workdir and the best by validation ELBO.
 
     Saving is asynchronous: `close` (or leaving the `with` block) waits for what is under way.
+    Reading goes around orbax's manager, which refuses a directory as a whole where one checkpoint
+    is damaged.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, num_latest: int = 1, read_only: bool = False):
+    def __init__(self, workdir: str | pathlib.Path, num_latest: int = 1):
         self._workdir = pathlib.Path(workdir).absolute()  # orbax refuses relative paths
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(num_latest),
-                checkpoint_managers.BestN(
-                    get_metric_fn=_elbo, n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
+        self._num_latest = num_latest
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when something is saved: reading makes nothing."""
+        latest = checkpoint_managers.LatestN(self._num_latest)
+        best = checkpoint_managers.BestN(
+            get_metric_fn=_get_elbo, n=1, keep_checkpoints_without_metrics=False
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else policy,
-            best_fn=_elbo,
-            read_only=read_only,
-            create=not read_only,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+            best_fn=_get_elbo,
         )
-        self._manager = ocp.CheckpointManager(self._workdir / DIRECTORY, options=options)
+        return ocp.CheckpointManager(self._workdir / DIRECTORY, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -54,12 +62,24 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for saves under way and releases the manager's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if "_manager" in self.__dict__:
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        """Steps of all finished checkpoints, ascending."""
+        directory = self._workdir / DIRECTORY
+        names = [path.name for path in directory.iterdir()] if directory.exists() else []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def best_step(self) -> int | None:
+        """The step of highest validation ELBO, the latest where none has one, None without any."""
+        steps, elbos = self.steps(), {}
+        for step in steps:
+            with contextlib.suppress(ValueError, KeyError):  # a torn file makes no best
+                elbos[step] = self._read_elbo(step)
+        known = [step for step in steps if elbos.get(step) is not None]
+        return max(known, key=elbos.get) if known else max(steps, default=None)
 
     def save(self, state: TrainState, elbo: float | None = None) -> None:
         """Saves `state` under its step, once; `elbo` is its validation ELBO in nats if known."""
@@ -78,53 +98,89 @@ class Checkpoints:
           which: 'best' (by validation ELBO), 'latest', or a step.
 
         Raises:
+          ValueError: `which` is none of these.
           FileNotFoundError: there is no such checkpoint.
+          CheckpointsDamagedError: it cannot be read.
         """
         steps = self.steps()
         if which == "best":
-            step = self._manager.best_step()
-            step = self._manager.latest_step() if step is None else step
+            step = self.best_step()
+        elif which == "latest":
+            step = max(steps, default=None)
+        elif str(which).isdigit():
+            step = int(which)
         else:
-            step = self._manager.latest_step() if which == "latest" else int(which)
+            raise ValueError(
+                f"checkpoint {which!r} must be 'best', 'latest' or one of the steps {steps}."
+            )
         if step not in steps:
             raise FileNotFoundError(
                 f"checkpoint {which!r} is not in {self._workdir / DIRECTORY}: it holds the steps "
                 f"{steps}. Train first, or name one of these."
             )
-        return self._restore_step(template, step)
+        try:
+            return self._restore_step(template, step)
+        except Exception as error:  # orbax raises many types for missing or truncated files
+            raise CheckpointsDamagedError(
+                f"Checkpoint {step} in {self._workdir / DIRECTORY} cannot be read "
+                f"({_first_line(error)}): name another of the steps {steps}, or train on, which "
+                "falls back to an intact one."
+            ) from error
 
     def restore_latest_intact(self, template: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read, or None where there is none at all.
 
-        Damaged ones are moved to `damaged_checkpoints/`: training can write these steps anew.
+        Damaged newer ones are moved to `damaged_checkpoints/`: training can write their steps anew.
 
         Raises:
-          RuntimeError: there are checkpoints, and none can be read.
+          CheckpointsDamagedError: there are checkpoints, and none can be read; none is moved.
         """
-        failure = None
+        damaged: dict[int, Exception] = {}
         for step in reversed(self.steps()):
             try:
-                return self._restore_step(template, step)
-            except Exception as error:  # orbax raises many types for missing or truncated files
-                failure = error
-                moved = self._workdir / DAMAGED_DIRECTORY / str(step)
-                LOGGER.warning(
-                    "Checkpoint %d is damaged (%s): moved to %s, falling back to the one before.",
-                    step,
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
-                    moved,
-                )
-                shutil.rmtree(moved, ignore_errors=True)
-                moved.parent.mkdir(exist_ok=True)
-                shutil.move(self._workdir / DIRECTORY / str(step), moved)
-                self._manager.reload()
-        if failure is not None:
-            raise RuntimeError(
-                f"No checkpoint in {self._workdir} can be read; all were moved to "
-                f"{DAMAGED_DIRECTORY}/. Start again to train from step 0."
-            ) from failure
+                restored = self._restore_step(template, step)
+            except Exception as error:  # as above
+                damaged[step] = error
+                continue
+            for damaged_step, error in damaged.items():
+                self._set_aside(damaged_step, error)
+            return restored
+        if damaged:
+            newest = max(damaged)
+            raise CheckpointsDamagedError(
+                f"No checkpoint in {self._workdir} can be read; that of step {newest}: "
+                f"{_first_line(damaged[newest])}. If the model's code has changed, go back to the "
+                f"commit in config.json; to train from step 0, give another --workdir."
+            ) from damaged[newest]
         return None
 
     def _restore_step(self, template: TrainState, step: int) -> TrainState:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        return self._manager.restore(step, args=StandardRestore(abstract))
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(self._path(step) / "default", abstract)
+        self._read_elbo(step)
+        return restored
+
+    def _read_elbo(self, step: int) -> float | None:
+        """The validation ELBO saved with a checkpoint, None without; ValueError where torn."""
+        path = self._path(step) / "metrics" / "metrics"
+        return _get_elbo(json.loads(path.read_text())) if path.exists() else None
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self._workdir / DIRECTORY / str(step)
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        moved = self._workdir / DAMAGED_DIRECTORY / str(step)
+        LOGGER.warning(
+            "Checkpoint %d is damaged (%s): moved to %s, falling back to the one before.",
+            step,
+            _first_line(error),
+            moved,
+        )
+        shutil.rmtree(moved, ignore_errors=True)
+        moved.parent.mkdir(exist_ok=True)
+        shutil.move(self._path(step), moved)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -49,6 +49,10 @@ def validate(config: ConfigDict) -> None:
             raise ValueError(f"{key} = {flat[key]} must be at least 1.")
     if not 0 <= config.optim.ema_decay < 1:
         raise ValueError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
+    if config.eval.num_iw_images < 0:
+        raise ValueError(
+            f"eval.num_iw_images = {config.eval.num_iw_images} must not be negative (0: all)."
+        )
     if config.kl.free_bits < 0:
         raise ValueError(f"kl.free_bits = {config.kl.free_bits} must not be negative.")
     if config.model.dtype not in DTYPES:
@@ -60,6 +64,7 @@ def validate(config: ConfigDict) -> None:
     create_kl_schedule(config)
     create_optimizer(config)
     create_likelihood(config, num_channels=1)
+    steps_per_call(config)
 
 
 def save(
@@ -81,7 +86,9 @@ def save(
         "image_shape": list(image_shape),
         "provenance": dict(provenance),
     }
-    (workdir / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    temporary = workdir / f"{CONFIG_FILE}.tmp"
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(workdir / CONFIG_FILE)
 
 
 def _read(workdir: str | pathlib.Path) -> dict:
@@ -97,6 +104,15 @@ def _read(workdir: str | pathlib.Path) -> dict:
 def load_image_shape(workdir: str | pathlib.Path) -> tuple[int, int, int]:
     """(H, W, C) of the images that the run in `workdir` was trained on."""
     return tuple(_read(workdir)["image_shape"])
+
+
+def check_image_shape(image_shape: tuple[int, int, int], workdir: pathlib.Path) -> None:
+    """Raises a ValueError where the images are not of the shape that the run was started with."""
+    if tuple(image_shape) != load_image_shape(workdir):
+        raise ValueError(
+            f"{workdir} holds a run on images of shape {load_image_shape(workdir)}, and data.dir "
+            f"now has images of shape {tuple(image_shape)}: give that data, or another --workdir."
+        )
 
 
 def load(workdir: str | pathlib.Path) -> ConfigDict:

@@ -50,7 +50,10 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values, dtype=np.float64))
 
 
-def _standard_error(values: np.ndarray) -> float:
+def _standard_error(values: np.ndarray) -> float | None:
+    """Of the mean over images; None for a single one."""
+    if len(values) < 2:
+        return None
     return float(np.std(values, ddof=1, dtype=np.float64) / np.sqrt(len(values)))
 
 
@@ -105,6 +108,7 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
 
 def interpolations(vae: TrainedVAE, images: np.ndarray, num_rows: int = 8) -> np.ndarray:
     """Grid: each row decodes the straight line between the posterior means of two images."""
+    num_rows = min(num_rows, len(images) // 2)
     ends = vae.encode(images[: 2 * num_rows]).mean
     t = np.linspace(0.0, 1.0, NUM_COLUMNS).reshape(-1, *[1] * (ends.ndim - 1))
     lines = [(1.0 - t) * ends[2 * i] + t * ends[2 * i + 1] for i in range(num_rows)]
@@ -152,7 +156,9 @@ def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> dict[str,
             bound,
             value=objectives.bits_per_dim(bound.value, vae.image_shape),
             unit="bits",
-            standard_error=-objectives.bits_per_dim(bound.standard_error, vae.image_shape),
+            standard_error=None
+            if bound.standard_error is None
+            else -objectives.bits_per_dim(bound.standard_error, vae.image_shape),
         )
     }
 
@@ -179,17 +185,20 @@ def _iw_metrics(
     c = vae.config.eval
     part = images[: c.num_iw_images or None]
     gain = vae.iw_elbo(part, key, c.num_iw_samples, progress=True) - elbo[: len(part)]
-    # Of mean(elbo) + mean(gain), the part being among the images.
-    variance = np.var(elbo, ddof=1, dtype=np.float64) / len(elbo)
-    variance += np.var(gain, ddof=1, dtype=np.float64) / len(part)
-    variance += 2.0 * np.cov(elbo[: len(part)], gain)[0, 1] / len(elbo)
+    standard_error = None
+    if len(part) > 1:
+        # Of mean(elbo) + mean(gain), the part being among the images.
+        covariance = np.cov(elbo[: len(part)], gain)
+        variance = np.var(elbo, ddof=1, dtype=np.float64) / len(elbo)
+        variance += covariance[1, 1] / len(part) + 2.0 * covariance[0, 1] / len(elbo)
+        standard_error = float(np.sqrt(max(variance, 0.0)))
     protocol = f"K = {c.num_iw_samples} draws, log-mean-exp per image"
     if len(part) < len(images):
         protocol += f"; ELBO of all images plus the gain over it on the first {len(part):,}"
     iw_elbo = dataclasses.replace(
         _metric(vae, split, elbo, "nats", protocol),
         value=_mean(elbo) + _mean(gain),
-        standard_error=float(np.sqrt(variance)),
+        standard_error=standard_error,
     )
     return {"iw_elbo": iw_elbo, **_bits_per_dim_metric(vae, iw_elbo, "iw_bits_per_dim")}
 

@@ -40,8 +40,11 @@ def image_grid(images: np.ndarray, num_columns: int, gap: int = 2) -> np.ndarray
 
 
 def paired_grid(originals: np.ndarray, others: np.ndarray, num_columns: int) -> np.ndarray:
-    """Rows alternate: originals [N, H, W, C], and below each its counterpart."""
-    originals, others = to_uint8_rgb(originals), to_uint8_rgb(others)
+    """Rows alternate: originals [N, H, W, C], and below each its counterpart; white at the end."""
+    missing = -len(originals) % num_columns
+    white = np.full((missing, *originals.shape[1:3], 3), 255, np.uint8)
+    originals = np.concatenate([to_uint8_rgb(originals), white])
+    others = np.concatenate([to_uint8_rgb(others), white])
     rows = []
     for start in range(0, len(originals), num_columns):
         stop = start + num_columns
@@ -96,7 +99,7 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
         if scale == "linear" and "KL" not in title:
             _limit_to_settled(axis, plotted)
         axis.grid(alpha=0.3)
-        if len(names) > 1:
+        if plotted and len(names) > 1:
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -71,8 +71,11 @@ class TrainedVAE:
     def decode(self, z: np.ndarray, key: jax.Array | None = None) -> np.ndarray:
         """Images at z [N, *latent_shape]: the likelihood's mean, or with a key a draw from it."""
         z = np.asarray(z, np.float32)
-        if z.shape[1:] != self.latent_shape:
-            raise ValueError(f"z has shape {z.shape}: it must be (N, {str(self.latent_shape)[1:]}.")
+        if z.shape[1:] != self.latent_shape or not len(z):
+            raise ValueError(
+                f"z has shape {z.shape}: this model takes {_batched(self.latent_shape)} with N at "
+                "least 1."
+            )
         if key is None:
             return self._map(lambda z: self._steps.decode_mean(self.params, z), z)
         return self._map(
@@ -133,12 +136,12 @@ class TrainedVAE:
         )
 
     def _check_images(self, images: np.ndarray) -> None:
-        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
+        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape) or not len(images):
             raise ValueError(
                 f"images have shape {images.shape}: this model takes "
-                f"(N, {str(self.image_shape)[1:]}."
+                f"{_batched(self.image_shape)} with N at least 1."
             )
-        if images.dtype != np.uint8 and (np.min(images) < 0 or np.max(images) > 1):
+        if images.dtype != np.uint8 and not (np.min(images) >= 0 and np.max(images) <= 1):
             raise ValueError(
                 f"floating-point images lie in [{np.min(images)}, {np.max(images)}]: scale them to "
                 "[0, 1], or pass uint8."
@@ -158,6 +161,10 @@ class TrainedVAE:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 
+def _batched(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
+
+
 def load(
     workdir: str | pathlib.Path, checkpoint: str | int = "best", batch_size: int | None = None
 ) -> TrainedVAE:
@@ -170,6 +177,7 @@ def load(
 
     Raises:
       FileNotFoundError: no run, or no such checkpoint there.
+      CheckpointsDamagedError: the checkpoint cannot be read.
     """
     workdir = pathlib.Path(workdir)
     config = configuration.load(workdir)
@@ -183,7 +191,7 @@ def load(
     template = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes
     )
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(template, checkpoint)
     return TrainedVAE(
         model,

@@ -17,7 +17,11 @@ from absl import logging as absl_logging
 LOCK_FILE = ".lock"
 
 
-def log_to_stderr() -> logging.Logger:
+class WorkdirBusyError(RuntimeError):
+    """Another process trains in the workdir."""
+
+
+def log_to_stderr(debug: bool = False) -> logging.Logger:
     """Sends this package's log to stderr as plain lines; returns its logger.
 
     A logger of its own: absl's, kept to errors here, tells every step that orbax takes.
@@ -28,7 +32,7 @@ def log_to_stderr() -> logging.Logger:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
     return logger
 
@@ -60,13 +64,13 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the workdir for one trainer; the lock falls with the process, however it ends.
 
     Raises:
-      RuntimeError: another process trains there.
+      WorkdirBusyError: another process trains there.
     """
     with (workdir / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(
+            raise WorkdirBusyError(
                 f"Another process trains in {workdir}: wait for it, stop it, or give another "
                 "--workdir."
             ) from error

@@ -85,11 +85,12 @@ class Trainer:
         )
         self._train_steps = steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
-        if not (workdir / configuration.CONFIG_FILE).exists():
+        if (workdir / configuration.CONFIG_FILE).exists():
+            configuration.check_image_shape(image_shape, workdir)
+        else:
             configuration.save(config, image_shape, process.collect_provenance(), workdir)
         self._checkpoints = Checkpoints(workdir, c.keep_checkpoints)
         self._state = self._create_or_restore_state(tx, init_key)
-        self._writer = writers.MetricWriter(workdir, first_step=self.step)
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
         self._images_timed, self._timer = 0, 0.0  # of the same window
 
@@ -106,6 +107,7 @@ class Trainer:
             return None
         images = self._resident_images()
         with (
+            writers.MetricWriter(self._workdir, first_step) as self._writer,
             process.catch_stop_signals() as received,
             logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),
             tqdm(total=c.num_steps, initial=first_step, disable=None, unit="step") as bar,
@@ -118,13 +120,13 @@ class Trainer:
                 if step == ends[0]:
                     self._report_first_call()
                 stopping = bool(received)
-                if step % c.log_every_steps == 0 or step == c.num_steps or stopping:
+                if step % c.log_every_steps == 0 or step == c.num_steps:
                     bar.set_postfix_str(self._log(step))
                 elbo = None
-                evaluated = step % c.eval_every_steps == 0 or step == c.num_steps
-                if evaluated and not stopping:
+                # Also when stopping: the resumed run starts behind this step.
+                if step % c.eval_every_steps == 0 or step == c.num_steps:
                     elbo = self._evaluate(step)
-                if evaluated or step % c.checkpoint_every_steps == 0 or stopping:
+                if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
                     self._checkpoints.save(self._state, elbo)
                 if stopping:
                     LOGGER.info(
@@ -136,20 +138,19 @@ class Trainer:
         return None
 
     def close(self) -> None:
-        """Waits for checkpoints under way and closes the files."""
+        """Waits for checkpoints under way."""
         self._checkpoints.close()
-        self._writer.close()
 
     def _create_or_restore_state(self, tx, init_key: jax.Array) -> state.TrainState:
         fresh = jax.jit(
             lambda key: state.create_train_state(self._model, tx, key),
             out_shardings=sharding.replicated(self._mesh),
         )(init_key)
-        table = models.parameter_table(fresh.params)
-        LOGGER.info("Parameters:\n%s", table)
-        (self._workdir / "parameters.md").write_text(table + "\n")
         restored = self._checkpoints.restore_latest_intact(fresh)
         if restored is None:
+            table = models.parameter_table(fresh.params)
+            LOGGER.info("Parameters:\n%s", table)
+            (self._workdir / "parameters.md").write_text(table + "\n")
             return fresh
         LOGGER.info("Resuming from step %d.", int(restored.step))
         return restored
@@ -245,7 +246,8 @@ def train_and_evaluate(
 
     Raises:
       ValueError: a wrong configuration or dataset, or a workdir that holds another run.
-      RuntimeError: another process trains in `workdir`, or none of its checkpoints can be read.
+      WorkdirBusyError: another process trains in `workdir`.
+      CheckpointsDamagedError: none of its checkpoints can be read.
       TrainingDivergedError: too many updates in a row had non-finite gradients.
     """
     configuration.validate(config)

@@ -80,6 +80,12 @@ class MetricWriter:
         self._file = (workdir / METRICS_FILE).open("a")
         self._tensorboard = _create_tensorboard_writer(workdir)
 
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def write(self, step: int, prefix: str, summary: Summary) -> None:
         """Writes a summary; its scalars, images and histograms are named `prefix/name`."""
         scalars = {f"{prefix}/{name}": float(v) for name, v in summary.scalars.items()}
