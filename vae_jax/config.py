@@ -16,6 +16,8 @@ from vae_jax import data, likelihoods, models, optim, schedules
 CONFIG_FILE = "config.json"
 MAX_STEPS_PER_CALL = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Of `config.model`; JSON has no tuples.
+TUPLE_KEYS = ("latent_shape", "widths", "num_blocks", "attention_resolutions")
 POSITIVE_KEYS = (
     "train.batch_size",
     "train.num_steps",
@@ -122,12 +124,7 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
       FileNotFoundError: no run was started in that directory.
     """
     content = _read(workdir)["config"]
-    for key in (
-        "latent_shape",
-        "widths",
-        "num_blocks",
-        "attention_resolutions",
-    ):  # JSON has no tuples
+    for key in TUPLE_KEYS:
         content["model"][key] = tuple(content["model"][key])
     return ConfigDict(content).lock()
 

@@ -176,10 +176,12 @@ class EvalSteps:
         noise = jax.vmap(lambda k: jax.random.normal(k, self._model.latent_shape))(keys)
         return posterior.reparameterise(noise)
 
+    def _posterior(self, params, x) -> DiagonalGaussian:
+        return self._model.apply({"params": params}, x, method="encode")
+
     def _encode(self, params, images, image_ids) -> DiagonalGaussian:
         """Images [B,H,W,C] -> q(z | x)."""
-        x = self._observe(images, image_ids)
-        return self._model.apply({"params": params}, x, method="encode")
+        return self._posterior(params, self._observe(images, image_ids))
 
     def _decode(self, params, z) -> jax.Array:
         return self._model.apply({"params": params}, z, method="decode")
@@ -196,14 +198,14 @@ class EvalSteps:
 
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
         """One-sample estimates of the terms of the bound, [B]."""
-        posterior = self._encode(params, images, image_ids)
-        outputs = self._decode(params, self._sample_posterior(posterior, image_ids, key))
         x = self._observe(images, image_ids)
+        posterior = self._posterior(params, x)
+        outputs = self._decode(params, self._sample_posterior(posterior, image_ids, key))
         return objectives.compute_elbo_terms(self._likelihood, posterior, outputs, x)
 
     def _log_weights(self, params, posterior, images, image_ids, key) -> jax.Array:
         """log p(x, z) - log q(z | x) at one z ~ q(z | x), [B]."""
-        z = self._sample_posterior(posterior, image_ids, key)
         x = self._observe(images, image_ids)
+        z = self._sample_posterior(posterior, image_ids, key)
         outputs = self._decode(params, z)
         return objectives.compute_log_weights(self._likelihood, posterior, z, outputs, x)

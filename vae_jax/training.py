@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -73,17 +74,7 @@ class Trainer:
         self._steps_per_call = configuration.steps_per_call(config)
         init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
         tx = configuration.create_optimizer(config)
-        train_step = steps.make_train_step(
-            self._model,
-            self._likelihood,
-            tx,
-            configuration.create_kl_schedule(config),
-            configuration.create_learning_rate(config),
-            free_bits=config.kl.free_bits,
-            ema_decay=config.optim.ema_decay,
-            flip=config.data.flip,
-        )
-        self._train_steps = steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
+        self._train_steps = self._create_train_steps(tx)
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
         if (workdir / configuration.CONFIG_FILE).exists():
             configuration.check_image_shape(image_shape, workdir)
@@ -141,7 +132,23 @@ class Trainer:
         """Waits for checkpoints under way."""
         self._checkpoints.close()
 
-    def _create_or_restore_state(self, tx, init_key: jax.Array) -> state.TrainState:
+    def _create_train_steps(self, tx: optax.GradientTransformation) -> Callable:
+        c = self._config
+        train_step = steps.make_train_step(
+            self._model,
+            self._likelihood,
+            tx,
+            configuration.create_kl_schedule(c),
+            configuration.create_learning_rate(c),
+            free_bits=c.kl.free_bits,
+            ema_decay=c.optim.ema_decay,
+            flip=c.data.flip,
+        )
+        return steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
+
+    def _create_or_restore_state(
+        self, tx: optax.GradientTransformation, init_key: jax.Array
+    ) -> state.TrainState:
         fresh = jax.jit(
             lambda key: state.create_train_state(self._model, tx, key),
             out_shardings=sharding.replicated(self._mesh),
