@@ -45,6 +45,7 @@ $(DATA_DIR)/fashion_mnist/train_images.npy: | $(VENV)/.requirements
 
 $(VENV)/.requirements: requirements.txt
 	scripts/make_venv.sh $(PYTHON) $(VENV)
+	@echo "installing packages: minutes where they must be downloaded"
 	$(PY) -m pip install --quiet --requirement $<
 	@touch $@
 

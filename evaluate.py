@@ -6,6 +6,7 @@ Everything it needs is in the workdir; eval/ there receives metrics.json, report
 import pathlib
 import sys
 
+import jax
 from absl import app, flags
 
 import vae_jax
@@ -24,6 +25,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
+    # GPUs would round float32 products to TensorFloat-32: the bound is not to depend on the device.
+    jax.config.update("jax_default_matmul_precision", "highest")
     workdir = pathlib.Path(FLAGS.workdir)
     try:
         vae = vae_jax.load(workdir, FLAGS.checkpoint)

@@ -17,7 +17,8 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="HEAD"), timeo
 PY
 }
 
-if [ ! -d "/usr/share/datasets/fashion-mnist" ] && ! online; then
+debian=/usr/share/datasets/fashion-mnist
+if [ ! -f "$debian/train-images-idx3-ubyte.gz" ] && ! online; then
     echo "No network for TensorFlow Datasets: installing Debian's $package."
     "$(dirname "$0")/apt_install.sh" "$package" || {
         echo "Fashion-MNIST is not to be had here. Three ways to get it:" >&2

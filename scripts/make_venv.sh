@@ -1,10 +1,10 @@
 #!/bin/sh
-# make_venv.sh PYTHON DIRECTORY: a virtual environment of Python 3.11 or newer, kept if it is there.
+# make_venv.sh PYTHON DIRECTORY: a virtual environment of Python 3.11 to 3.13, kept if it is there.
 set -eu
 python=$1 directory=$2
 [ -x "$directory/bin/python" ] && "$directory/bin/python" -m pip --version >/dev/null 2>&1 && exit 0
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "$python is older than 3.11: give a newer one, as in: make demo PYTHON=python3.12" >&2
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
+    echo "$python is no Python 3.11 to 3.13: name one, as in: make demo PYTHON=python3.12" >&2
     exit 1
 }
 "$python" -m venv "$directory" >/dev/null 2>&1 && exit 0

@@ -128,14 +128,14 @@ def test_directory_without_a_run_is_named(tmp_path, load):
 
 def test_same_configuration_is_unchanged_wherever_the_data_lies(tmp_path):
     configuration.save(make_config(tmp_path), (16, 16, 1), {}, tmp_path)
-    configuration.check_unchanged(make_config(tmp_path / "elsewhere"), tmp_path)
+    configuration.check_unchanged(make_config(tmp_path / "elsewhere"), (16, 16, 1), tmp_path)
 
 
 def test_changed_keys_are_listed_and_no_others(tmp_path):
     configuration.save(make_config(tmp_path), (16, 16, 1), {}, tmp_path)
     changed = make_config("elsewhere", kl__weight=2.5, model__widths=(8, 16), seed=7)
     with pytest.raises(ValueError) as caught:
-        configuration.check_unchanged(changed, tmp_path)
+        configuration.check_unchanged(changed, (16, 16, 1), tmp_path)
     assert [line for line in str(caught.value).splitlines() if line.startswith("  ")] == [
         "  kl.weight: 1.0 in the workdir, 2.5 now",
         "  model.widths: [8] in the workdir, [8, 16] now",
@@ -150,7 +150,7 @@ def test_key_of_another_version_is_listed_as_absent(tmp_path):
         config.kl.new_key = 1
         del config.kl["ramp_fraction"]
     with pytest.raises(ValueError) as caught:
-        configuration.check_unchanged(config, tmp_path)
+        configuration.check_unchanged(config, (16, 16, 1), tmp_path)
     assert "  kl.new_key: absent in the workdir, 1 now" in str(caught.value)
     assert "  kl.ramp_fraction: 0.5 in the workdir, absent now" in str(caught.value)
 

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import NUM_TEST, NUM_VALIDATION, config_flags, run_python
+from conftest import NUM_TEST, NUM_VALIDATION, TINY, config_flags, run_python
 from PIL import Image
 
 import vae_jax
@@ -31,7 +31,8 @@ def test_metrics_file_holds_every_number_with_its_protocol(evaluated):
     assert metrics.keys() >= {"elbo", "iw_elbo", "bits_per_dim", "psnr", "ssim", "active_units"}
     for name, metric in metrics.items():
         assert metric.keys() == FIELDS | {"standard_error"}, name
-        assert metric["split"] == "test" and metric["num_images"] == NUM_TEST
+        part = TINY["eval.num_iw_images"] if name.startswith("iw_") else NUM_TEST
+        assert metric["split"] == "test" and metric["num_images"] == part
         assert np.isfinite(metric["value"])
 
 

@@ -68,7 +68,7 @@ def test_saved_image_is_read_back_as_it_was(tmp_path):
 
 
 def make_records(num_steps: int) -> list[dict[str, float]]:
-    names = [name for curve in figures.CURVES for name in curve[2]]
+    names = [name for curve in figures.CURVES for name in curve[1]]
     return [{"step": s, **dict.fromkeys(names, 1.0 / s)} for s in range(1, num_steps + 1)]
 
 

@@ -19,6 +19,7 @@ LOGGER = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
+NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
 
 
 class CheckpointsDamagedError(RuntimeError):
@@ -120,6 +121,8 @@ class Checkpoints:
             )
         try:
             return self._restore_step(template, step)
+        except NOT_DAMAGE:
+            raise
         except Exception as error:  # orbax raises many types for missing or truncated files
             raise CheckpointsDamagedError(
                 f"Checkpoint {step} in {self._workdir / DIRECTORY} cannot be read "
@@ -139,6 +142,8 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 restored = self._restore_step(template, step)
+            except NOT_DAMAGE:
+                raise
             except Exception as error:  # as above
                 damaged[step] = error
                 continue

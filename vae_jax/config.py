@@ -108,15 +108,6 @@ def load_image_shape(workdir: str | pathlib.Path) -> tuple[int, int, int]:
     return tuple(_read(workdir)["image_shape"])
 
 
-def check_image_shape(image_shape: tuple[int, int, int], workdir: pathlib.Path) -> None:
-    """Raises a ValueError where the images are not of the shape that the run was started with."""
-    if tuple(image_shape) != load_image_shape(workdir):
-        raise ValueError(
-            f"{workdir} holds a run on images of shape {load_image_shape(workdir)}, and data.dir "
-            f"now has images of shape {tuple(image_shape)}: give that data, or another --workdir."
-        )
-
-
 def load(workdir: str | pathlib.Path) -> ConfigDict:
     """The locked configuration of a workdir.
 
@@ -129,13 +120,16 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
     return ConfigDict(content).lock()
 
 
-def check_unchanged(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check_unchanged(
+    config: ConfigDict, image_shape: tuple[int, int, int], workdir: pathlib.Path
+) -> None:
     """Raises a ValueError that lists the keys in which `config` differs from the workdir's.
 
-    `data.dir` may differ: it says where the images lie, not what they are.
+    `data.dir` may differ: it says where the images lie, not what they are. Their shape counts.
     """
     old, new = flatten(load(workdir)), flatten(config)
     new["data.dir"] = old["data.dir"]
+    old["image_shape"], new["image_shape"] = load_image_shape(workdir), tuple(image_shape)
     differing = [
         f"  {key}: {old.get(key, 'absent')} in the workdir, {new.get(key, 'absent')} now"
         for key in sorted(old.keys() | new.keys())

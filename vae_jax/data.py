@@ -125,7 +125,6 @@ def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[
         start = int(step) * batch_size  # Python's integers: step * batch_size may exceed int32
         epoch, offset = divmod(start, num_images)
         epochs = range(epoch, (start + batch_size - 1) // num_images + 1)
-        # A new dictionary rather than a change in place: a prefetching thread may read the old one.
         cached = permutations
         current = {e: cached[e] if e in cached else permute(e) for e in epochs}
         permutations = current

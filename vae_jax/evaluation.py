@@ -57,11 +57,16 @@ def _standard_error(values: np.ndarray) -> float | None:
     return float(np.std(values, ddof=1, dtype=np.float64) / np.sqrt(len(values)))
 
 
+def _shuffled_images(split: Split) -> np.ndarray:
+    """All images in one fixed random order, so that the first of them stand for all."""
+    return split.take(np.random.default_rng(0).permutation(len(split)))
+
+
 def validate(vae: TrainedVAE, split: Split) -> Summary:
     """The short evaluation during training, on the whole split and with fixed noise."""
     key = jax.random.key(vae.config.eval.seed)
     elbo_key, sample_key = jax.random.split(key)
-    images = split.take(np.arange(len(split)))
+    images = _shuffled_images(split)
     terms = vae.elbo_terms(images, elbo_key)
     scalars = {
         "elbo": _mean(terms.elbo),
@@ -84,7 +89,7 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
 def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
     """The full evaluation: (metrics by name, grids uint8 [H, W, 3] by name)."""
     elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
-    images = split.take(np.arange(len(split)))
+    images = _shuffled_images(split)
     posterior = vae.encode(images)
     terms = vae.elbo_terms(images, elbo_key, progress=True)
     metrics = (
@@ -194,10 +199,11 @@ def _iw_metrics(
         standard_error = float(np.sqrt(max(variance, 0.0)))
     protocol = f"K = {c.num_iw_samples} draws, log-mean-exp per image"
     if len(part) < len(images):
-        protocol += f"; ELBO of all images plus the gain over it on the first {len(part):,}"
+        protocol += f"; ELBO of all images plus the gain over it on a random {len(part):,}"
     iw_elbo = dataclasses.replace(
         _metric(vae, split, elbo, "nats", protocol),
         value=_mean(elbo) + _mean(gain),
+        num_images=len(part),
         standard_error=standard_error,
     )
     return {"iw_elbo": iw_elbo, **_bits_per_dim_metric(vae, iw_elbo, "iw_bits_per_dim")}
@@ -224,7 +230,7 @@ def _latent_metrics(
             value=information,
             unit="nats",
             num_images=num_samples,
-            protocol=f"against the aggregate posterior of {len(split)} images, so at most "
+            protocol=f"against the aggregate posterior of {len(split):,} images, so at most "
             f"{np.log(len(split)):.2f}",
             standard_error=standard_error,
             **common,

@@ -59,23 +59,22 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 CURVES = (
-    ("loss", "loss (nats per image)", ("train/loss",), "linear"),
-    ("elbo", "ELBO (nats per image)", ("train/elbo", "validation/elbo"), "linear"),
-    ("distortion", "distortion (nats)", ("train/distortion", "validation/distortion"), "linear"),
-    ("rate", "rate (nats)", ("train/rate", "validation/rate"), "linear"),
-    ("schedules", "KL weight", ("train/kl_weight",), "linear"),
-    ("gradient", "gradient norm", ("train/grad_norm", "train/grad_norm_max"), "log"),
+    ("loss (nats per image)", ("train/loss",), "linear"),
+    ("ELBO (nats per image)", ("train/elbo", "validation/elbo"), "linear"),
+    ("distortion (nats)", ("train/distortion", "validation/distortion"), "linear"),
+    ("rate (nats)", ("train/rate", "validation/rate"), "linear"),
+    ("KL weight", ("train/kl_weight",), "linear"),
+    ("gradient norm", ("train/grad_norm", "train/grad_norm_max"), "log"),
 )
 
 
-def _limit_to_settled(axis: plt.Axes, values: Sequence[float]) -> None:
-    """Cuts a steep start off the vertical axis: the rest is what one reads."""
-    finite = np.asarray([v for v in values if np.isfinite(v)])
-    if len(finite) < 20:
-        return
-    low, high = np.quantile(finite, [0.03, 0.97])
-    margin = 0.15 * (high - low) or 1.0
-    axis.set_ylim(low - margin, high + margin)
+def _limit_to_settled(axis: plt.Axes, points: Sequence[tuple[int, float]]) -> None:
+    """Cuts the start (the first 5% of the steps) off the vertical axis, and nothing else."""
+    last = max((step for step, _ in points), default=0)
+    settled = [v for step, v in points if step > 0.05 * last and np.isfinite(v)]
+    if len(settled) > 1 and max(settled) > min(settled):
+        margin = 0.05 * (max(settled) - min(settled))
+        axis.set_ylim(min(settled) - margin, max(settled) + margin)
 
 
 def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None:
@@ -86,7 +85,7 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
       records: as read from metrics.jsonl.
     """
     figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
-    for axis, (_, title, names, scale) in zip(axes.flat, CURVES, strict=True):
+    for axis, (title, names, scale) in zip(axes.flat, CURVES, strict=True):
         plotted = []
         for name in names:
             points = [(r["step"], r[name]) for r in records if name in r]
@@ -94,7 +93,7 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
                 steps, values = zip(*points, strict=True)
                 marker = "o" if name.startswith("validation") else ""
                 axis.plot(steps, values, marker=marker, markersize=3, label=name)
-                plotted += values
+                plotted += points
         axis.set(title=title, xlabel="step", yscale=scale)
         if scale == "linear" and "KL" not in title:
             _limit_to_settled(axis, plotted)

@@ -29,7 +29,7 @@ class TrainedVAE:
       model, likelihood, params: the parts; `params` as evaluated (EMA by default).
       config: of the run.
       step: of the checkpoint.
-      batch_size: images per call over all devices.
+      batch_size: images per call over all devices, rounded up to a multiple of their number.
     """
 
     def __init__(
@@ -44,13 +44,12 @@ class TrainedVAE:
     ):
         self.model, self.likelihood, self.params = model, likelihood, params
         self.config, self.step = config, step
-        self.batch_size = batch_size or config.eval.batch_size
         if eval_steps is None:
-            mesh = sharding.create_mesh()
-            sharding.check_batch_size("eval.batch_size", self.batch_size, mesh)
             eval_steps = steps.EvalSteps(
-                model, likelihood, mesh, configuration.binarize_key(config)
+                model, likelihood, sharding.create_mesh(), configuration.binarize_key(config)
             )
+        num_devices = eval_steps.mesh.size
+        self.batch_size = -(-(batch_size or config.eval.batch_size) // num_devices) * num_devices
         self._steps = eval_steps
 
     @property

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import pathlib
 import platform
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -42,16 +43,18 @@ def collect_provenance() -> dict[str, object]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     root = pathlib.Path(__file__).parent
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str) -> str | None:
+        if shutil.which("git") is None:
+            return None
         result = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
         )
-        return result.stdout.strip()
+        return result.stdout.strip() if result.returncode == 0 else None
 
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": git("rev-parse", "HEAD") or "unknown",
-        "git_modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_modified_files": git("status", "--porcelain", "--untracked-files=no"),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
         "devices": [device.device_kind for device in jax.local_devices()],

@@ -38,10 +38,10 @@ def format_value(metric: Metric) -> str:
 
 def markdown_table(metrics: Mapping[str, Metric]) -> str:
     """One row per metric: value with standard error and unit, images, protocol."""
-    rows = [
-        f"| `{name}` | {format_value(m)} | {m.num_images:,} {m.split} | {m.protocol} |"
-        for name, m in metrics.items()
-    ]
+    rows = []
+    for name, m in metrics.items():
+        protocol = m.protocol.replace("|", r"\|")  # a bare one would end the cell
+        rows.append(f"| `{name}` | {format_value(m)} | {m.num_images:,} {m.split} | {protocol} |")
     return "\n".join(["| metric | value | images | protocol |", "|---|---|---|---|", *rows])
 
 
@@ -112,10 +112,17 @@ def _render_report(
         markdown_table(metrics),
         "",
     ]
-    if config.likelihood.name == "bernoulli":
+    if config.likelihood.name == "bernoulli" and not config.likelihood.binarize:
         lines += [
             "The Bernoulli likelihood takes grey values as probabilities: its ELBO bounds the "
             "expected log-probability of binarised images, without bits per dimension.",
+            "",
+        ]
+    if config.likelihood.binarize:
+        lines += [
+            "The model is one of binary images, each pixel 1 with its grey value's probability: "
+            "drawn anew at each step in training, drawn once by the evaluation seed here. PSNR and "
+            "SSIM compare with the grey images.",
             "",
         ]
     lines += ["![training curves](../curves.png)", ""]

@@ -149,6 +149,7 @@ class EvalSteps:
     """
 
     def __init__(self, model: VAE, likelihood: Likelihood, mesh: Mesh, binarize_key: jax.Array):
+        self.mesh = mesh
         self._model = model
         self._likelihood = likelihood
         self._binarize_key = binarize_key

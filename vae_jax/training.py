@@ -1,6 +1,7 @@
 """The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
 
 import logging
+import math
 import pathlib
 import signal
 import sys
@@ -49,13 +50,17 @@ def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: in
     raise TrainingDivergedError(
         f"Steps {start} to {end}: {limit} updates in a row were skipped because a gradient was not "
         f"finite (optim.max_skipped_in_a_row = {limit}). The first non-finite term is the {term}. "
-        "Lower optim.learning_rate, lower optim.clip_norm, lengthen optim.warmup_steps or "
-        "kl.warmup_steps; the checkpoints before it are intact."
+        "Start again in a new --workdir with a lower optim.learning_rate or optim.clip_norm, or a "
+        "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before it are intact."
     )
 
 
 class Trainer:
-    """One run in one workdir, resumed where checkpoints are there."""
+    """One run in one workdir, resumed where checkpoints are there.
+
+    State and checkpoints of a resumed run are those of an uninterrupted one. In the log, the record
+    after a stop between two log points averages the steps since the stop only.
+    """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, evaluate_fn: EvaluateFn):
         self._config, self._workdir, self._evaluate_fn = config, workdir, evaluate_fn
@@ -65,23 +70,23 @@ class Trainer:
         image_shape = self._train.image_shape
         self._mesh = sharding.create_mesh()
         sharding.check_batch_size("train.batch_size", c.batch_size, self._mesh)
-        sharding.check_batch_size("eval.batch_size", config.eval.batch_size, self._mesh)
         self._model = configuration.create_model(config, image_shape)
         self._likelihood = configuration.create_likelihood(config, image_shape[-1])
         self._eval_steps = steps.EvalSteps(
             self._model, self._likelihood, self._mesh, configuration.binarize_key(config)
         )
-        self._steps_per_call = configuration.steps_per_call(config)
         init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
         tx = configuration.create_optimizer(config)
-        self._train_steps = self._create_train_steps(tx)
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
-        if (workdir / configuration.CONFIG_FILE).exists():
-            configuration.check_image_shape(image_shape, workdir)
-        else:
-            configuration.save(config, image_shape, process.collect_provenance(), workdir)
         self._checkpoints = Checkpoints(workdir, c.keep_checkpoints)
+        if self._checkpoints.steps():
+            configuration.check_unchanged(config, image_shape, workdir)
+        else:  # nothing to lose: an earlier start here came to no checkpoint
+            configuration.save(config, image_shape, process.collect_provenance(), workdir)
         self._state = self._create_or_restore_state(tx, init_key)
+        # A step reached with fewer steps per call (on another backend) must not be jumped over.
+        self._steps_per_call = math.gcd(configuration.steps_per_call(config), self.step)
+        self._train_steps = self._create_train_steps(tx)
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
         self._images_timed, self._timer = 0, 0.0  # of the same window
 
@@ -118,7 +123,10 @@ class Trainer:
                 if step % c.eval_every_steps == 0 or step == c.num_steps:
                     elbo = self._evaluate(step)
                 if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
-                    self._checkpoints.save(self._state, elbo)
+                    # Below full KL weight the bound may be higher, and the codes are not the
+                    # prior's.
+                    warm = step >= self._config.kl.warmup_steps
+                    self._checkpoints.save(self._state, elbo if warm else None)
                 if stopping:
                     LOGGER.info(
                         "Stopped by %s at step %d; the same command resumes there.",
@@ -217,6 +225,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> float:
         """Writes a validation summary and redraws the curves; returns the validation ELBO."""
+        start = time.perf_counter()
         c = self._config
         vae = TrainedVAE(
             self._model,
@@ -233,7 +242,7 @@ class Trainer:
         figures.save_curves(self._workdir / "curves.png", writers.read_metrics(self._workdir))
         elbo = summary.scalars["elbo"]
         LOGGER.info("step %d: validation ELBO %.2f nats", step, elbo)
-        self._timer = time.perf_counter()
+        self._timer += time.perf_counter() - start  # not of the images per second
         return elbo
 
 
@@ -246,7 +255,8 @@ def train_and_evaluate(
       config: as from configs/; checked before anything is written.
       workdir: receives config.json, parameters.md, metrics.jsonl, tensorboard/, curves.png, images/
         and checkpoints/.
-      evaluate_fn: called with the averaged model and the validation split at each evaluation.
+      evaluate_fn: called with the model (averaged parameters, if so configured) and the
+        validation split at each evaluation.
 
     Returns:
       None where training is complete, or the number of the signal that stopped it (state saved).
@@ -261,8 +271,6 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with process.lock_workdir(workdir):
-        if (workdir / configuration.CONFIG_FILE).exists():
-            configuration.check_unchanged(config, workdir)
         trainer = Trainer(config, workdir, evaluate_fn)
         try:
             return trainer.run()
