@@ -95,8 +95,12 @@ def test_images_and_latents_do_not_see_their_batch(latent_shape):
     x = rng.uniform(size=(3, 8, 8, 1)).astype(np.float32)
     z = rng.normal(size=(3, *latent_shape)).astype(np.float32)
 
-    @jax.jit
+    # Copied: JAX may still be reading a NumPy array when the next line writes to it.
     def apply(x, z):
+        return jitted(jnp.array(x, copy=True), jnp.array(z, copy=True))
+
+    @jax.jit
+    def jitted(x, z):
         q = model.apply({"params": params}, x, method="encode")
         return q.mean, q.log_std, model.apply({"params": params}, z, method="decode")
 

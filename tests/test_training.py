@@ -483,6 +483,15 @@ def test_run_that_diverges_ends_with_steps_term_and_remedy(data_dir, tmp_path):
 # Signals
 
 
+@pytest.fixture
+def usual_sigint():
+    """Ctrl-C as in the foreground: a shell starts background processes with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_sigint")
 def test_first_signal_is_collected_and_the_second_acts_as_usual():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with process.catch_stop_signals() as received:
