@@ -290,11 +290,8 @@ def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_di
     assert snapshot(copied_workdir) == before
 
 
-def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
-    data_dir, tmp_path, monkeypatch
-):
-    """Either it is done before stopping, or the same command catches it up."""
-    config = make_config(data_dir, train__num_steps=2, train__eval_every_steps=2)
+def raise_sigterm_after(monkeypatch, step: int) -> None:
+    """Has training receive SIGTERM while it does the step of this number."""
     jit_train_steps = steps.jit_train_steps
 
     def jit_and_signal(*args):
@@ -302,13 +299,21 @@ def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
 
         def call(state, *rest):
             state, metrics = train_steps(state, *rest)
-            if int(state.step) == 2:
+            if int(state.step) == step:
                 signal.raise_signal(signal.SIGTERM)
             return state, metrics
 
         return call
 
     monkeypatch.setattr(steps, "jit_train_steps", jit_and_signal)
+
+
+def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
+    data_dir, tmp_path, monkeypatch
+):
+    """Either it is done before stopping, or the same command catches it up."""
+    config = make_config(data_dir, train__num_steps=2, train__eval_every_steps=2)
+    raise_sigterm_after(monkeypatch, step=2)
     workdir = tmp_path / "run"
     training.train_and_evaluate(config, workdir, evaluate_nothing)
     training.train_and_evaluate(config, workdir, evaluate_nothing)
@@ -320,22 +325,9 @@ def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
 ):
     """As when a run stopped on a CPU, one step per call, goes on where a call takes four."""
     config = make_config(data_dir)
-    jit_train_steps = steps.jit_train_steps
-
-    def jit_and_signal(*args):
-        train_steps = jit_train_steps(*args)
-
-        def call(state, *rest):
-            state, metrics = train_steps(state, *rest)
-            if int(state.step) == 6:
-                signal.raise_signal(signal.SIGTERM)
-            return state, metrics
-
-        return call
-
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "jit_train_steps", jit_and_signal)
+        raise_sigterm_after(patch, step=6)
         assert training.train_and_evaluate(config, workdir, evaluate_nothing) == signal.SIGTERM
     assert int(read_state(workdir).step) == 6
     monkeypatch.setattr(configuration, "steps_per_call", lambda config: 4)
