@@ -123,8 +123,7 @@ class Trainer:
                 if step % c.eval_every_steps == 0 or step == c.num_steps:
                     elbo = self._evaluate(step)
                 if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
-                    # Below full KL weight the bound may be higher, and the codes are not the
-                    # prior's.
+                    # At a lower KL weight the bound may be higher and the codes far from the prior.
                     warm = step >= self._config.kl.warmup_steps
                     self._checkpoints.save(self._state, elbo if warm else None)
                 if stopping:
