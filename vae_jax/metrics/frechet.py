@@ -1,0 +1,101 @@
+"""Frechet distance of Gaussians fitted to image features (FID), in float64 on the host."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianStatistics:
+    """Mean and covariance of features, gathered batch by batch; any split and order give the same.
+
+    Attributes:
+      count: images seen.
+      mean: [D].
+      scatter: sum of outer products of the centred features, [D, D].
+    """
+
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "GaussianStatistics":
+        """Statistics of features [B, D], B >= 1; ValueError where one is not finite."""
+        features = np.asarray(features, np.float64)
+        broken = len(features) - np.isfinite(features).all(axis=1).sum()
+        if broken:
+            raise ValueError(
+                f"{broken} of {len(features)} images have features that are not finite, and one "
+                "would make every statistic NaN: look for NaN or infinity in the images themselves."
+            )
+        mean = features.mean(axis=0)
+        centred = features - mean
+        return cls(len(features), mean, centred.T @ centred)
+
+    def merge(self, other: "GaussianStatistics") -> "GaussianStatistics":
+        """Statistics of both sets together (Chan, Golub & LeVeque 1983).
+
+        Unlike E[x x^T] - E[x] E[x]^T, nothing cancels where the mean is large beside the spread.
+        """
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        between = np.outer(shift, shift) * (self.count * other.count / count)
+        return GaussianStatistics(
+            count,
+            self.mean + shift * (other.count / count),
+            self.scatter + other.scatter + between,
+        )
+
+    def update(self, features: np.ndarray) -> "GaussianStatistics":
+        """Statistics with another batch of features, [B, D]."""
+        return self.merge(GaussianStatistics.of(features))
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Unbiased covariance (divided by count - 1), [D, D]."""
+        return self.scatter / (self.count - 1)
+
+
+def frechet_distance(
+    a: GaussianStatistics, b: GaussianStatistics, allow_biased: bool = False
+) -> float:
+    """Squared 2-Wasserstein distance of two Gaussians (Heusel et al. 2017, arXiv:1706.08500).
+
+    |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2; rounding leaves up to about
+    1e-7 of the traces, of either sign, where a covariance is singular.
+
+    Args:
+      a, b: of features from the same layer.
+      allow_biased: accept fewer than D + 1 images, whose covariance is singular; the distance
+        then depends strongly on the number of images.
+
+    Raises:
+      ValueError: features of different size, or too few images.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"Statistics of {len(a.mean)} and of {len(b.mean)} features have no distance: "
+            "take both from the same layer of the same network."
+        )
+    num_features = len(a.mean)
+    required = 2 if allow_biased else num_features + 1
+    count = min(a.count, b.count)
+    if count < required:
+        raise ValueError(
+            f"{count} images are too few for the Frechet distance of {num_features} features, "
+            f"which needs at least {required} of each set: take more images, a layer with fewer "
+            "features, or allow_biased=True (not comparable to other numbers of images)."
+        )
+    # Not scipy.linalg.sqrtm of S_a S_b: that product is not symmetric, and several SciPy releases
+    # return complex or wrong roots where it is nearly singular. Here all eigenvalues are real, and
+    # negative ones are rounding.
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(values.clip(0.0))) @ vectors.T
+    product_values = np.linalg.eigvalsh(root @ b.covariance @ root)
+    return float(
+        np.sum((a.mean - b.mean) ** 2)
+        + np.trace(a.covariance)
+        + np.trace(b.covariance)
+        - 2.0 * np.sqrt(product_values.clip(0.0)).sum()
+    )

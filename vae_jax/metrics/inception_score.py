@@ -1,0 +1,37 @@
+"""Inception score of class logits, in float64 on the host."""
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+
+
+def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, float | None]:
+    """exp(mean_x KL(p(y | x), p(y))), mean over splits (Salimans et al. 2016, arXiv:1606.03498).
+
+    Between 1 and K. Papers print the standard deviation over the splits (ddof=0) after the +-
+    sign; returned here is the standard error of the mean.
+
+    Args:
+      logits: of the classes, [N, K]; the splits are consecutive, so in random order.
+      num_splits: of equal size, to one image.
+
+    Returns:
+      (score, standard error); the error is None for a single split.
+
+    Raises:
+      ValueError: fewer images than splits.
+    """
+    num_images = len(logits)
+    if not 1 <= num_splits <= num_images:
+        raise ValueError(
+            f"num_splits={num_splits} of {num_images} images: must be at least 1 and at most the "
+            "number of images; take more images or fewer splits."
+        )
+    log_probs = log_softmax(np.asarray(logits, np.float64), axis=1)
+    scores = []
+    for split in np.split(log_probs, np.arange(1, num_splits) * num_images // num_splits):
+        # In logs, so that a class of probability 0 in float64 is no log(0).
+        log_marginal = logsumexp(split, axis=0) - np.log(len(split))
+        scores.append(np.exp((np.exp(split) * (split - log_marginal)).sum(axis=1).mean()))
+    if num_splits == 1:
+        return float(scores[0]), None
+    return float(np.mean(scores)), float(np.std(scores, ddof=1) / np.sqrt(num_splits))

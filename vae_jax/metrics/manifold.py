@@ -1,0 +1,79 @@
+"""Precision, recall, density and coverage of image features, in float64 on the host."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def _squared_distances(
+    x: np.ndarray, y: np.ndarray, block_size: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances of `block_size` rows of x at a time to all of y: (rows, [rows, N])."""
+    y_squared = (y**2).sum(axis=1)
+    for start in range(0, len(x), block_size):
+        rows = slice(start, start + block_size)
+        x_squared = (x[rows] ** 2).sum(axis=1, keepdims=True)
+        yield rows, x_squared + y_squared - 2.0 * x[rows] @ y.T
+
+
+def _squared_radii(x: np.ndarray, ks: list[int], block_size: int) -> np.ndarray:
+    """Squared distance of each row of x to its k-th nearest other row, for each k: [N, len(ks)]."""
+    # Each row is its own nearest, at index 0 of the sorted distances, so the k-th other is at k.
+    return np.concatenate(
+        [np.partition(d, ks, axis=1)[:, ks] for _, d in _squared_distances(x, x, block_size)]
+    )
+
+
+def manifold_metrics(
+    real: np.ndarray,
+    fake: np.ndarray,
+    k_precision_recall: int = 3,
+    k_density_coverage: int = 5,
+    block_size: int = 1000,
+) -> dict[str, float]:
+    """How far two sets of features overlap, by balls reaching to each image's k-th neighbour.
+
+    precision: fraction of fake images inside some real image's ball; recall: the reverse
+    (Kynkaanniemi et al. 2019, arXiv:1904.06991). density: number of real balls a fake image lies
+    in, over k, mean over the fake ones, may exceed 1; coverage: fraction of real balls that hold a
+    fake image (Naeem et al. 2020, arXiv:2002.09797). Inside means nearer than the radius, not at
+    it, as in the `prdc` package of Naeem et al.
+
+    Args:
+      real, fake: features [N, D], [M, D].
+      k_precision_recall, k_density_coverage: the papers' values; the image itself is not counted.
+      block_size: rows at a time; memory is of order block_size * max(N, M).
+
+    Returns:
+      precision, recall, density, coverage by name.
+
+    Raises:
+      ValueError: no more images than k in either set.
+    """
+    ks = [k_precision_recall, k_density_coverage]
+    if min(len(real), len(fake)) <= max(ks):
+        raise ValueError(
+            f"{len(real)} real and {len(fake)} fake images are too few for neighbour number "
+            f"{max(ks)}: both must exceed it; take more images or a smaller k."
+        )
+    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    # |x|^2 + |y|^2 - 2 x.y loses digits where norms are large beside distances.
+    centre = real.mean(axis=0)
+    real, fake = real - centre, fake - centre
+
+    real_radii = _squared_radii(real, ks, block_size)
+    fake_radii = _squared_radii(fake, ks[:1], block_size)[:, 0]
+    fake_inside = np.zeros(len(fake), bool)
+    recalled = covered = num_inside = 0
+    for rows, distances in _squared_distances(real, fake, block_size):
+        precision_radii, density_radii = real_radii[rows].T
+        fake_inside |= (distances < precision_radii[:, None]).any(axis=0)
+        recalled += (distances < fake_radii).any(axis=1).sum()
+        num_inside += (distances < density_radii[:, None]).sum()
+        covered += (distances.min(axis=1) < density_radii).sum()
+    return {
+        "precision": float(fake_inside.mean()),
+        "recall": float(recalled / len(real)),
+        "density": float(num_inside / (k_density_coverage * len(fake))),
+        "coverage": float(covered / len(real)),
+    }
