@@ -1,0 +1,188 @@
+"""Weights of the Inception-v3 of 2015-12-05, the network on which FID is defined.
+
+Google released it as a frozen TensorFlow graph; Heusel et al. 2017 (arXiv:1706.08500) defined FID
+on it, and pytorch-fid (Seitzer 2020) converted it for torch. It is not torchvision's or Keras'
+Inception-v3, whose numbers differ. Batch normalisation is folded in: a layer is convolution, bias,
+ReLU; the last one, `softmax`, is the matrix and the bias of the logits.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+import urllib.request
+
+import numpy as np
+import tqdm
+
+from vae_jax.metrics.inception_formats import READERS
+from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS, Layers, check_shapes
+
+# In the order in which the files are looked for and downloaded.
+URLS = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
+    "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
+)
+_SOURCES = f"Sources: {' and '.join(URLS)}"
+_TIMEOUT = 10.0  # seconds to connect, and between two pieces of a download
+
+
+class WeightsUnavailableError(ValueError):
+    """No file was given or found, and none could be downloaded; the message names the remedies."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InceptionWeights:
+    """All layers from the input to a feature tap, or to the logits.
+
+    Attributes:
+      layers: name -> (kernel [H, W, I, O], bias [O]), float32; `softmax`, where it is there:
+        (weights [2048, 1008], biases [1008]).
+
+    Raises:
+      ValueError: a layer is missing or has another shape than in `LAYER_SHAPES`.
+    """
+
+    layers: Layers
+
+    def __post_init__(self):
+        order = list(LAYER_SHAPES)
+        ends = [order.index(last) for last in (*TAP_ENDS.values(), "softmax")]
+        furthest = max((order.index(name) for name in self.layers), default=0)
+        needed = order[: min(end for end in ends if end >= furthest) + 1]
+        missing = [name for name in needed if name not in self.layers]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(needed)} layers are missing, the first is {missing[0]!r}; "
+                f"weights hold every layer up to one of {', '.join(order[end] for end in ends)}"
+            )
+        for name, (kernel, bias) in self.layers.items():
+            check_shapes(name, kernel, bias)
+
+    @property
+    def available_taps(self) -> tuple[int, ...]:
+        """The feature taps (64, 192, 768, 2048) whose layers are all there."""
+        return tuple(tap for tap, last in TAP_ENDS.items() if last in self.layers)
+
+    @property
+    def has_logits(self) -> bool:
+        return "softmax" in self.layers
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 over names and numbers, whatever the file's format.
+
+        Formats in which batch normalisation is not yet folded in may differ by a rounding.
+        """
+        sha256 = hashlib.sha256()
+        for name, (kernel, bias) in sorted(self.layers.items()):
+            sha256.update(name.encode() + kernel.tobytes() + bias.tobytes())
+        return sha256.hexdigest()[:16]
+
+
+def find_or_download(path: str | None, cache_dir: pathlib.Path) -> InceptionWeights:
+    """The weights in the file `path`, or in `cache_dir`/inception, or downloaded to there.
+
+    In the directory, files named as in `URLS` come first, then the largest `.npz`.
+
+    Args:
+      path: a file that `read` knows; None or empty: look in the directory.
+
+    Raises:
+      WeightsUnavailableError: there is no file and no download succeeded.
+      ValueError: the file that was given or found is not good; no other is tried in its place.
+    """
+    if path:
+        return read(path)
+    directory = cache_dir / "inception"
+    archives = sorted(directory.glob("*.npz"), key=lambda file: -file.stat().st_size)
+    for file in (*(directory / _file_name(url) for url in URLS), *archives):
+        if file.exists():
+            return read(file)
+    failures = []
+    for url in URLS:
+        try:
+            return _download(url, directory)
+        except Exception as error:
+            failures.append(f"{url}: {_describe(error)}")
+    raise WeightsUnavailableError(
+        f"no Inception weights in {directory}, and no download succeeded ({'; '.join(failures)}). "
+        "Place one of these files there by other means, or pass it as --inception_weights=FILE."
+    )
+
+
+def read(path: os.PathLike | str) -> InceptionWeights:
+    """Reads weights from a file, in the format that the end of its name says.
+
+    `.npz`: this project's own, see `save`. `.pth`, `.pt`: the state dict of pytorch-fid. `.tgz`,
+    `.tar.gz`: Google's archive; `.pb`: the graph in it.
+
+    Raises:
+      ValueError: no such file; another ending; a damaged file; a layer is missing or misshapen.
+      ImportError: a graph is to be read and tensorboard is not installed.
+    """
+    path = pathlib.Path(path)
+    if not path.name.endswith(tuple(READERS)):
+        raise ValueError(f"Inception weights {path}: the name must end in {', '.join(READERS)}")
+    if not path.is_file():
+        raise ValueError(f"Inception weights {path}: there is no such file. {_SOURCES}")
+    try:
+        return _read(path)
+    except ImportError:
+        raise
+    except Exception as error:  # of many kinds: zipfile, tarfile, gzip, pickle, protobuf, NumPy
+        raise ValueError(
+            f"Inception weights {path}: the file is damaged or is not what its name says "
+            f"({_describe(error)}). Delete it and get it again. {_SOURCES}"
+        ) from error
+
+
+def save(weights: InceptionWeights, path: os.PathLike | str) -> None:
+    """Writes an `.npz` archive with the keys w/NAME and b/NAME for each layer."""
+    arrays = {}
+    for name, (kernel, bias) in weights.layers.items():
+        arrays |= {f"w/{name}": kernel, f"b/{name}": bias}
+    np.savez(path, **arrays)
+
+
+def _read(path: pathlib.Path) -> InceptionWeights:
+    reader = next(reader for ending, reader in READERS.items() if path.name.endswith(ending))
+    return InceptionWeights(
+        {
+            name: (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
+            for name, (kernel, bias) in reader(path).items()
+        }
+    )
+
+
+def _download(url: str, directory: pathlib.Path) -> InceptionWeights:
+    """Downloads a file into `directory`, where it appears only after it has been read as a whole.
+
+    Its temporary directory keeps its name, which says the format and the hash.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as scratch:
+        file = pathlib.Path(scratch) / _file_name(url)
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, file.open("wb") as target:
+            size = int(response.headers.get("Content-Length", 0)) or None
+            with tqdm.tqdm.wrapattr(
+                response, "read", total=size, desc=f"downloading {file.name}", disable=None
+            ) as source:
+                shutil.copyfileobj(source, target)
+        if size not in (None, file.stat().st_size):
+            raise ValueError(f"the transfer ended after {file.stat().st_size} of {size} bytes")
+        weights = _read(file)
+        file.replace(directory / file.name)
+    return weights
+
+
+def _file_name(url: str) -> str:
+    return url.rsplit("/", 1)[-1]
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,141 @@
+"""Reads the tensors of a file written by `torch.save`, without torch and without running its code.
+
+A torch file is a pickle, in which a tensor is a call of `_rebuild_tensor_v2` on a persistent id,
+and the storages that the ids name, which are raw numbers. There are two layouts, both described by
+torch/serialization.py: since torch 1.6 a zip archive with `*/data.pkl` and `*/data/KEY`; before
+that ("legacy") a sequence of pickles, of which the fourth is the object and the fifth the list of
+the storages' keys, then for each key a count (int64) and the numbers. A pickle may name any
+function, which then runs when it is read: this reader knows the few that tensors need and refuses
+all others.
+"""
+
+import collections
+import dataclasses
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+
+
+def read_state_dict(path: os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a saved state dict, by name; values that are no tensors are left out.
+
+    Raises:
+      ValueError: the file is truncated, holds no dict, or its pickle names something that is not
+        needed for tensors.
+      pickle.UnpicklingError, EOFError, zipfile.BadZipFile: the file is no torch file, or damaged.
+    """
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\3\4"
+        file.seek(0)
+        state, storages = _read_zip(file) if is_zip else _read_legacy(file)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"the torch file holds a {type(state).__name__}, not a state dict")
+    tensors = {name: value for name, value in state.items() if isinstance(value, _Tensor)}
+    return {name: tensor.to_array(storages) for name, tensor in tensors.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """What a persistent id says of a storage: its key and the type of its numbers."""
+
+    key: str
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage, in numbers and not bytes; the arguments of `_rebuild_tensor_v2`."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def to_array(self, storages: Mapping[str, bytes]) -> np.ndarray:
+        # `np.ndarray` refuses a view that leaves its buffer; `as_strided` would read past the end.
+        dtype = self.storage.dtype
+        strides = [step * dtype.itemsize for step in self.stride]
+        buffer, start = storages[self.storage.key], self.offset * dtype.itemsize
+        return np.ndarray(self.size, dtype, buffer, start, strides).copy()
+
+
+_GLOBALS: dict[tuple[str, str], Callable | np.dtype] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _Tensor(*arguments[:4]),
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    **{("torch", name): np.dtype(dtype) for name, dtype in _DTYPES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves `_GLOBALS` only, and collects the storages that are asked for."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in _GLOBALS:
+            raise ValueError(
+                f"the torch file's pickle names {module}.{name}, which tensors do not need and "
+                "which could run any code; take the file from its original source"
+            )
+        return _GLOBALS[module, name]
+
+    def persistent_load(self, pid: tuple) -> _Storage:
+        kind, dtype, key, _location, _count, *view = pid
+        if kind != "storage" or any(view):
+            raise ValueError(f"the torch file has a persistent id {pid}; only storages are known")
+        return self.storages.setdefault(key, _Storage(key, dtype))
+
+
+def _read_zip(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        root = next((name for name in names if name.endswith("/data.pkl")), None)
+        if root is None:
+            raise ValueError(
+                "the zip archive has no member */data.pkl: torch.save did not write it"
+            )
+        root = root.removesuffix("data.pkl")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError(
+                "the torch file is big-endian; save it again on a little-endian machine"
+            )
+        unpickler = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")))
+        state = unpickler.load()
+        return state, {key: archive.read(f"{root}data/{key}") for key in unpickler.storages}
+
+
+def _read_legacy(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
+    if _Unpickler(file).load() != _LEGACY_MAGIC:
+        raise ValueError("the file does not begin as torch.save begins a file")
+    for _ in ("protocol version", "system information"):
+        _Unpickler(file).load()
+    unpickler = _Unpickler(file)
+    state, keys = unpickler.load(), _Unpickler(file).load()
+    storages = {}
+    for key in keys:
+        num_bytes = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
+        storages[key] = file.read(num_bytes)
+        if len(storages[key]) != num_bytes:
+            raise ValueError(f"the torch file ends within the numbers of storage {key}")
+    return state, storages
