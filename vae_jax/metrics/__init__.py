@@ -1,1 +1,1 @@
-"""Measures of reconstructions and of the latent code."""
+"""Measures of reconstructions, of the latent code and of samples."""
