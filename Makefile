@@ -7,7 +7,7 @@ DATA_DIR ?= $(HOME)/.cache/vae_jax
 DEMO := workdir/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format clean
+.PHONY: help setup demo test test-long bench-fid lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ test: lint ## check style and run the tests (at most 15 minutes on 2 cores)
 test-long: $(VENV)/.requirements-dev ## run the tests that take longer
 	$(PY) -m pytest -m long
 
+bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception network, beside pytorch-fid
+	$(PY) -m benchmarks.fid
+
 lint: $(VENV)/.requirements-dev ## check style with ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -37,7 +40,7 @@ clean: ## remove .venv and caches (workdir/ and the data stay)
 # The numbers go to the file; `demo` prints them, also when nothing was left to do.
 $(DEMO)/eval/metrics.json: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy configs/demo.py configs/default.py
 	$(PY) train.py --config=configs/demo.py --workdir=$(DEMO) --config.data.dir=$(DATA_DIR)
-	$(PY) evaluate.py --workdir=$(DEMO) --data_dir=$(DATA_DIR) > /dev/null
+	$(PY) evaluate.py --workdir=$(DEMO) --data_dir=$(DATA_DIR) --num_samples=0 > /dev/null
 	@touch $@
 
 $(DATA_DIR)/fashion_mnist/train_images.npy: | $(VENV)/.requirements

@@ -1,6 +1,7 @@
 """Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo
 
 Everything it needs is in the workdir; eval/ there receives metrics.json, report.md and images/.
+Sample metrics belong to the test split; the Inception weights are downloaded on first use.
 """
 
 import pathlib
@@ -10,8 +11,9 @@ import jax
 from absl import app, flags
 
 import vae_jax
-from vae_jax import checkpoints, evaluation, process, report
+from vae_jax import checkpoints, evaluation, process, report, sample_quality
 from vae_jax import config as configuration
+from vae_jax.metrics.features import PREPROCESSING
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Directory that train.py wrote.", required=True)
@@ -19,6 +21,21 @@ flags.DEFINE_string("checkpoint", "best", "'best' by validation ELBO, 'latest', 
 flags.DEFINE_enum("split", "test", ["test", "validation", "train"], "Images to evaluate on.")
 flags.DEFINE_string("data_dir", None, "Where datasets lie, if not where training found them.")
 flags.DEFINE_integer("num_iw_images", None, "Overrides eval.num_iw_images; 0: the whole split.")
+flags.DEFINE_integer(
+    "num_samples",
+    sample_quality.NUM_SAMPLES,
+    "Samples for the comparison with train (with test: at most 10,000); 0: no sample metrics.",
+)
+flags.DEFINE_string(
+    "inception_weights", None, "File of the Inception weights: .pth, .tgz, .pb or .npz."
+)
+flags.DEFINE_multi_enum(
+    "preprocessing",
+    ["pytorch_fid"],
+    list(PREPROCESSING),
+    "How images are resized for the network; may be given twice.",
+)
+flags.DEFINE_bool("allow_biased_fid", False, "FID also of fewer images than features + 1.")
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +45,11 @@ def main(argv: list[str]) -> None:
     # GPUs would round float32 products to TensorFloat-32: the bound is not to depend on the device.
     jax.config.update("jax_default_matmul_precision", "highest")
     workdir = pathlib.Path(FLAGS.workdir)
+    directory = workdir / "eval" if FLAGS.split == "test" else workdir / f"eval_{FLAGS.split}"
     try:
+        options = sample_quality.Options(
+            FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid
+        )
         vae = vae_jax.load(workdir, FLAGS.checkpoint)
         if FLAGS.data_dir is not None:
             vae.config.data.dir = FLAGS.data_dir
@@ -36,12 +57,30 @@ def main(argv: list[str]) -> None:
             vae.config.eval.num_iw_images = FLAGS.num_iw_images
         configuration.validate(vae.config)
         split = configuration.load_split(vae.config, FLAGS.split)
+        weights, notes = None, []
+        if FLAGS.split == "test":
+            weights, notes = sample_quality.find_weights(vae, options)
         metrics, grids = evaluation.evaluate(vae, split)
-    except (ValueError, FileNotFoundError, checkpoints.CheckpointsDamagedError) as error:
+        if weights is not None:
+            if not report.is_evaluated(directory):
+                # Sample metrics take long on a CPU: what is known by now is not to be lost.
+                pending = [*notes, "Sample metrics were not finished when this was written."]
+                report.write_evaluation(directory, vae.config, metrics, grids, pending)
+            samples = sample_quality.evaluate(vae, options, weights)
+            metrics |= samples.metrics
+            grids |= samples.grids
+            notes += samples.notes
+    except (
+        ValueError,
+        FileNotFoundError,
+        ImportError,
+        checkpoints.CheckpointsDamagedError,
+    ) as error:
         logger.debug("Traceback:", exc_info=True)
         sys.exit(f"evaluate.py: {error} (--verbosity=1 shows where)")
-    directory = workdir / "eval" if FLAGS.split == "test" else workdir / f"eval_{FLAGS.split}"
-    report.write_evaluation(directory, vae.config, metrics, grids)
+    report.write_evaluation(directory, vae.config, metrics, grids, notes)
+    for note in notes:
+        logger.info(note)
     print(report.summarise(directory))
 
 

@@ -70,8 +70,8 @@ def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
     return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in values.items())]
 
 
-def run_python(*arguments, **kwargs) -> subprocess.CompletedProcess:
-    """Runs Python in the repository on one CPU device, as a user would."""
+def run_python(*arguments, timeout: int = 300, **kwargs) -> subprocess.CompletedProcess:
+    """Runs Python in the repository on one CPU device, as a user would, without a network."""
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -81,10 +81,13 @@ def run_python(*arguments, **kwargs) -> subprocess.CompletedProcess:
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "1",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            # Nothing listens there, so that a download fails at once.
+            **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+            "no_proxy": "",
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         **kwargs,
     )
 

@@ -16,6 +16,20 @@ def test_floats_are_clipped_and_never_stretched():
     assert figures.to_uint8_rgb(low_contrast).max() == 153  # 0.6 * 255, not 255
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_bytes_are_the_nearest_levels_and_keep_the_shape(dtype, num_channels):
+    x = np.random.default_rng(0).uniform(-0.1, 1.1, (2, 4, 5, num_channels)).astype(dtype)
+    before = x.copy()
+    found = figures.to_uint8(x)
+    assert found.dtype == np.uint8 and found.shape == x.shape
+    assert np.abs(found - 255 * np.clip(x.astype(np.float64), 0, 1)).max() <= 0.5
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(figures.to_uint8(found), found)
+    rgb = np.broadcast_to(found, (2, 4, 5, 3))
+    np.testing.assert_array_equal(figures.to_uint8_rgb(x), rgb)
+
+
 def test_bytes_pass_as_they_are():
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
     np.testing.assert_array_equal(figures.to_uint8_rgb(images), images)

@@ -18,6 +18,7 @@ LAYERS = (
     {"steps", "checkpoints", "config"},
     {"inference"},
     {"training", "evaluation"},
+    {"sample_quality"},
     {"report"},
 )
 SEES_CONFIG_DICT = {"config", "inference", "training", "evaluation", "report"}

@@ -13,11 +13,17 @@ import matplotlib.pyplot as plt
 TARGET_TILE = 64  # pixels; smaller images are enlarged by a whole factor to about this
 
 
-def to_uint8_rgb(images: np.ndarray) -> np.ndarray:
-    """uint8, or float in [0, 1] (clipped, never stretched), [..., C] -> uint8 [..., 3]."""
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """uint8, or float in [0, 1] (clipped, never stretched) -> uint8."""
     images = np.asarray(images)
-    if images.dtype != np.uint8:
-        images = np.round(255.0 * np.clip(images.astype(np.float64), 0.0, 1.0)).astype(np.uint8)
+    if images.dtype == np.uint8:
+        return images
+    return np.round(255.0 * np.clip(images.astype(np.float64), 0.0, 1.0)).astype(np.uint8)
+
+
+def to_uint8_rgb(images: np.ndarray) -> np.ndarray:
+    """Likewise, [..., C] -> [..., 3]; grey images are repeated."""
+    images = to_uint8(images)
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 

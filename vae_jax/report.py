@@ -7,7 +7,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vae_jax import config as configuration
 from vae_jax import figures
 from vae_jax.evaluation import Metric
+from vae_jax.sample_quality import SETS
 
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.md"
@@ -22,6 +23,8 @@ CAPTIONS = {
     "reconstructions": "Images; below each its reconstruction (mean of p(x|z) at E[z|x])",
     "samples": "Samples of the prior, mean of p(x|z)",
     "samples_drawn": "The same samples, drawn from p(x|z)",
+    "aggregate_posterior": "Decoded draws z ~ q(z|x) of random training images, mean of p(x|z): "
+    "where these are better than samples, the prior is to blame",
     "interpolations": "Straight lines between the codes of two images (first and last column)",
     "traversals": "One latent dimension a row, from -3 to 3; those of highest rate first",
 }
@@ -40,9 +43,116 @@ def markdown_table(metrics: Mapping[str, Metric]) -> str:
     """One row per metric: value with standard error and unit, images, protocol."""
     rows = []
     for name, m in metrics.items():
+        if "/" in name:
+            continue
         protocol = m.protocol.replace("|", r"\|")  # a bare one would end the cell
         rows.append(f"| `{name}` | {format_value(m)} | {m.num_images:,} {m.split} | {protocol} |")
     return "\n".join(["| metric | value | images | protocol |", "|---|---|---|---|", *rows])
+
+
+def is_evaluated(directory: pathlib.Path) -> bool:
+    """Whether an evaluation was written there."""
+    return (directory / METRICS_FILE).exists()
+
+
+def _format_sample_value(metric: Metric | None) -> str:
+    """'12.34 ± 0.56'; four digits, because a distance may be of any size."""
+    if metric is None:
+        return ""
+    error = "" if metric.standard_error is None else f" ± {metric.standard_error:.2g}"
+    return f"{metric.value:.4g}{error}"
+
+
+def _sample_rows(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Metric]]:
+    """'samples_vs_test/fid_768' -> {'samples_vs_test': {'fid_768': ...}}."""
+    rows: dict[str, dict[str, Metric]] = {}
+    for name, metric in metrics.items():
+        if "/" in name:
+            pair, short = name.split("/")
+            rows.setdefault(pair, {})[short] = metric
+    return rows
+
+
+def sample_tables(metrics: Mapping[str, Metric]) -> list[str]:
+    """Lines: a table for each split and kind of features, with a row for each set of images."""
+    rows = _sample_rows(metrics)
+    lines = []
+    for split in sorted({pair.rpartition("_vs_")[2] for pair in rows}):
+        of_split = {pair: row for pair, row in rows.items() if pair.endswith(f"_vs_{split}")}
+        names = list(dict.fromkeys(name for row in of_split.values() for name in row))
+        for family in _families(names):
+            lines += [f"| against {split} | {' | '.join(f'`{name}`' for name in family)} |"]
+            lines += ["|" + "---|" * (len(family) + 1)]
+            for pair, row in of_split.items():
+                label = pair.removesuffix(f"_vs_{split}")
+                description = SETS[label].replace("|", r"\|")
+                cells = (_format_sample_value(row.get(name)) for name in family)
+                lines.append(f"| `{label}`: {description} | {' | '.join(cells)} |")
+            protocols: dict[str, list[str]] = {}
+            for name, metric in next(iter(of_split.values())).items():
+                if name in family:
+                    protocols.setdefault(metric.protocol, []).append(f"`{name}`")
+            described = [f"{', '.join(names)}: {how}" for how, names in protocols.items()]
+            lines += ["", f"Of the first row: {'; '.join(described)}.", ""]
+    return lines
+
+
+def _families(names: list[str]) -> list[list[str]]:
+    """Names of one table each: those with the same preprocessing and tap."""
+    families: dict[tuple[bool, str], list[str]] = {}
+    for name in names:
+        tap = name.rpartition("_")[2]
+        key = (name.startswith("clean_"), tap if tap.isdigit() else "")
+        families.setdefault(key, []).append(name)
+    return list(families.values())
+
+
+def three_distances(metrics: Mapping[str, Metric]) -> list[str]:
+    """Lines: distances of reconstructions, decoded posterior and samples, and how to read them.
+
+    Empty where one of them is missing.
+    """
+    table = (
+        ("real training images (floor)", "train", None),
+        ("reconstructions", "reconstruction_means", "reconstructions"),
+        ("decoded aggregate posterior", "aggregate_posterior_means", "aggregate_posterior_samples"),
+        ("samples of the prior", "sample_means", "samples"),
+    )
+    rows = _sample_rows(metrics)
+    names = [n for n in rows.get("samples_vs_test", {}) if n.removeprefix("clean_")[:3] == "fid"]
+    if not names:
+        return []
+    name = names[0]
+    distance = {
+        pair.removesuffix("_vs_test"): row[name].value
+        for pair, row in rows.items()
+        if pair.endswith("_vs_test") and name in row
+    }
+    if not {label for _, *labels in table for label in labels if label} <= distance.keys():
+        return []
+    reconstruction = distance["reconstruction_means"] - distance["train"]
+    prior = distance["sample_means"] - distance["aggregate_posterior_means"]
+    pixels = distance["reconstructions"] - distance["reconstruction_means"]
+    causes = {
+        "the decoder, the size of the latent code or the likelihood": reconstruction,
+        "the prior, which has mass where the aggregate posterior has none (prior hole)": prior,
+        "the likelihood, whose draws add noise that its mean does not show": pixels,
+    }
+    cells = [
+        (label, f"{distance[mean]:.4g}", f"{distance[drawn]:.4g}" if drawn else "")
+        for label, mean, drawn in table
+    ]
+    return [
+        f"| `{name}` against test | means of p(x\\|z) | drawn from p(x\\|z) |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in cells),
+        "",
+        f"Reconstruction costs {reconstruction:.4g} more than the floor; samples cost {prior:.4g} "
+        f"more than the decoded aggregate posterior; drawing pixels instead of taking the mean "
+        f"costs {pixels:.4g} on reconstructions. The largest part points to "
+        f"{max(causes, key=causes.get)}.",
+        "",
+    ]
 
 
 def summarise(directory: pathlib.Path) -> str:
@@ -55,11 +165,17 @@ def summarise(directory: pathlib.Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
     metrics = {name: Metric(**fields) for name, fields in json.loads(path.read_text()).items()}
-    first, width = next(iter(metrics.values())), max(map(len, metrics))
+    first = next(iter(metrics.values()))
+    plain = {name: m for name, m in metrics.items() if "/" not in name}
+    sample_rows = _sample_rows(metrics)
+    width = max(map(len, [*plain, *sample_rows]))
     rows = [
         f"  {name:<{width}}  {format_value(m):<24}  {m.num_images:,} images"
-        for name, m in metrics.items()
+        for name, m in plain.items()
     ]
+    for pair, row in sample_rows.items():
+        values = (f"{name} {_format_sample_value(m)}" for name, m in row.items())
+        rows.append(f"  {pair:<{width}}  {'  '.join(values)}")
     pictures = [directory.parent / "curves.png", *sorted((directory / "images").glob("*.png"))]
     return "\n".join(
         [
@@ -76,13 +192,14 @@ def write_evaluation(
     config: ConfigDict,
     metrics: Mapping[str, Metric],
     grids: Mapping[str, np.ndarray],
+    notes: Sequence[str] = (),
 ) -> None:
-    """Writes images/*.png, report.md and, last, metrics.json."""
+    """Writes images/*.png, report.md and, last, metrics.json; `notes` say what is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     images = [directory / "images" / f"{name}.png" for name in grids]
     for path, grid in zip(images, grids.values(), strict=True):
         figures.save_image(path, grid)
-    (directory / REPORT_FILE).write_text(_render_report(config, metrics, images))
+    (directory / REPORT_FILE).write_text(_render_report(config, metrics, images, notes))
     content = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
     (directory / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -97,7 +214,10 @@ def _describe_data(config: ConfigDict) -> str:
 
 
 def _render_report(
-    config: ConfigDict, metrics: Mapping[str, Metric], images: list[pathlib.Path]
+    config: ConfigDict,
+    metrics: Mapping[str, Metric],
+    images: list[pathlib.Path],
+    notes: Sequence[str],
 ) -> str:
     first = next(iter(metrics.values()))
     parameters = "averaged (EMA)" if config.eval.use_ema else "raw"
@@ -121,11 +241,18 @@ def _render_report(
     if config.likelihood.binarize:
         lines += [
             "The model is one of binary images, each pixel 1 with its grey value's probability: "
-            "drawn anew at each step in training, drawn once by the evaluation seed here. PSNR and "
-            "SSIM compare with the grey images.",
+            "drawn anew at each step in training, drawn once by the evaluation seed here. PSNR, "
+            "SSIM and the sample metrics compare with the grey images, from which drawn samples, "
+            "being black and white, lie far.",
             "",
         ]
-    lines += ["![training curves](../curves.png)", ""]
+    sample_lines = [*three_distances(metrics), *sample_tables(metrics)]
+    if notes or sample_lines:
+        lines += ["## Sample quality", ""]
+        for note in notes:
+            lines += [note, ""]
+        lines += sample_lines
+    lines += ["## Pictures", "", "![training curves](../curves.png)", ""]
     for path in images:
         lines += [f"{CAPTIONS[path.stem]}:", "", f"![{path.stem}](images/{path.name})", ""]
     lines += ["## Configuration", "", "```"]

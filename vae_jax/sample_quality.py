@@ -1,0 +1,318 @@
+"""How good samples are: Inception-feature distances to real images, and where the loss arises.
+
+Every number is of two sets of images and is called so: `samples_vs_test/fid_768`. Metrics on the
+2048 features that FID is defined on have the plain names; others carry their tap, and `clean_`
+tells clean-fid's preprocessing from pytorch-fid's.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from vae_jax import config as configuration
+from vae_jax import figures
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.evaluation import Metric
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import inception_weights
+from vae_jax.metrics.features import PREPROCESSING, FeatureExtractor, FeatureSet
+from vae_jax.metrics.frechet import frechet_distance
+from vae_jax.metrics.inception_score import inception_score
+from vae_jax.metrics.kernel_distance import kernel_distance
+from vae_jax.metrics.manifold import manifold_metrics
+from vae_jax.metrics.reference import reference_features
+
+LOGGER = logging.getLogger(__name__)
+
+NUM_SAMPLES = 50_000  # against train
+NUM_SAMPLES_TEST = 10_000  # against test
+MIN_NUM_SAMPLES = 10  # for the splits of the Inception score and the fifth neighbour
+BLOCK_SIZE = 500  # images that are decoded at a time
+NUM_SHOWN, NUM_COLUMNS = 100, 10
+FID_TAP = 2048  # what FID, and every metric without a number in its name, is defined on
+TAPS = (FID_TAP, 768)  # 768: what can be had of weights without the last blocks
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
+NUM_SPLITS = 10  # of the Inception score
+
+# The sets of images by name. Those that the model makes are there twice: drawn from p(x|z) and as
+# its mean, which is no draw from the model, but what most papers show.
+SETS = {
+    "samples": "x ~ p(x|z), z ~ p(z)",
+    "sample_means": "mean of p(x|z), z ~ p(z)",
+    "aggregate_posterior_samples": "x ~ p(x|z), z ~ q(z|x') of random training images x'",
+    "aggregate_posterior_means": "mean of p(x|z), z ~ q(z|x') of random training images x'",
+    "reconstructions": "x ~ p(x|z), z ~ q(z|x') of the test images x'",
+    "reconstruction_means": "mean of p(x|z), z ~ q(z|x') of the test images x'",
+    "train": "real training images: the floor",
+    "test": "real test images: the floor",
+}
+Blocks = Callable[[], Iterator[np.ndarray]]  # makes the images anew at each call
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user decides about the sample metrics.
+
+    Attributes:
+      num_samples: against train; against test it is at most 10,000. Of the real images, too, no
+        more are taken. 0: no sample metrics.
+      inception_weights: file of the weights; None: looked for below the data directory, or
+        downloaded to there.
+      preprocessing: keys of `metrics.features.PREPROCESSING`.
+      allow_biased: compute Frechet distances also from fewer images than features + 1.
+    """
+
+    num_samples: int = NUM_SAMPLES
+    inception_weights: str | None = None
+    preprocessing: tuple[str, ...] = ("pytorch_fid",)
+    allow_biased: bool = False
+
+    def __post_init__(self):
+        if self.num_samples < 0 or self.num_samples in range(1, MIN_NUM_SAMPLES):
+            raise ValueError(
+                f"num_samples = {self.num_samples} must be at least {MIN_NUM_SAMPLES}, or 0 for no "
+                "sample metrics."
+            )
+        unknown = set(self.preprocessing) - PREPROCESSING.keys()
+        if unknown or not self.preprocessing:
+            raise ValueError(
+                f"preprocessing = {list(self.preprocessing)} must name at least one of "
+                f"{', '.join(PREPROCESSING)}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleEvaluation:
+    """Metrics by name, grids uint8 [H, W, 3] by name, and in words what is missing and why."""
+
+    metrics: dict[str, Metric]
+    grids: dict[str, np.ndarray]
+    notes: list[str]
+
+
+def find_weights(
+    vae: TrainedVAE, options: Options
+) -> tuple[inception_weights.InceptionWeights | None, list[str]]:
+    """The Inception weights, and in words which metrics cannot be had with them, and how they can.
+
+    Raises:
+      ValueError: a file of weights is there and is not good.
+    """
+    if options.num_samples == 0:
+        return None, ["No sample metrics were asked for (--num_samples=0)."]
+    try:
+        weights = inception_weights.find_or_download(options.inception_weights, _data_dir(vae))
+    except inception_weights.WeightsUnavailableError as error:
+        return None, [f"Missing: all metrics on Inception features (`fid`, `kid`, ...): {error}"]
+    sources = f"evaluate with --inception_weights=FILE, from {' or '.join(inception_weights.URLS)}"
+    if not set(TAPS) & set(weights.available_taps):
+        return None, [
+            "Missing: all metrics on Inception features: the weights at hand end before the "
+            f"{min(TAPS)} features that these need at least; {sources}."
+        ]
+    notes = []
+    if FID_TAP not in weights.available_taps:
+        notes.append(
+            "Missing: `fid` and all else on 2048 features, and the Inception score: the weights at "
+            f"hand end before the layers that these need; {sources}. Metrics on 768 features are "
+            "not on FID's scale: compare them with nothing but the same metric."
+        )
+    elif not weights.has_logits:
+        notes.append(f"Missing: the Inception score: the weights have no logits; {sources}.")
+    return weights, notes
+
+
+def evaluate(
+    vae: TrainedVAE, options: Options, weights: inception_weights.InceptionWeights
+) -> SampleEvaluation:
+    """All sample metrics that the weights allow, in both protocols.
+
+    Raises:
+      ValueError: the decoder gives non-finite images.
+    """
+    generated, aggregate_posterior = _generate(vae, options.num_samples)
+    taps = [tap for tap in TAPS if tap in weights.available_taps]
+    metrics, notes = {}, []
+    for preprocessing in options.preprocessing:
+        extractor = FeatureExtractor(weights, taps, preprocessing)
+        metrics |= _measure(vae, options, extractor, generated, notes)
+    return SampleEvaluation(metrics, {"aggregate_posterior": aggregate_posterior}, notes)
+
+
+def _data_dir(vae: TrainedVAE) -> pathlib.Path:
+    return pathlib.Path(vae.config.data.dir).expanduser()
+
+
+def _real_images(vae: TrainedVAE, split: str, n: int) -> np.ndarray:
+    """At most n images of the file in one fixed random order, uint8.
+
+    Of the published training set, that is, with what is set aside for validation here.
+    """
+    part = configuration.load_split(vae.config, split)
+    whole = dataclasses.replace(part, indices=np.arange(len(part.images)))
+    return whole.take(np.random.default_rng(0).permutation(len(whole))[:n])
+
+
+def _generate(
+    vae: TrainedVAE, num_samples: int
+) -> tuple[dict[str, tuple[int, Blocks]], np.ndarray]:
+    """The sets of the model's images, each with its number, and a grid of decoded q(z|x').
+
+    A set's images and the means of the same name have the same z.
+    """
+    key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
+    prior_key, index_key, aggregate_key, reconstruction_key, decoder_key = jax.random.split(key, 5)
+    num_decoded = min(num_samples, NUM_SAMPLES_TEST)
+    train = configuration.load_split(vae.config, "train")
+    chosen = np.asarray(jax.random.randint(index_key, (num_decoded,), 0, len(train)))
+    aggregate_z = _draw(vae.encode(train.take(chosen)), aggregate_key)
+    test = _real_images(vae, "test", num_decoded)
+    reconstruction_z = _draw(vae.encode(test), reconstruction_key)
+
+    def decoded(z: np.ndarray, draw: bool) -> Blocks:
+        return lambda: (
+            _to_bytes(vae.decode(z[i : i + BLOCK_SIZE], k if draw else None))
+            for i, k in _block_keys(decoder_key, len(z))
+        )
+
+    def prior(draw: bool) -> Blocks:
+        return lambda: (
+            _to_bytes(vae.sample(k, BLOCK_SIZE, draw)[: num_samples - i])
+            for i, k in _block_keys(prior_key, num_samples)
+        )
+
+    generated = {
+        "samples": (num_samples, prior(draw=True)),
+        "sample_means": (num_samples, prior(draw=False)),
+        "aggregate_posterior_samples": (num_decoded, decoded(aggregate_z, draw=True)),
+        "aggregate_posterior_means": (num_decoded, decoded(aggregate_z, draw=False)),
+        "reconstructions": (len(test), decoded(reconstruction_z, draw=True)),
+        "reconstruction_means": (len(test), decoded(reconstruction_z, draw=False)),
+    }
+    shown = figures.image_grid(_to_bytes(vae.decode(aggregate_z[:NUM_SHOWN])), NUM_COLUMNS)
+    return generated, shown
+
+
+def _block_keys(key: jax.Array, n: int) -> Iterator[tuple[int, jax.Array]]:
+    """(start of a block, its key): the first images do not depend on how many follow."""
+    for start in range(0, n, BLOCK_SIZE):
+        yield start, jax.random.fold_in(key, start)
+
+
+def _draw(posterior: DiagonalGaussian, key: jax.Array) -> np.ndarray:
+    noise = jax.random.normal(key, posterior.mean.shape)
+    return np.asarray(posterior.reparameterise(noise))
+
+
+def _to_bytes(images: np.ndarray) -> np.ndarray:
+    """Float images [0, 1] -> uint8, as they would be stored."""
+    if not np.isfinite(images).all():
+        raise ValueError(
+            "the decoder gave pixels that are not finite: no sample metric can be computed; "
+            "evaluate an earlier checkpoint with --checkpoint=STEP."
+        )
+    return figures.to_uint8(images)
+
+
+def _measure(
+    vae: TrainedVAE,
+    options: Options,
+    extractor: FeatureExtractor,
+    generated: Mapping[str, tuple[int, Blocks]],
+    notes: list[str],
+) -> dict[str, Metric]:
+    """All comparisons with one preprocessing."""
+    LOGGER.info(
+        "sample metrics: %s images through the Inception network, besides real ones not yet cached "
+        "(--num_samples=N for fewer)",
+        f"{sum(n for n, _ in generated.values()):,}",
+    )
+    cache_dir = _data_dir(vae) / "inception" / "reference"
+    dataset = pathlib.Path(vae.config.data.name).name
+    sets = {
+        split: reference_features(
+            extractor,
+            _real_images(vae, split, options.num_samples),
+            f"{dataset}-{split}",
+            cache_dir,
+        )
+        for split in ("test", "train")
+    }
+    for name, (n, blocks) in generated.items():
+        sets[name] = extractor.feature_set(blocks(), n, name.replace("_", " "))
+    metrics = {}
+    for name in (*generated, "train"):
+        metrics |= _compare(vae, options, extractor, sets, name, "test", notes)
+    for name in ("samples", "sample_means", "test"):
+        metrics |= _compare(vae, options, extractor, sets, name, "train", notes)
+    return metrics
+
+
+def _compare(
+    vae: TrainedVAE,
+    options: Options,
+    extractor: FeatureExtractor,
+    sets: Mapping[str, FeatureSet],
+    name: str,
+    split: str,
+    notes: list[str],
+) -> dict[str, Metric]:
+    """Metrics of the images called `name` against the real ones of `split`."""
+    real, fake = sets[split], sets[name]
+    if split == "test":
+        fake = fake.first(NUM_SAMPLES_TEST)
+    prefix = "clean_" if extractor.preprocessing == "clean" else ""
+    metrics = {}
+
+    def add(metric: str, value: float, n: int, how: str, standard_error: float | None = None):
+        metrics[f"{name}_vs_{split}/{prefix}{metric}"] = Metric(
+            value=value,
+            unit="",
+            split=split,
+            num_images=n,
+            seed=vae.config.eval.seed,
+            checkpoint_step=vae.step,
+            protocol=f"{how}, {extractor.preprocessing} preprocessing",
+            standard_error=standard_error,
+        )
+
+    for tap in extractor.taps:
+        suffix = "" if tap == FID_TAP else f"_{tap}"
+        if min(len(fake), len(real)) > tap or options.allow_biased:
+            biased = "" if min(len(fake), len(real)) > tap else ", biased: singular covariance"
+            add(
+                f"fid{suffix}",
+                frechet_distance(fake.statistics[tap], real.statistics[tap], options.allow_biased),
+                len(fake),
+                f"{len(fake):,} images against {len(real):,}, {tap} features{biased}",
+            )
+        else:
+            note = (
+                f"Missing: `{prefix}fid{suffix}` where a set has no more than {tap} images: its "
+                "covariance is singular. Take more (--num_samples), or add --allow_biased_fid."
+            )
+            if note not in notes:
+                notes.append(note)
+        n = min(len(real.features[tap]), len(fake.features[tap]))
+        x, y = real.features[tap][:n], fake.features[tap][:n]
+        rng = np.random.default_rng(vae.config.eval.seed)
+        kid, standard_error = kernel_distance(x, y, rng, KID_SUBSETS, KID_SUBSET_SIZE)
+        how = f"{n:,} images against as many"
+        if n > KID_SUBSET_SIZE:
+            how += f", {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}"
+        how += f", {tap} features"
+        add(f"kid{suffix}", kid, n, how, standard_error)
+        for metric, value in manifold_metrics(x, y).items():
+            k = 3 if metric in ("precision", "recall") else 5
+            how = f"{n:,} images against as many, neighbour {k}, {tap} features"
+            add(f"{metric}{suffix}", value, n, how)
+    if fake.logits is not None:
+        num_splits = min(NUM_SPLITS, len(fake))
+        score, standard_error = inception_score(fake.logits, num_splits)
+        how = f"{len(fake):,} images in {num_splits} splits"
+        add("inception_score", score, len(fake), how, standard_error)
+    return metrics
