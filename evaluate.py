@@ -24,7 +24,7 @@ flags.DEFINE_integer("num_iw_images", None, "Overrides eval.num_iw_images; 0: th
 flags.DEFINE_integer(
     "num_samples",
     sample_quality.NUM_SAMPLES,
-    "Samples for the comparison with train (with test: at most 10,000); 0: no sample metrics.",
+    "Samples, and at most as many real images; with test at most 10,000. 0: no sample metrics.",
 )
 flags.DEFINE_string(
     "inception_weights", None, "File of the Inception weights: .pth, .tgz, .pb or .npz."

@@ -4,6 +4,7 @@ import gc
 import logging
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 
 import jax
@@ -55,7 +56,9 @@ def three_checkpoints(tmp_path_factory) -> pathlib.Path:
 def workdir(three_checkpoints, tmp_path) -> Iterator[pathlib.Path]:
     """A copy to damage."""
     yield shutil.copytree(three_checkpoints, tmp_path / "run")
-    gc.collect()  # the abandoned coroutines, here and not in another module's tests
+    # The abandoned coroutines are to end here and not in another module's tests.
+    time.sleep(0.1)
+    gc.collect()
 
 
 def save_all(workdir, num_latest: int, elbos: dict[int, float | None]) -> None:

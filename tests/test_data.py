@@ -386,7 +386,9 @@ def labelled_hashes(images: np.ndarray, labels: np.ndarray) -> list:
     reason="Debian's package dataset-fashion-mnist is not installed",
 )
 def test_debian_fashion_mnist_without_tensorflow(tmp_path):
-    code = "import tests.test_data as t; t.hide_tensorflow(); t.data.main()"
+    # Not `tests.test_data`: other distributions install packages called `tests`.
+    code = "import sys; sys.path.insert(0, 'tests'); import test_data as t"
+    code += "; t.hide_tensorflow(); t.data.main()"
     completed = run_python(code, "fashion_mnist", f"--data_dir={tmp_path}")
     assert completed.returncode == 0, completed.stderr
     assert "train: (60000, 28, 28, 1), labels" in completed.stdout

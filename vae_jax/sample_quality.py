@@ -19,7 +19,7 @@ from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evaluation import Metric
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import inception_weights
-from vae_jax.metrics.features import PREPROCESSING, FeatureExtractor, FeatureSet
+from vae_jax.metrics.features import NUM_KEPT, PREPROCESSING, FeatureExtractor, FeatureSet
 from vae_jax.metrics.frechet import frechet_distance
 from vae_jax.metrics.inception_score import inception_score
 from vae_jax.metrics.kernel_distance import kernel_distance
@@ -29,7 +29,7 @@ from vae_jax.metrics.reference import reference_features
 LOGGER = logging.getLogger(__name__)
 
 NUM_SAMPLES = 50_000  # against train
-NUM_SAMPLES_TEST = 10_000  # against test
+NUM_SAMPLES_TEST = NUM_KEPT  # 10,000, against test
 MIN_NUM_SAMPLES = 10  # for the splits of the Inception score and the fifth neighbour
 BLOCK_SIZE = 500  # images that are decoded at a time
 NUM_SHOWN, NUM_COLUMNS = 100, 10
@@ -48,7 +48,7 @@ SETS = {
     "reconstructions": "x ~ p(x|z), z ~ q(z|x') of the test images x'",
     "reconstruction_means": "mean of p(x|z), z ~ q(z|x') of the test images x'",
     "train": "real training images: the floor",
-    "test": "real test images: the floor",
+    "test": "real test images: the floor, if as many",
 }
 Blocks = Callable[[], Iterator[np.ndarray]]  # makes the images anew at each call
 
@@ -58,8 +58,8 @@ class Options:
     """What a user decides about the sample metrics.
 
     Attributes:
-      num_samples: against train; against test it is at most 10,000. Of the real images, too, no
-        more are taken. 0: no sample metrics.
+      num_samples: against train; against test it is at most 10,000, or as many as there are test
+        images. Of real images no more are taken. 0: no sample metrics.
       inception_weights: file of the weights; None: looked for below the data directory, or
         downloaded to there.
       preprocessing: keys of `metrics.features.PREPROCESSING`.
@@ -137,7 +137,7 @@ def evaluate(
     generated, aggregate_posterior = _generate(vae, options.num_samples)
     taps = [tap for tap in TAPS if tap in weights.available_taps]
     metrics, notes = {}, []
-    for preprocessing in options.preprocessing:
+    for preprocessing in dict.fromkeys(options.preprocessing):
         extractor = FeatureExtractor(weights, taps, preprocessing)
         metrics |= _measure(vae, options, extractor, generated, notes)
     return SampleEvaluation(metrics, {"aggregate_posterior": aggregate_posterior}, notes)
@@ -147,11 +147,12 @@ def _data_dir(vae: TrainedVAE) -> pathlib.Path:
     return pathlib.Path(vae.config.data.dir).expanduser()
 
 
-def _real_images(vae: TrainedVAE, split: str, n: int) -> np.ndarray:
-    """At most n images of the file in one fixed random order, uint8.
+def _real_images(vae: TrainedVAE, split: str, num_samples: int) -> np.ndarray:
+    """Images of the file in one fixed random order, uint8: as many as there are samples, at most.
 
     Of the published training set, that is, with what is set aside for validation here.
     """
+    n = min(num_samples, NUM_SAMPLES_TEST) if split == "test" else num_samples
     part = configuration.load_split(vae.config, split)
     whole = dataclasses.replace(part, indices=np.arange(len(part.images)))
     return whole.take(np.random.default_rng(0).permutation(len(whole))[:n])
@@ -166,11 +167,11 @@ def _generate(
     """
     key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
     prior_key, index_key, aggregate_key, reconstruction_key, decoder_key = jax.random.split(key, 5)
-    num_decoded = min(num_samples, NUM_SAMPLES_TEST)
+    test = _real_images(vae, "test", num_samples)
+    num_decoded = len(test)
     train = configuration.load_split(vae.config, "train")
     chosen = np.asarray(jax.random.randint(index_key, (num_decoded,), 0, len(train)))
     aggregate_z = _draw(vae.encode(train.take(chosen)), aggregate_key)
-    test = _real_images(vae, "test", num_decoded)
     reconstruction_z = _draw(vae.encode(test), reconstruction_key)
 
     def decoded(z: np.ndarray, draw: bool) -> Blocks:
@@ -190,8 +191,8 @@ def _generate(
         "sample_means": (num_samples, prior(draw=False)),
         "aggregate_posterior_samples": (num_decoded, decoded(aggregate_z, draw=True)),
         "aggregate_posterior_means": (num_decoded, decoded(aggregate_z, draw=False)),
-        "reconstructions": (len(test), decoded(reconstruction_z, draw=True)),
-        "reconstruction_means": (len(test), decoded(reconstruction_z, draw=False)),
+        "reconstructions": (num_decoded, decoded(reconstruction_z, draw=True)),
+        "reconstruction_means": (num_decoded, decoded(reconstruction_z, draw=False)),
     }
     shown = figures.image_grid(_to_bytes(vae.decode(aggregate_z[:NUM_SHOWN])), NUM_COLUMNS)
     return generated, shown
@@ -264,7 +265,7 @@ def _compare(
     """Metrics of the images called `name` against the real ones of `split`."""
     real, fake = sets[split], sets[name]
     if split == "test":
-        fake = fake.first(NUM_SAMPLES_TEST)
+        fake = fake.first(len(real))  # the distance depends on the number: the same in all rows
     prefix = "clean_" if extractor.preprocessing == "clean" else ""
     metrics = {}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -17,7 +17,7 @@ from vae_jax.metrics.inception import IMAGE_SIZE, LOGITS, InceptionV3
 from vae_jax.metrics.inception_weights import InceptionWeights
 
 NUM_KEPT = 10_000  # images whose features stay in memory, of a set that may have many more
-BATCH_SIZE = 250  # images per call on each accelerator
+BATCH_SIZE = 128  # images per call on each accelerator
 CPU_BATCH_SIZE = 8  # on the CPU, where the large feature maps of more images leave the caches
 # XLA's default for convolutions on the CPU, YNNPACK, takes 1.4 times as long on this network as
 # what it does without.
@@ -46,6 +46,25 @@ def preprocess_clean(images: jax.Array) -> jax.Array:
 def _resize(x: jax.Array, method: str, antialias: bool) -> jax.Array:
     shape = (x.shape[0], IMAGE_SIZE, IMAGE_SIZE, x.shape[-1])
     return jax.image.resize(x, shape, method, antialias)
+
+
+def _num_cores() -> int:
+    """Of the CPU, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _in_whole_batches(blocks: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    """The same images in blocks of a multiple of `batch_size`, except for the last."""
+    waiting = []
+    for block in blocks:
+        waiting.append(block)
+        num_whole = sum(map(len, waiting)) // batch_size * batch_size
+        if num_whole:
+            images = np.concatenate(waiting)
+            yield images[:num_whole]
+            waiting = [images[num_whole:]]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
 
 
 def _cpu_compiler_options() -> dict[str, str] | None:
@@ -126,7 +145,7 @@ class FeatureExtractor:
         self.batch_size = batch_size
         # One call at a time does not keep all cores of a CPU busy; an accelerator works on one
         # while another transfers.
-        self._threads = max(1, os.cpu_count() // mesh.size) if on_cpu else 2
+        self._threads = max(1, _num_cores() // mesh.size) if on_cpu else 2
         self._params = jax.device_put(weights.layers, sharding.replicated(mesh))
         network = InceptionV3()
         outputs = (*self.taps, *([LOGITS] if weights.has_logits else []))
@@ -152,10 +171,11 @@ class FeatureExtractor:
         Args:
           images: uint8 [N, H, W, C], 0 to 255, C of 1 or 3.
         """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        shape = images.shape
+        if images.dtype != np.uint8 or len(shape) != 4 or not shape[0] or shape[3] not in (1, 3):
             raise ValueError(
-                f"images are {images.dtype} {images.shape}: the network takes uint8 [N, H, W, C] "
-                "with 1 or 3 channels; convert others with vae_jax.figures.to_uint8."
+                f"images are {images.dtype} {shape}: the network takes uint8 [N, H, W, C], N at "
+                "least 1, C of 1 or 3; convert others with vae_jax.figures.to_uint8."
             )
         n, size = len(images), self.batch_size
         padding = np.repeat(images[-1:], -n % size, axis=0)
@@ -181,7 +201,7 @@ class FeatureExtractor:
             disable=None if description else True,
             leave=False,
         ) as progress:
-            for block in blocks:
+            for block in _in_whole_batches(blocks, self.batch_size):
                 features = self.features(block)
                 for tap in self.taps:
                     update = GaussianStatistics.of(features[tap])

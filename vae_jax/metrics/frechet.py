@@ -27,7 +27,7 @@ class GaussianStatistics:
         if broken:
             raise ValueError(
                 f"{broken} of {len(features)} images have features that are not finite, and one "
-                "would make every statistic NaN: look for NaN or infinity in the images themselves."
+                "would make every statistic NaN: look for NaN or infinity in images and weights."
             )
         mean = features.mean(axis=0)
         centred = features - mean

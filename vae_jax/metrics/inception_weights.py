@@ -25,7 +25,7 @@ from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS, Layers, che
 URLS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
-    "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
+    "https://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
 )
 _SOURCES = f"Sources: {' and '.join(URLS)}"
 _TIMEOUT = 10.0  # seconds to connect, and between two pieces of a download
@@ -44,7 +44,7 @@ class InceptionWeights:
         (weights [2048, 1008], biases [1008]).
 
     Raises:
-      ValueError: a layer is missing or has another shape than in `LAYER_SHAPES`.
+      ValueError: a layer is missing or has another shape than in `LAYER_SHAPES`, or NaN.
     """
 
     layers: Layers
@@ -62,6 +62,8 @@ class InceptionWeights:
             )
         for name, (kernel, bias) in self.layers.items():
             check_shapes(name, kernel, bias)
+            if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+                raise ValueError(f"layer {name!r} has numbers that are not finite")
 
     @property
     def available_taps(self) -> tuple[int, ...]:
@@ -125,7 +127,7 @@ def read(path: os.PathLike | str) -> InceptionWeights:
       ValueError: no such file; another ending; a damaged file; a layer is missing or misshapen.
       ImportError: a graph is to be read and tensorboard is not installed.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not path.name.endswith(tuple(READERS)):
         raise ValueError(f"Inception weights {path}: the name must end in {', '.join(READERS)}")
     if not path.is_file():

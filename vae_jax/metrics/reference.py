@@ -3,13 +3,17 @@
 import hashlib
 import logging
 import pathlib
+import tempfile
 import zipfile
 
 import numpy as np
 
-from vae_jax.metrics.features import FeatureExtractor, FeatureSet
+from vae_jax.metrics.features import NUM_KEPT, FeatureExtractor, FeatureSet
 from vae_jax.metrics.frechet import GaussianStatistics
 
+LOGGER = logging.getLogger(__name__)
+
+VERSION = 1  # of the cache: to be raised where the network or the preprocessing changes
 BLOCK_SIZE = 500  # images between two updates of the progress bar
 
 
@@ -34,17 +38,23 @@ def reference_features(
     if path.exists():
         try:
             return _load(path, extractor.taps)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logging.getLogger(__name__).warning("%s is damaged (%s): made anew.", path, error)
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            LOGGER.warning("%s is damaged (%s): made anew.", path, error)
     blocks = (images[i : i + BLOCK_SIZE] for i in range(0, len(images), BLOCK_SIZE))
     features = extractor.feature_set(blocks, len(images), f"features of {name}")
-    _save(path, features)
+    try:
+        _save(path, features)
+    except OSError as error:
+        LOGGER.warning("%s cannot be written (%s): to be made anew next time.", path, error)
     return FeatureSet(features.statistics, features.features)
 
 
 def _digest(extractor: FeatureExtractor, images: np.ndarray) -> str:
     sha256 = hashlib.sha256(np.ascontiguousarray(images))
-    key = (images.shape, extractor.preprocessing, extractor.taps, extractor.weights.digest)
+    key = (
+        *(VERSION, NUM_KEPT, images.shape),
+        *(extractor.preprocessing, extractor.taps, extractor.weights.digest),
+    )
     sha256.update(repr(key).encode())
     return sha256.hexdigest()[:16]
 
@@ -59,14 +69,15 @@ def _save(path: pathlib.Path, features: FeatureSet) -> None:
             f"{tap}/features": features.features[tap],
         }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(path)
+    # A name of its own, for there may be two evaluations at a time.
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        temporary = pathlib.Path(directory) / path.name
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
 
 
 def _load(path: pathlib.Path, taps: tuple[int, ...]) -> FeatureSet:
-    with np.load(path) as arrays:
+    with path.open("rb") as file, np.load(file) as arrays:  # np.load leaves a bad file open
         statistics = {
             tap: GaussianStatistics(
                 int(arrays[f"{tap}/count"]), arrays[f"{tap}/mean"], arrays[f"{tap}/scatter"]
