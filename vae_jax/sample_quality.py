@@ -267,10 +267,24 @@ def _compare(
     if split == "test":
         fake = fake.first(len(real))  # the distance depends on the number: the same in all rows
     prefix = "clean_" if extractor.preprocessing == "clean" else ""
-    metrics = {}
-
-    def add(metric: str, value: float, n: int, how: str, standard_error: float | None = None):
-        metrics[f"{name}_vs_{split}/{prefix}{metric}"] = Metric(
+    measures = {}
+    for tap in extractor.taps:
+        suffix = "" if tap == FID_TAP else f"_{tap}"
+        of_tap = _measures(real, fake, tap, options.allow_biased, vae.config.eval.seed)
+        measures |= {f"{prefix}{metric}{suffix}": measure for metric, measure in of_tap.items()}
+        note = (
+            f"Missing: `{prefix}fid{suffix}` where a set has no more than {tap} images: its "
+            "covariance is singular. Take more (--num_samples), or add --allow_biased_fid."
+        )
+        if "fid" not in of_tap and note not in notes:
+            notes.append(note)
+    if fake.logits is not None:
+        num_splits = min(NUM_SPLITS, len(fake))
+        score, standard_error = inception_score(fake.logits, num_splits)
+        how = f"{len(fake):,} images in {num_splits} splits"
+        measures[f"{prefix}inception_score"] = (score, standard_error, len(fake), how)
+    return {
+        f"{name}_vs_{split}/{metric}": Metric(
             value=value,
             unit="",
             split=split,
@@ -280,40 +294,29 @@ def _compare(
             protocol=f"{how}, {extractor.preprocessing} preprocessing",
             standard_error=standard_error,
         )
+        for metric, (value, standard_error, n, how) in measures.items()
+    }
 
-    for tap in extractor.taps:
-        suffix = "" if tap == FID_TAP else f"_{tap}"
-        if min(len(fake), len(real)) > tap or options.allow_biased:
-            biased = "" if min(len(fake), len(real)) > tap else ", biased: singular covariance"
-            add(
-                f"fid{suffix}",
-                frechet_distance(fake.statistics[tap], real.statistics[tap], options.allow_biased),
-                len(fake),
-                f"{len(fake):,} images against {len(real):,}, {tap} features{biased}",
-            )
-        else:
-            note = (
-                f"Missing: `{prefix}fid{suffix}` where a set has no more than {tap} images: its "
-                "covariance is singular. Take more (--num_samples), or add --allow_biased_fid."
-            )
-            if note not in notes:
-                notes.append(note)
-        n = min(len(real.features[tap]), len(fake.features[tap]))
-        x, y = real.features[tap][:n], fake.features[tap][:n]
-        rng = np.random.default_rng(vae.config.eval.seed)
-        kid, standard_error = kernel_distance(x, y, rng, KID_SUBSETS, KID_SUBSET_SIZE)
-        how = f"{n:,} images against as many"
-        if n > KID_SUBSET_SIZE:
-            how += f", {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}"
-        how += f", {tap} features"
-        add(f"kid{suffix}", kid, n, how, standard_error)
-        for metric, value in manifold_metrics(x, y).items():
-            k = 3 if metric in ("precision", "recall") else 5
-            how = f"{n:,} images against as many, neighbour {k}, {tap} features"
-            add(f"{metric}{suffix}", value, n, how)
-    if fake.logits is not None:
-        num_splits = min(NUM_SPLITS, len(fake))
-        score, standard_error = inception_score(fake.logits, num_splits)
-        how = f"{len(fake):,} images in {num_splits} splits"
-        add("inception_score", score, len(fake), how, standard_error)
-    return metrics
+
+def _measures(
+    real: FeatureSet, fake: FeatureSet, tap: int, allow_biased: bool, seed: int
+) -> dict[str, tuple[float, float | None, int, str]]:
+    """Of one tap: metric -> (value, standard error, number of fake images, how it was done)."""
+    measures = {}
+    is_biased = min(len(fake), len(real)) <= tap
+    if allow_biased or not is_biased:
+        distance = frechet_distance(fake.statistics[tap], real.statistics[tap], allow_biased)
+        how = f"{len(fake):,} images against {len(real):,}, {tap} features"
+        how += ", biased: singular covariance" if is_biased else ""
+        measures["fid"] = (distance, None, len(fake), how)
+    n = min(len(real.features[tap]), len(fake.features[tap]))
+    x, y = real.features[tap][:n], fake.features[tap][:n]
+    rng = np.random.default_rng(seed)
+    distance, standard_error = kernel_distance(x, y, rng, KID_SUBSETS, KID_SUBSET_SIZE)
+    how = f"{n:,} images against as many"
+    subsets = f", {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}" if n > KID_SUBSET_SIZE else ""
+    measures["kid"] = (distance, standard_error, n, f"{how}{subsets}, {tap} features")
+    for metric, value in manifold_metrics(x, y).items():
+        k = 3 if metric in ("precision", "recall") else 5
+        measures[metric] = (value, None, n, f"{how}, neighbour {k}, {tap} features")
+    return measures
