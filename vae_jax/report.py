@@ -40,7 +40,7 @@ def format_value(metric: Metric) -> str:
 
 
 def markdown_table(metrics: Mapping[str, Metric]) -> str:
-    """One row per metric: value with standard error and unit, images, protocol."""
+    """One row per metric, sample metrics apart: value with error and unit, images, protocol."""
     rows = []
     for name, m in metrics.items():
         if "/" in name:
