@@ -34,8 +34,12 @@ def get_config() -> ConfigDict:
     # bernoulli, continuous_bernoulli, gaussian, discretized_logistic, discretized_logistic_mixture
     likelihood.name = "discretized_logistic_mixture"
     likelihood.num_mixtures = 5  # components per pixel of the mixture
-    likelihood.gaussian_variance = "learned"  # or batch_optimal
+    likelihood.gaussian_variance = "learned"  # learned, batch_optimal, or fixed
+    likelihood.gaussian_std = 1.0  # where it is fixed; in units of the range [0, 1]
     likelihood.binarize = False  # bernoulli: model binary images drawn from the grey values
+    # Of the distortion over pixels and channels in the loss: sum is the bound; mean, a widespread
+    # mistake kept for comparison, amounts to a KL weight of H*W*C.
+    likelihood.reduction = "sum"
 
     config.kl = kl = ConfigDict()
     kl.weight = 1.0  # beta after the warm-up; 1 is the ELBO
@@ -55,7 +59,8 @@ def get_config() -> ConfigDict:
     optim.b2 = 0.999  # decay of the second moment
     optim.weight_decay = 0.0  # adamw only
     optim.clip_norm = 200.0  # largest global gradient norm (loss in nats per image); 0: no clipping
-    optim.ema_decay = 0.999  # of the parameter average, warmed up; evaluation uses the average
+    optim.ema_decay = 0.999  # of the parameter average; evaluation uses the average
+    optim.ema_warmup = True  # a smaller decay at first; False: the start is remembered for long
     optim.max_skipped_in_a_row = 20  # non-finite updates in a row that end the run
 
     config.train = train = ConfigDict()

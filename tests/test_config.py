@@ -191,7 +191,7 @@ def test_counts_below_one_are_refused(tmp_path, key):
         ("likelihood.name", "poisson", "likelihood.name = 'poisson' is unknown"),
         ("likelihood.num_mixtures", 0, "likelihood.num_mixtures = 0 must be at least 1"),
         ("likelihood.binarize", True, "likelihood.binarize = True"),
-        ("likelihood.gaussian_variance", "fixed", "'fixed' is unknown: use one of learned"),
+        ("likelihood.gaussian_variance", "constant", "'constant' is unknown: use one of learned"),
         ("eval.num_iw_images", -1, "eval.num_iw_images = -1"),
         ("train.steps_per_call", 3, "train.steps_per_call = 3 must divide"),
     ],

@@ -583,8 +583,8 @@ def test_options_reach_the_likelihood():
             "likelihood.num_mixtures = 0 must be at least 1",
         ),
         (
-            {"name": "gaussian", "gaussian_variance": "fixed"},
-            "likelihood.gaussian_variance = 'fixed' is unknown: use one of learned, batch_optimal",
+            {"name": "gaussian", "gaussian_variance": "constant"},
+            "likelihood.gaussian_variance = 'constant' is unknown: use one of learned, batch_optimal, fixed",
         ),
         ({"name": "gaussian", "binarize": True}, "likelihood.binarize = True .*name = 'gaussian'"),
     ],

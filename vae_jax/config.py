@@ -18,6 +18,13 @@ MAX_STEPS_PER_CALL = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Of `config.model`; JSON has no tuples.
 TUPLE_KEYS = ("latent_shape", "widths", "num_blocks", "attention_resolutions")
+# Keys that runs of earlier versions lack, with what those did.
+ADDED_KEYS = {
+    "likelihood.gaussian_std": 1.0,
+    "likelihood.reduction": "sum",
+    "optim.ema_warmup": True,
+}
+REDUCTIONS = ("sum", "mean")
 POSITIVE_KEYS = (
     "train.batch_size",
     "train.num_steps",
@@ -60,6 +67,11 @@ def validate(config: ConfigDict) -> None:
     if config.model.dtype not in DTYPES:
         raise ValueError(
             f"model.dtype = {config.model.dtype!r} is unknown: use one of {', '.join(DTYPES)}."
+        )
+    if config.likelihood.reduction not in REDUCTIONS:
+        raise ValueError(
+            f"likelihood.reduction = {config.likelihood.reduction!r} is unknown: use one of "
+            f"{', '.join(REDUCTIONS)}."
         )
     if not config.model.widths or any(width < 1 for width in config.model.widths):
         raise ValueError(f"model.widths = {config.model.widths} must be positive channel counts.")
@@ -117,6 +129,9 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
     content = _read(workdir)["config"]
     for key in TUPLE_KEYS:
         content["model"][key] = tuple(content["model"][key])
+    for key, value in ADDED_KEYS.items():
+        section, name = key.split(".")
+        content[section].setdefault(name, value)
     return ConfigDict(content).lock()
 
 
@@ -145,7 +160,13 @@ def check_unchanged(
 
 def create_likelihood(config: ConfigDict, num_channels: int) -> likelihoods.Likelihood:
     """p(x | z) for images of `num_channels` channels."""
-    return likelihoods.create_likelihood(num_channels=num_channels, **config.likelihood)
+    options = {key: value for key, value in config.likelihood.items() if key != "reduction"}
+    return likelihoods.create_likelihood(num_channels=num_channels, **options)
+
+
+def distortion_weight(config: ConfigDict, image_shape: tuple[int, int, int]) -> float:
+    """Weight of the distortion in the loss: 1, unless it is averaged over pixels and channels."""
+    return 1.0 if config.likelihood.reduction == "sum" else 1.0 / math.prod(image_shape)
 
 
 def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> models.VAE:

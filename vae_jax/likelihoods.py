@@ -26,7 +26,7 @@ LIKELIHOODS = (
     "discretized_logistic",
     "discretized_logistic_mixture",
 )
-GAUSSIAN_VARIANCES = ("learned", "batch_optimal")
+GAUSSIAN_VARIANCES = ("learned", "batch_optimal", "fixed")
 
 # Floors of the log-scales, approached smoothly so that the gradient never vanishes. Constant
 # regions (the black background of Fashion-MNIST) would otherwise drive a scale to zero and its
@@ -123,24 +123,34 @@ class ContinuousBernoulli:
 class Gaussian:
     """N(sigmoid(output), sigma^2) with one sigma for all pixels and images.
 
-    `variance` is 'learned' (a parameter), or 'batch_optimal': training takes the sigma that
-    maximises the likelihood of the batch at hand (Rybkin et al. 2021, arXiv:2006.13202), and the
-    parameter is set to it after each update, so that evaluation has a fixed sigma.
+    `variance` is 'learned' (a parameter); 'batch_optimal': training takes the sigma that maximises
+    the likelihood of the batch at hand (Rybkin et al. 2021, arXiv:2006.13202), and the parameter is
+    set to it after each update, so that evaluation has a fixed sigma; or 'fixed' to `std`, which
+    makes the distortion a squared error over 2 std^2.
     """
 
     num_channels: int
     variance: str = "learned"
+    std: float = 1.0
     binarize = False
     is_discrete = False
-    has_log_std = True
+
+    @property
+    def has_log_std(self) -> bool:
+        return self.variance != "fixed"
 
     @property
     def num_outputs(self) -> int:
-        return self.num_channels + 1
+        return self.num_channels + int(self.has_log_std)
 
     def _parameters(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean = jax.nn.sigmoid(outputs[..., :-1])
-        return mean, _soft_floor(outputs[..., -1:], MIN_GAUSSIAN_LOG_STD)
+        if not self.has_log_std:
+            return jax.nn.sigmoid(outputs), jnp.log(self.std)
+        return jax.nn.sigmoid(outputs[..., :-1]), self.log_std(outputs[..., -1:])
+
+    def log_std(self, raw: jax.Array) -> jax.Array:
+        """log sigma of the learned parameter, never below MIN_GAUSSIAN_LOG_STD."""
+        return _soft_floor(raw, MIN_GAUSSIAN_LOG_STD)
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         mean, log_std = self._parameters(outputs)
@@ -315,19 +325,22 @@ def create_likelihood(
     num_channels: int,
     num_mixtures: int = 10,
     gaussian_variance: str = "learned",
+    gaussian_std: float = 1.0,
     binarize: bool = False,
 ) -> Likelihood:
     """The likelihood of a config's name, for images of `num_channels` channels.
 
     Raises:
-      ValueError: unknown name or variance, fewer than one mixture component, or binary images for
-        a likelihood of grey ones.
+      ValueError: unknown name or variance, a standard deviation that is not positive, fewer than
+        one mixture component, or binary images for a likelihood of grey ones.
     """
     if gaussian_variance not in GAUSSIAN_VARIANCES:
         raise ValueError(
             f"likelihood.gaussian_variance = {gaussian_variance!r} is unknown: use one of "
             f"{', '.join(GAUSSIAN_VARIANCES)}."
         )
+    if not gaussian_std > 0:
+        raise ValueError(f"likelihood.gaussian_std = {gaussian_std} must be positive.")
     if num_mixtures < 1:
         raise ValueError(f"likelihood.num_mixtures = {num_mixtures} must be at least 1.")
     if binarize and name != "bernoulli":
@@ -340,7 +353,7 @@ def create_likelihood(
     if name == "continuous_bernoulli":
         return ContinuousBernoulli(num_channels)
     if name == "gaussian":
-        return Gaussian(num_channels, gaussian_variance)
+        return Gaussian(num_channels, gaussian_variance, gaussian_std)
     if name == "discretized_logistic":
         return DiscretizedLogistic(num_channels)
     if name == "discretized_logistic_mixture":

@@ -1,7 +1,7 @@
 """Terms of the evidence lower bound, one value per image, in nats.
 
 elbo = -(distortion + rate)                                     what is reported, weight always 1
-loss = mean(distortion) + kl_weight * free_bits(mean rate)      what is minimised
+loss = mean(distortion) + kl_weight * free_bits(mean rate)      what is minimised (by default)
 """
 
 import math
@@ -69,9 +69,15 @@ def apply_free_bits(rate_per_dim: jax.Array, free_bits: float) -> jax.Array:
     return jnp.maximum(rate_per_dim.mean(axis=0), free_bits).sum()
 
 
-def compute_loss(terms: ElboTerms, kl_weight: jax.typing.ArrayLike, free_bits: float) -> jax.Array:
-    """The scalar that training minimises, nats per image."""
-    return terms.distortion.mean() + kl_weight * apply_free_bits(terms.rate_per_dim, free_bits)
+def compute_loss(
+    terms: ElboTerms,
+    kl_weight: jax.typing.ArrayLike,
+    free_bits: float,
+    distortion_weight: float = 1.0,
+) -> jax.Array:
+    """The scalar that training minimises, nats per image where the distortion's weight is 1."""
+    rate = apply_free_bits(terms.rate_per_dim, free_bits)
+    return distortion_weight * terms.distortion.mean() + kl_weight * rate
 
 
 def compute_log_weights(

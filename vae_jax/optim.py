@@ -63,12 +63,12 @@ def num_skipped(opt_state: optax.ApplyIfFiniteState) -> tuple[jax.Array, jax.Arr
     return opt_state.notfinite_count, opt_state.total_notfinite
 
 
-def update_ema(ema_params, params, step: jax.Array, decay: float):
+def update_ema(ema_params, params, step: jax.Array, decay: float, warmup: bool = True):
     """Exponential moving average of the parameters after update number `step` (0-based).
 
-    The decay is min(decay, (1 + step) / (10 + step)), so that the average follows a young model
-    closely instead of remembering its initialisation for 1 / (1 - decay) steps.
+    With `warmup` the decay is min(decay, (1 + step) / (10 + step)), so that the average follows a
+    young model closely instead of remembering its initialisation for 1 / (1 - decay) steps.
     """
     step = step.astype(jnp.float32)
-    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
     return jax.tree.map(lambda e, p: d * e + (1.0 - d) * p, ema_params, params)

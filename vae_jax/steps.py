@@ -45,7 +45,9 @@ def make_train_step(
     kl_schedule: Schedule,
     learning_rate: Schedule,
     free_bits: float = 0.0,
+    distortion_weight: float = 1.0,
     ema_decay: float = 0.999,
+    ema_warmup: bool = True,
     flip: bool = False,
 ) -> Callable:
     """Returns (state, x [B,H,W,C] in [0,1], key) -> (state, metrics): one update, not jitted.
@@ -65,7 +67,8 @@ def make_train_step(
             log_std = likelihood.batch_optimal_log_std(outputs, x)
             outputs = outputs.at[..., -1].set(log_std)
         terms = objectives.compute_elbo_terms(likelihood, posterior, outputs, x)
-        return objectives.compute_loss(terms, kl_weight, free_bits), (terms, log_std)
+        loss = objectives.compute_loss(terms, kl_weight, free_bits, distortion_weight)
+        return loss, (terms, log_std)
 
     def train_step(state: TrainState, x: jax.Array, key: jax.Array):
         flip_key, binarize_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
@@ -100,7 +103,9 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            ema_params=optim.update_ema(state.ema_params, params, state.step, ema_decay),
+            ema_params=optim.update_ema(
+                state.ema_params, params, state.step, ema_decay, ema_warmup
+            ),
         )
         return new_state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
 

@@ -148,7 +148,9 @@ class Trainer:
             configuration.create_kl_schedule(c),
             configuration.create_learning_rate(c),
             free_bits=c.kl.free_bits,
+            distortion_weight=configuration.distortion_weight(c, self._train.image_shape),
             ema_decay=c.optim.ema_decay,
+            ema_warmup=c.optim.ema_warmup,
             flip=c.data.flip,
         )
         return steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
