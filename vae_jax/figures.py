@@ -1,7 +1,8 @@
 """Grids of images and training curves: NumPy arrays in, PNG files out."""
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -83,6 +84,50 @@ def _limit_to_settled(axis: plt.Axes, points: Sequence[tuple[int, float]]) -> No
         axis.set_ylim(min(settled) - margin, max(settled) + margin)
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One set of axes.
+
+    Attributes:
+      title, xlabel: texts.
+      lines: (x, y) by label.
+      thresholds: heights of dashed lines by label.
+      log_y: a logarithmic vertical axis.
+      settled: leave the start of a run out of the vertical axis.
+    """
+
+    title: str
+    xlabel: str
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    log_y: bool = False
+    settled: bool = False
+
+
+def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 4) -> None:
+    """Writes a figure of several panels as PNG."""
+    num_rows = -(-len(panels) // num_columns)
+    figure, axes = plt.subplots(
+        num_rows, num_columns, figsize=(15, 3.4 * num_rows), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for label, (x, y) in panel.lines.items():
+            axis.plot(x, y, marker="." if len(x) < 60 else "", label=label)
+        for label, height in panel.thresholds.items():
+            axis.axhline(height, color="grey", linestyle="--", linewidth=1)
+            axis.annotate(label, (0.01, height), xycoords=("axes fraction", "data"), fontsize=7)
+        axis.set(title=panel.title, xlabel=panel.xlabel, yscale="log" if panel.log_y else "linear")
+        if panel.settled:
+            points = [point for x, y in panel.lines.values() for point in zip(x, y, strict=True)]
+            _limit_to_settled(axis, points)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None:
     """Six panels over the steps: loss, ELBO, distortion, rate, KL weight, gradient norm.
 
@@ -108,3 +153,98 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Standard deviation over seeds, 0 of a single one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _plot_trade_off(axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """The second metric over the first: a dot per seed, a line through the variants' means."""
+    if len(content) < 2:
+        return
+    (x_label, xs), (y_label, ys) = content.items()
+    names = [name for name in xs if xs[name]]
+    means = [(np.mean(xs[name]), np.mean(ys[name])) for name in names]
+    spread = [(_deviation(xs[name]), _deviation(ys[name])) for name in names]
+    for name in names:
+        axis.plot(xs[name], ys[name], ".", color="C0", alpha=0.5)
+    if names:
+        (x, y), (x_error, y_error) = np.transpose(means), np.transpose(spread)
+        axis.errorbar(x, y, y_error, x_error, color="C0", capsize=3)
+    for name, mean in zip(names, means, strict=True):
+        axis.annotate(name, mean, (6, 6), textcoords="offset points")
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.margins(0.12)
+
+
+def _plot_metrics(axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """One or two metrics over the variants, each with its axis and colour: means with deviations.
+
+    The dots beside them are the seeds.
+    """
+    for i, (label, of_variants) in enumerate(content.items()):
+        axis = axis.twinx() if i else axis
+        color, position = f"C{3 * i}", 0.25 * i
+        for values in of_variants.values():
+            axis.plot([position - 0.1] * len(values), values, ".", color=color, alpha=0.4)
+            if values:
+                mean, error = np.mean(values), _deviation(values)
+                axis.errorbar(position, mean, error, fmt="os"[i], color=color)
+            position += 1.0
+        axis.set_ylabel(label, color=color)
+        axis.tick_params(axis="y", colors=color)
+        names = [name.replace("_", " ") for name in of_variants]
+        slanted = {"rotation": 25, "ha": "right"} if max(map(len, names)) > 6 else {}
+        axis.set_xticks(0.1 + np.arange(len(names)), names, **slanted)
+
+
+def _plot_curves(
+    axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[Sequence[tuple[int, float]]]]]
+) -> None:
+    """A metric over the steps: a line per seed, a colour per variant."""
+    for label, of_variants in content.items():
+        heights = []
+        for i, (name, curves) in enumerate(of_variants.items()):
+            for j, curve in enumerate(curves):
+                steps, values = zip(*curve, strict=True)
+                text = "" if j else name.replace("_", " ")
+                axis.plot(steps, values, color=f"C{i}", alpha=0.7, label=text)
+                heights += [v for v in values if np.isfinite(v)]
+        # What diverges would press all else onto the axis.
+        if heights and 0 < 4 * min(heights) < max(heights):
+            axis.set_yscale("log")
+        axis.set(xlabel="step", ylabel=label)
+        if heights:
+            axis.legend()
+
+
+ABLATION_PANELS = {
+    "trade_off": _plot_trade_off,
+    "metrics": _plot_metrics,
+    "curves": _plot_curves,
+}
+
+
+def save_ablation(path: pathlib.Path, panels: Sequence[tuple[str, str, Mapping]]) -> None:
+    """Panels that compare the variants of a configuration, three in a row.
+
+    Args:
+      path: of the PNG.
+      panels: (kind, title, {label: {variant: [one per seed]}}); kind is a key of
+        `ABLATION_PANELS`. Of curves one per seed is [(step, value), ...], otherwise a number.
+    """
+    num_rows = -(-len(panels) // 3)
+    with plt.rc_context({"font.size": 10, "legend.fontsize": 9, "axes.titlesize": 11}):
+        figure, axes = plt.subplots(
+            num_rows, 3, figsize=(12, 3 * num_rows), layout="constrained", squeeze=False
+        )
+        for axis, (kind, title, content) in zip(axes.flat, panels, strict=False):
+            ABLATION_PANELS[kind](axis, content)
+            axis.set_title(title)
+            axis.grid(alpha=0.3)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        figure.savefig(path, dpi=100)
+        plt.close(figure)
