@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_jax.metrics.manifold import manifold_metrics
+from vae_jax.metrics.manifold import manifold_metrics, nearest_neighbours, realism
 
 NAMES = ["precision", "recall", "density", "coverage"]
 
@@ -138,3 +138,107 @@ def test_metrics_are_those_of_prdc():
         actual = manifold_metrics(real, fake, k, k)
         for name in NAMES:
             assert actual[name] == pytest.approx(expected[name], rel=1e-12), (k, name)
+
+
+# Single images
+
+
+def neighbours_by_loops(points, references, k, exclude_self=False):
+    """(indices, distances) of the k nearest, by sorting all."""
+    found = []
+    for i, p in enumerate(np.float64(points)):
+        pairs = [
+            (float(np.linalg.norm(p - r)), j)
+            for j, r in enumerate(np.float64(references))
+            if not (exclude_self and i == j)
+        ]
+        found.append(sorted(pairs)[:k])
+    distances, indices = np.moveaxis(np.array(found), -1, 0)
+    return indices.astype(int), distances
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_nearest_neighbours_by_loops(k, block_size):
+    points, references = features(0, 20), features(1, 12) + 0.5
+    indices, distances = nearest_neighbours(points, references, k, block_size=block_size)
+    expected_indices, expected_distances = neighbours_by_loops(points, references, k)
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_allclose(distances, expected_distances, rtol=1e-9)
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+def test_no_point_is_its_own_neighbour(block_size):
+    points = features(0, 20)
+    points[5] = points[6] + 1e-3  # a twin is a neighbour
+    indices, distances = nearest_neighbours(points, points, 4, True, block_size)
+    expected_indices, expected_distances = neighbours_by_loops(points, points, 4, True)
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_allclose(distances, expected_distances, rtol=1e-6)
+    assert indices[5, 0] == 6 and indices[6, 0] == 5
+
+
+def test_near_neighbours_are_told_apart_far_from_the_origin():
+    references = 1e6 + np.arange(10.0)[:, None] * np.ones((1, 8))
+    indices, distances = nearest_neighbours(references + 0.2, references, 2)
+    np.testing.assert_array_equal(indices[:9], np.stack([np.arange(9), np.arange(1, 10)], axis=1))
+    expected = np.broadcast_to(np.sqrt(8) * np.array([0.2, 0.8]), (9, 2))
+    np.testing.assert_allclose(distances[:9], expected, rtol=1e-6)
+
+
+def realism_by_loops(real: np.ndarray, fake: np.ndarray, k: int) -> np.ndarray:
+    """Kynkaanniemi et al. 2019, equation 3, over the half of the real images with small radii."""
+    _, distances = neighbours_by_loops(real, real, k, exclude_self=True)
+    radii = distances[:, -1]
+    kept = [i for i, radius in enumerate(radii) if radius <= np.median(radii)]
+    return np.array(
+        [
+            max(radii[i] / np.linalg.norm(np.float64(f) - np.float64(real[i])) for i in kept)
+            for f in fake
+        ]
+    )
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_realism_by_loops(k, block_size):
+    real, fake = features(0, 25), features(1, 18, scale=1.5) + 0.3
+    actual = realism(real, fake, k, block_size)
+    np.testing.assert_allclose(actual, realism_by_loops(real, fake, k), rtol=1e-9)
+    assert actual.min() < 1 < actual.max()  # both sides of the balls are met
+
+
+def test_realism_by_hand():
+    # At k = 1 the radii are 1, 1, 1, 1 and 5, 5: the outliers at 20 and 25 do not count.
+    real = np.array([[0.0], [1.0], [10.0], [11.0], [20.0], [25.0]])
+    fake = np.array([[3.0], [10.5], [22.0]])
+    np.testing.assert_allclose(realism(real, fake, 1), [1 / 2, 2.0, 1 / 11], rtol=1e-12)
+
+
+def test_realism_of_a_real_image_is_huge():
+    real = features(0, 25)
+    _, distances = neighbours_by_loops(real, real, 3, exclude_self=True)
+    inside = np.argmin(distances[:, -1])  # its ball is among the small half
+    real[inside] = np.round(real[inside])
+    with np.errstate(all="raise"):
+        assert realism(real, real[inside : inside + 1])[0] > 1e6
+
+
+def test_images_that_are_there_many_times_give_no_nan():
+    """Their balls have no size, and 0 / 0 no value."""
+    real = np.concatenate([np.zeros((10, 2)), np.ones((10, 2))])
+    found = realism(real, np.array([[0.0, 0.0], [0.0, 3.0]]))
+    assert not np.isnan(found).any() and found[1] < 1e-6
+
+
+def test_a_large_mean_does_not_change_realism():
+    real, fake = (np.round(features(s, 30, scale=0.1) * 1024) / 1024 for s in (0, 1))
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
+    shifted = realism(real + 2.0**30, fake + 2.0**30)
+    np.testing.assert_allclose(shifted, realism(real, fake), rtol=1e-6)
+
+
+def test_realism_needs_more_real_images_than_neighbours():
+    with pytest.raises(ValueError, match="3 real images are too few for neighbour number 3"):
+        realism(features(0, 3), features(1, 9))
+    assert realism(features(0, 4), features(1, 1)).shape == (1,)

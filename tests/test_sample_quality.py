@@ -557,6 +557,52 @@ def test_features_of_real_images_are_computed_once(own_vae):
         assert sum(len(images) for _, images in seen.values()) == num_images
 
 
+# Single images
+
+
+def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monkeypatch):
+    """On the finest tap, with the first preprocessing, row by row."""
+    monkeypatch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
+    evaluation, _ = evaluate(own_vae, 30, preprocessing=("clean", "pytorch_fid"), allow_biased=True)
+    found = evaluation.features
+    assert found.space == "12 Inception features, clean preprocessing"
+    z, means = sample_quality.sample_means(own_vae, 30)
+    images = {
+        "train": sample_quality.real_split(own_vae, "train", 30).take(slice(None)),
+        "test": sample_quality.real_split(own_vae, "test", 30).take(slice(None)),
+        "sample_means": means,
+        "reconstruction_means": sample_quality.reconstruction_means(own_vae, 30),
+    }
+    for name, of_set in images.items():
+        expected = features_of(of_set, 12, "clean")
+        np.testing.assert_array_equal(getattr(found, name), expected, err_msg=name)
+    np.testing.assert_array_equal(figures.to_uint8(own_vae.decode(z)), means)
+
+
+def test_sets_are_those_that_were_measured(evaluated, vae, monkeypatch):
+    monkeypatch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
+    seen = generated_images(evaluated[1])
+    _, means = sample_quality.sample_means(vae, NUM_SAMPLES)
+    np.testing.assert_array_equal(means, seen["sample_means"])
+    reconstructions = sample_quality.reconstruction_means(vae, NUM_SAMPLES)
+    np.testing.assert_array_equal(reconstructions, seen["reconstruction_means"])
+
+
+def test_first_samples_do_not_depend_on_how_many_follow(vae):
+    few, many = (sample_quality.sample_means(vae, n) for n in (3, 600))  # of blocks of 500
+    for part, whole in zip(few, many, strict=True):
+        np.testing.assert_array_equal(part, whole[:3])
+        assert len(part) == 3 and len(whole) == 600
+    assert len(np.unique(many[0], axis=0)) == 600
+
+
+def test_rows_of_real_splits_are_those_of_the_file(vae, files):
+    for split, images in files.items():
+        part = sample_quality.real_split(vae, split, 15)
+        np.testing.assert_array_equal(part.take(slice(None)), images[part.indices])
+        assert len(set(part.indices)) == 15
+
+
 # Few images
 
 

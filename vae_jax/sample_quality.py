@@ -15,6 +15,7 @@ import numpy as np
 
 from vae_jax import config as configuration
 from vae_jax import figures
+from vae_jax.data import Split
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evaluation import Metric
 from vae_jax.inference import TrainedVAE
@@ -85,13 +86,42 @@ class Options:
             )
 
 
-@dataclasses.dataclass(frozen=True)
+class NotFiniteError(ValueError):
+    """The model gives numbers that are not finite."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """Features of single images, for whoever looks for images that are far from all others.
+
+    Attributes:
+      space: in words, '2048 Inception features, pytorch_fid preprocessing'.
+      train, test: float32 [n, tap], of the first images of `real_split`, 10,000 at most.
+      sample_means, reconstruction_means: likewise of the functions of that name.
+    """
+
+    space: str
+    train: np.ndarray
+    test: np.ndarray
+    sample_means: np.ndarray
+    reconstruction_means: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class SampleEvaluation:
-    """Metrics by name, grids uint8 [H, W, 3] by name, and in words what is missing and why."""
+    """What is known of the samples.
+
+    Attributes:
+      metrics: by name.
+      grids: uint8 [H, W, 3] by name.
+      notes: in words what is missing and why.
+      features: on the finest tap, with the first preprocessing.
+    """
 
     metrics: dict[str, Metric]
     grids: dict[str, np.ndarray]
     notes: list[str]
+    features: Features
 
 
 def find_weights(
@@ -132,30 +162,80 @@ def evaluate(
     """All sample metrics that the weights allow, in both protocols.
 
     Raises:
-      ValueError: the decoder gives non-finite images.
+      NotFiniteError: the decoder gives non-finite images.
     """
     generated, aggregate_posterior = _generate(vae, options.num_samples)
     taps = [tap for tap in TAPS if tap in weights.available_taps]
-    metrics, notes = {}, []
+    metrics, notes, features = {}, [], []
     for preprocessing in dict.fromkeys(options.preprocessing):
         extractor = FeatureExtractor(weights, taps, preprocessing)
-        metrics |= _measure(vae, options, extractor, generated, notes)
-    return SampleEvaluation(metrics, {"aggregate_posterior": aggregate_posterior}, notes)
+        sets = _extract(vae, options, extractor, generated)
+        metrics |= _measure(vae, options, extractor, sets, notes)
+        features.append(_single_features(extractor, sets))
+    grids = {"aggregate_posterior": aggregate_posterior}
+    return SampleEvaluation(metrics, grids, notes, features[0])
+
+
+def _single_features(extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]) -> Features:
+    names = (field.name for field in dataclasses.fields(Features) if field.name != "space")
+    tap = extractor.taps[0]
+    space = f"{tap} Inception features, {extractor.preprocessing} preprocessing"
+    return Features(space, **{name: sets[name].features[tap] for name in names})
 
 
 def _data_dir(vae: TrainedVAE) -> pathlib.Path:
     return pathlib.Path(vae.config.data.dir).expanduser()
 
 
-def _real_images(vae: TrainedVAE, split: str, num_samples: int) -> np.ndarray:
-    """Images of the file in one fixed random order, uint8: as many as there are samples, at most.
+def real_split(vae: TrainedVAE, split: str, num_samples: int) -> Split:
+    """Images of the file in one fixed random order: as many as there are samples, at most.
 
     Of the published training set, that is, with what is set aside for validation here.
     """
     n = min(num_samples, NUM_SAMPLES_TEST) if split == "test" else num_samples
     part = configuration.load_split(vae.config, split)
-    whole = dataclasses.replace(part, indices=np.arange(len(part.images)))
-    return whole.take(np.random.default_rng(0).permutation(len(whole))[:n])
+    order = np.random.default_rng(0).permutation(len(part.images))[:n]
+    return dataclasses.replace(part, indices=order)
+
+
+def _images(split: Split) -> np.ndarray:
+    """All of them, uint8 [N, H, W, C]."""
+    return split.take(slice(None))
+
+
+def _set_keys(vae: TrainedVAE) -> dict[str, jax.Array]:
+    """The keys from which the sets of images are made."""
+    names = ("prior", "index", "aggregate", "reconstruction", "decoder")
+    key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
+    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
+
+
+def sample_means(vae: TrainedVAE, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first of that set: (z [N, *latent_shape], uint8 [N, H, W, C])."""
+    blocks = [
+        _prior_block(vae, key, draw=False)
+        for _, key in _block_keys(_set_keys(vae)["prior"], num_samples)
+    ]
+    z, images = (np.concatenate(parts)[:num_samples] for parts in zip(*blocks, strict=True))
+    return z, images
+
+
+def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
+    """That set, uint8 [N, H, W, C], of `real_split` of the test images."""
+    z = _reconstruction_codes(vae, _images(real_split(vae, "test", num_samples)))
+    starts = range(0, len(z), BLOCK_SIZE)
+    return np.concatenate([_to_bytes(vae.decode(z[i : i + BLOCK_SIZE])) for i in starts])
+
+
+def _prior_block(vae: TrainedVAE, key: jax.Array, draw: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(z, images) of `BLOCK_SIZE` samples; the z are the same for means and draws."""
+    z_key, x_key = jax.random.split(key)
+    z = np.asarray(jax.random.normal(z_key, (BLOCK_SIZE, *vae.latent_shape)))
+    return z, _to_bytes(vae.decode(z, x_key if draw else None))
+
+
+def _reconstruction_codes(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
+    return _draw(vae.encode(images), _set_keys(vae)["reconstruction"])
 
 
 def _generate(
@@ -165,25 +245,24 @@ def _generate(
 
     A set's images and the means of the same name have the same z.
     """
-    key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
-    prior_key, index_key, aggregate_key, reconstruction_key, decoder_key = jax.random.split(key, 5)
-    test = _real_images(vae, "test", num_samples)
+    keys = _set_keys(vae)
+    test = _images(real_split(vae, "test", num_samples))
     num_decoded = len(test)
     train = configuration.load_split(vae.config, "train")
-    chosen = np.asarray(jax.random.randint(index_key, (num_decoded,), 0, len(train)))
-    aggregate_z = _draw(vae.encode(train.take(chosen)), aggregate_key)
-    reconstruction_z = _draw(vae.encode(test), reconstruction_key)
+    chosen = np.asarray(jax.random.randint(keys["index"], (num_decoded,), 0, len(train)))
+    aggregate_z = _draw(vae.encode(train.take(chosen)), keys["aggregate"])
+    reconstruction_z = _reconstruction_codes(vae, test)
 
     def decoded(z: np.ndarray, draw: bool) -> Blocks:
         return lambda: (
             _to_bytes(vae.decode(z[i : i + BLOCK_SIZE], k if draw else None))
-            for i, k in _block_keys(decoder_key, len(z))
+            for i, k in _block_keys(keys["decoder"], len(z))
         )
 
     def prior(draw: bool) -> Blocks:
         return lambda: (
-            _to_bytes(vae.sample(k, BLOCK_SIZE, draw)[: num_samples - i])
-            for i, k in _block_keys(prior_key, num_samples)
+            _prior_block(vae, k, draw)[1][: num_samples - i]
+            for i, k in _block_keys(keys["prior"], num_samples)
         )
 
     generated = {
@@ -212,21 +291,20 @@ def _draw(posterior: DiagonalGaussian, key: jax.Array) -> np.ndarray:
 def _to_bytes(images: np.ndarray) -> np.ndarray:
     """Float images [0, 1] -> uint8, as they would be stored."""
     if not np.isfinite(images).all():
-        raise ValueError(
-            "the decoder gave pixels that are not finite: no sample metric can be computed; "
-            "evaluate an earlier checkpoint with --checkpoint=STEP."
+        raise NotFiniteError(
+            "the decoder gave pixels that are not finite: its images cannot be compared with real "
+            "ones; evaluate an earlier checkpoint with --checkpoint=STEP."
         )
     return figures.to_uint8(images)
 
 
-def _measure(
+def _extract(
     vae: TrainedVAE,
     options: Options,
     extractor: FeatureExtractor,
     generated: Mapping[str, tuple[int, Blocks]],
-    notes: list[str],
-) -> dict[str, Metric]:
-    """All comparisons with one preprocessing."""
+) -> dict[str, FeatureSet]:
+    """Features of all sets with one preprocessing."""
     LOGGER.info(
         "sample metrics: %s images through the Inception network, besides real ones not yet cached "
         "(--num_samples=N for fewer)",
@@ -237,7 +315,7 @@ def _measure(
     sets = {
         split: reference_features(
             extractor,
-            _real_images(vae, split, options.num_samples),
+            _images(real_split(vae, split, options.num_samples)),
             f"{dataset}-{split}",
             cache_dir,
         )
@@ -245,8 +323,19 @@ def _measure(
     }
     for name, (n, blocks) in generated.items():
         sets[name] = extractor.feature_set(blocks(), n, name.replace("_", " "))
+    return sets
+
+
+def _measure(
+    vae: TrainedVAE,
+    options: Options,
+    extractor: FeatureExtractor,
+    sets: Mapping[str, FeatureSet],
+    notes: list[str],
+) -> dict[str, Metric]:
+    """All comparisons with one preprocessing."""
     metrics = {}
-    for name in (*generated, "train"):
+    for name in (name for name in SETS if name != "test"):
         metrics |= _compare(vae, options, extractor, sets, name, "test", notes)
     for name in ("samples", "sample_means", "test"):
         metrics |= _compare(vae, options, extractor, sets, name, "train", notes)

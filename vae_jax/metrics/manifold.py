@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def _squared_distances(
-    x: np.ndarray, y: np.ndarray, block_size: int
+def squared_distances(
+    x: np.ndarray, y: np.ndarray, block_size: int = 1000
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances of `block_size` rows of x at a time to all of y: (rows, [rows, N])."""
     y_squared = (y**2).sum(axis=1)
@@ -20,7 +20,7 @@ def _squared_radii(x: np.ndarray, ks: list[int], block_size: int) -> np.ndarray:
     """Squared distance of each row of x to its k-th nearest other row, for each k: [N, len(ks)]."""
     # Each row is its own nearest, at index 0 of the sorted distances, so the k-th other is at k.
     return np.concatenate(
-        [np.partition(d, ks, axis=1)[:, ks] for _, d in _squared_distances(x, x, block_size)]
+        [np.partition(d, ks, axis=1)[:, ks] for _, d in squared_distances(x, x, block_size)]
     )
 
 
@@ -65,7 +65,7 @@ def manifold_metrics(
     fake_radii = _squared_radii(fake, ks[:1], block_size)[:, 0]
     fake_inside = np.zeros(len(fake), bool)
     recalled = covered = num_inside = 0
-    for rows, distances in _squared_distances(real, fake, block_size):
+    for rows, distances in squared_distances(real, fake, block_size):
         precision_radii, density_radii = real_radii[rows].T
         fake_inside |= (distances < precision_radii[:, None]).any(axis=0)
         recalled += (distances < fake_radii).any(axis=1).sum()
@@ -77,3 +77,77 @@ def manifold_metrics(
         "density": float(num_inside / (k_density_coverage * len(fake))),
         "coverage": float(covered / len(real)),
     }
+
+
+def nearest_neighbours(
+    points: np.ndarray,
+    references: np.ndarray,
+    k: int,
+    exclude_self: bool = False,
+    block_size: int = 1000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest references of each point, nearest first: (indices, distances), [M, k] both.
+
+    Args:
+      points, references: [M, D], [N, D].
+      k: at most N, or N - 1 with `exclude_self`.
+      exclude_self: point i is reference i, and is not to be its own neighbour.
+      block_size: points at a time; memory is of order block_size * N.
+    """
+    points, references = _centred(points, references)
+    indices, distances = [], []
+    for rows, squared in squared_distances(points, references, block_size):
+        if exclude_self:
+            own = np.arange(len(squared))
+            squared[own, own + rows.start] = np.inf
+        nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(squared, nearest, axis=1)
+        order = np.argsort(values, axis=1, kind="stable")
+        indices.append(np.take_along_axis(nearest, order, axis=1))
+        values = np.take_along_axis(values, order, axis=1)
+        distances.append(np.sqrt(values.clip(0.0)))  # rounding leaves less than 0
+    return np.concatenate(indices), np.concatenate(distances)
+
+
+def realism(real: np.ndarray, fake: np.ndarray, k: int = 3, block_size: int = 1000) -> np.ndarray:
+    """How deep each fake image lies in the real ones, [M]; huge or infinite where it equals one.
+
+    The largest, over real images r, of the distance from r to its k-th nearest other, over the
+    distance from r to the fake image; 1 or more: inside some real image's ball. The half of the
+    real images with the larger balls, outliers among them, does not count (Kynkaanniemi et al.
+    2019, arXiv:1904.06991, section 5).
+
+    Args:
+      real, fake: features [N, D], [M, D].
+      k: the image itself is not counted.
+      block_size: rows at a time; memory is of order block_size * N.
+
+    Raises:
+      ValueError: no more real images than k.
+    """
+    if len(real) <= k:
+        raise ValueError(
+            f"{len(real)} real images are too few for neighbour number {k}: they must exceed it; "
+            "take more images or a smaller k."
+        )
+    fake, real = _centred(fake, real)
+    radii = _squared_radii(real, [k], block_size)[:, 0]
+    is_kept = radii <= np.median(radii)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = [
+            radii[is_kept] / distances.clip(0.0)
+            for _, distances in squared_distances(fake, real[is_kept], block_size)
+        ]
+    # 0 / 0: on an image that is there more than k times.
+    ratios = np.nan_to_num(np.concatenate(ratios), nan=np.inf, posinf=np.inf)
+    return np.sqrt(ratios.max(axis=1).clip(0.0))
+
+
+def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both in float64 less the mean of y.
+
+    |x|^2 + |y|^2 - 2 x.y loses digits where norms are large beside distances.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    centre = y.mean(axis=0)
+    return x - centre, y - centre

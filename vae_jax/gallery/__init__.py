@@ -1,0 +1,7 @@
+"""A gallery of failures: the worst reconstructions and samples, each with a measured hypothesis."""
+
+from vae_jax.gallery.failures import FailureSet, check_num_failures, create
+from vae_jax.gallery.picture import draw
+from vae_jax.gallery.text import markdown, to_json
+
+__all__ = ["FailureSet", "check_num_failures", "create", "draw", "markdown", "to_json"]

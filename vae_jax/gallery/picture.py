@@ -1,0 +1,102 @@
+"""The picture of a gallery: pairs of images with captions that can be read at arm's length."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vae_jax import figures
+from vae_jax.gallery import text
+from vae_jax.gallery.failures import FailureSet
+
+TARGET_TILE = 112  # pixels; images are enlarged by a whole factor to about this
+NUM_COLUMNS = 4
+# At half the width of an A4 page, four pairs of 112 pixels are 21 mm each and this is 6 points.
+FONT_SIZE = 24
+GAP, MARGIN = 2, 14  # pixels within a pair, and around it
+GREY = (90, 90, 90)  # of captions without hypothesis
+# Okabe & Ito's palette, which the colour-blind can tell apart, darkened to be read on white.
+PALETTE = (
+    *((0, 90, 160), (190, 75, 0), (0, 125, 90), (160, 70, 120)),
+    *((125, 100, 0), (30, 115, 160), (140, 0, 0), (70, 70, 140)),
+)
+
+
+def draw(failures: FailureSet) -> np.ndarray:
+    """A headline, and the pairs four in a row with their captions, uint8 [H, W, 3]."""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    pairs = [_pair(*failure.pair) for failure in failures.failures]
+    width = pairs[0].shape[1]
+    captions = [
+        [line for part in text.caption(failure, i, failures) for line in wrap(part, font, width)]
+        for i, failure in enumerate(failures.failures, start=1)
+    ]
+    cells = [
+        _below(pair, caption, colour, font)
+        for pair, caption, colour in zip(pairs, captions, _colours(failures), strict=True)
+    ]
+    rows = [cells[i : i + NUM_COLUMNS] for i in range(0, len(cells), NUM_COLUMNS)]
+    total_width = len(rows[0]) * (width + MARGIN) - MARGIN
+    title = wrap(text.headline(failures), font, total_width)
+    parts = [_text(title, total_width, "black", font), *(_beside(row, total_width) for row in rows)]
+    return np.pad(
+        np.concatenate(parts), ((MARGIN, 0), (MARGIN, MARGIN), (0, 0)), constant_values=255
+    )
+
+
+def _text(lines: list[str], width: int, colour, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    """Lines on white, [H, width, 3], with a margin below."""
+    line_height = sum(font.getmetrics()) + 1
+    image = Image.new("RGB", (width, len(lines) * line_height + MARGIN), "white")
+    pen = ImageDraw.Draw(image)
+    for i, line in enumerate(lines):
+        pen.text((0, i * line_height), line, colour, font)
+    return np.asarray(image)
+
+
+def _below(pair: np.ndarray, caption: list[str], colour, font) -> np.ndarray:
+    """A pair and its caption."""
+    gap = np.full((2 * GAP, *pair.shape[1:]), 255, np.uint8)
+    return np.concatenate([pair, gap, _text(caption, pair.shape[1], colour, font)])
+
+
+def _beside(cells: list[np.ndarray], width: int) -> np.ndarray:
+    """Cells of one width with a margin between them, on white of `width` pixels."""
+    row = np.full((max(map(len, cells)), width, 3), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        left = i * (cell.shape[1] + MARGIN)
+        row[: len(cell), left : left + cell.shape[1]] = cell
+    return row
+
+
+def _pair(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Both enlarged by a whole factor, beside each other."""
+    factor = max(1, round(TARGET_TILE / left.shape[1]))
+    left, right = (
+        figures.to_uint8_rgb(image).repeat(factor, axis=0).repeat(factor, axis=1)
+        for image in (left, right)
+    )
+    gap = np.full((len(left), GAP, 3), 255, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def _colours(failures: FailureSet) -> list[tuple[int, int, int]]:
+    """One for each hypothesis, the largest group's first."""
+    of_attribute = {
+        group.attribute: PALETTE[i % len(PALETTE)]
+        for i, group in enumerate(failures.groups)
+        if group.attribute is not None
+    }
+    return [
+        of_attribute[failure.explanation[0]] if failure.explanation else GREY
+        for failure in failures.failures
+    ]
+
+
+def wrap(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of at most `width` pixels; a longer word keeps a line to itself."""
+    lines: list[str] = []
+    for word in line.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,79 @@
+"""Samples, ranked by how far they lie from the training images."""
+
+import numpy as np
+
+from vae_jax import sample_quality
+from vae_jax.distributions import standard_normal_log_prob
+from vae_jax.gallery import measured
+from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import attributes as measures
+from vae_jax.metrics import latents
+from vae_jax.metrics.manifold import nearest_neighbours, realism
+
+NUM_SAMPLES = 1000  # candidates
+NUM_REAL = 5000  # training images that they are compared with in pixels; of features up to 10,000
+NUM_NEIGHBOURS = 3  # how far a real image reaches, as for precision
+
+
+def rank_samples(vae: TrainedVAE, features: sample_quality.Features | None) -> list[Ranking]:
+    """By realism, in features where there are any; none where there are too few training images."""
+    num_samples = NUM_SAMPLES if features is None else min(NUM_SAMPLES, len(features.sample_means))
+    z, samples = sample_quality.sample_means(vae, num_samples)
+    split = sample_quality.real_split(
+        vae, "train", NUM_REAL if features is None else len(features.train)
+    )
+    real = split.take(slice(None))
+    if len(real) <= NUM_NEIGHBOURS:
+        return []
+    if features is None:
+        space, x, y = "pixels", _pixels(samples), _pixels(real)
+    else:
+        space, x, y = features.space, features.sample_means[:num_samples], features.train
+    nearest, distances = nearest_neighbours(x, y, 1)
+    reach = nearest_neighbours(y, y, NUM_NEIGHBOURS, exclude_self=True)[1][:, -1]
+    labels, dataset = labels_of(split), vae.config.data.name
+
+    def describe(row: int) -> dict[str, int | float | str]:
+        about = describe_image(split, dataset, nearest[row, 0], "nearest image")
+        return {"sample": int(row), **about, "distance": float(distances[row, 0])}
+
+    def show(rows: np.ndarray) -> list[Pair]:
+        return list(zip(samples[rows], real[nearest[rows, 0]], strict=True))
+
+    ranking = Ranking(
+        name="worst_samples",
+        heading="Worst samples by realism",
+        candidates="samples",
+        sides=("sample", "nearest training image"),
+        description="Left: the mean of p(x|z), z ~ N(0, I). Right: the nearest of "
+        f"{len(real):,} training images in {space}. At a realism (Kynkaanniemi et al. 2019, "
+        "arXiv:1904.06991) of 1 or more a sample is within the reach of a real image.",
+        score="realism",
+        unit="",
+        values=realism(y, x, NUM_NEIGHBOURS),
+        attributes=measured.of_samples(
+            measured.measure_images(samples),
+            float(measured.measure_images(real)["fine_power"].mean()),
+            _prior_hole(vae, z, real),
+            reach[nearest[:, 0]],
+            None if labels is None else measures.blend(x, y, labels),
+            dataset,
+        ),
+        describe=describe,
+        show=show,
+        is_low=True,
+    )
+    return [ranking]
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, C] -> [N, H*W*C] in [0, 1]."""
+    return images.reshape(len(images), -1) / 255.0
+
+
+def _prior_hole(vae: TrainedVAE, z: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """log p(z) - log of the aggregate posterior of the images at z, nats, [N]."""
+    posterior = vae.encode(images)
+    flat = (a.reshape(len(a), -1) for a in (z, posterior.mean, posterior.log_std))
+    return np.asarray(standard_normal_log_prob(z), np.float64) - latents.aggregate_log_prob(*flat)

@@ -1,0 +1,223 @@
+"""What is written about failures: numbers, captions, Markdown, and the same for machines."""
+
+import math
+from collections.abc import Sequence
+
+from vae_jax.gallery.failures import Failure, FailureSet
+from vae_jax.gallery.hypotheses import MIN_WORSE, Attribute, Group, share_worse
+
+NOTHING = "no measured attribute stands out"
+HOW_TO_READ = (
+    "A hypothesis is a measured attribute in which the failure lies beyond the 95th percentile of "
+    "all candidates. It is offered only if, among the candidates that are not shown, one that does "
+    f"is worse than one that does not in at least {MIN_WORSE:.0%} of the pairs. Of several, the "
+    "first is the one in which candidates as extreme as the failure are worst. Beside each stands "
+    "how many of as many candidates picked at random would have it. A hypothesis goes along with "
+    "failure; that it is the cause is not proved."
+)
+
+
+def format_number(value: float, unit: str) -> str:
+    """'21%', '3.9%', '2.58x', '247 nats', '9 of 10', '1.31'."""
+    if unit == "%":
+        percent = 100.0 * value
+        return f"{percent:.0f}%" if abs(percent) >= 9.95 else f"{percent:.1f}%"
+    if unit == "nats":
+        return f"{value:,.0f} nats" if abs(value) >= 9.95 else f"{value:.1f} nats"
+    if unit not in ("", "x"):
+        return f"{value:.0f} {unit}"
+    return f"{value:,.1f}{unit}" if abs(value) >= 9.995 else f"{value:.2f}{unit}"
+
+
+def _short_number(value: float, unit: str) -> str:
+    """Without the unit where it is a word."""
+    text = format_number(value, unit)
+    return text if unit in ("%", "x") else text.removesuffix(unit).strip()
+
+
+def _value_and_median(attribute: Attribute, row: int) -> str:
+    """'41 nats (21)'."""
+    value = format_number(attribute.values[row], attribute.unit)
+    return f"{value} ({_short_number(attribute.median, attribute.unit)})"
+
+
+def hypothesis(failure: Failure) -> str:
+    """'rate outlier: 41 nats (21)', and what more there is to say."""
+    if not failure.explanation:
+        return NOTHING
+    first = failure.explanation[0]
+    details = [_value_and_median(first, failure.row), first.detail([failure.row])]
+    return f"{first.hypothesis}: {', '.join(filter(None, details))}"
+
+
+def caption(failure: Failure, rank: int, failures: FailureSet) -> list[str]:
+    """Lines below a pair: what it is, its score, the hypothesis and its number (median of all)."""
+    ranking = failures.ranking
+    what = str(failure.about.get("class", ""))
+    lines = [f"{rank}. {what}".strip(), format_number(failure.score, ranking.unit)]
+    if not ranking.unit:
+        lines[1] = f"{ranking.score} {lines[1]}"
+    if not failure.explanation:
+        return [*lines, "no hypothesis"]
+    first = failure.explanation[0]
+    return [*lines, first.short or first.hypothesis, _value_and_median(first, failure.row)]
+
+
+def headline(failures: FailureSet) -> str:
+    """Of the picture."""
+    ranking = failures.ranking
+    return (
+        f"{ranking.heading}: {len(failures.failures)} of {len(ranking.values):,} "
+        f"{ranking.candidates}, median of all {format_number(ranking.median, ranking.unit)}. "
+        f"Left: {ranking.sides[0]}, right: {ranking.sides[1]}. In brackets: medians of all."
+    )
+
+
+def _describe_group(group: Group, failures: FailureSet) -> str:
+    """One item of the list of counts."""
+    ranking, num = failures.ranking, len(failures.failures)
+    count = f"{len(group.rows)} of {num}"
+    at_random = f"{group.num_expected:.1f} of {num} at random"
+    if group.attribute is None:
+        return f"- **{count}: {NOTHING}** ({at_random})"
+    a = group.attribute
+    detail = a.detail(group.rows)
+    detail = f" ({detail})" if detail else ""
+    side = "below" if a.is_low else "above"
+    tail, other = (format_number(v, ranking.unit) for v in (group.tail_score, group.other_score))
+    return (
+        f"- **{count}: {a.hypothesis}**{detail}; {at_random}. {_capitalised(a.measure)}: median "
+        f"{format_number(group.median, a.unit)}, of all candidates "
+        f"{format_number(a.median, a.unit)}. Median {ranking.score} of the "
+        f"{a.is_tail.sum():,} {ranking.candidates} {side} {format_number(a.threshold, a.unit)}: "
+        f"{tail}, of the others {other}."
+    )
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _table(failures: FailureSet) -> list[str]:
+    """A row for each failure."""
+    ranking = failures.ranking
+    unit = f", {ranking.unit}" if ranking.unit else ""
+    names = failures.failures[0].about
+    titles = [
+        "",
+        *names,
+        f"{ranking.score}{unit}",
+        "hypothesis (median of all)",
+        "stands out also in",
+    ]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for i, failure in enumerate(failures.failures, start=1):
+        others = "; ".join(
+            f"{a.hypothesis}: {_value_and_median(a, failure.row)}" for a in failure.explanation[1:]
+        )
+        score = _short_number(failure.score, ranking.unit)
+        about = [
+            format_number(v, "") if isinstance(v, float) else str(v) for v in failure.about.values()
+        ]
+        cells = [str(i), *about, score, hypothesis(failure), others]
+        escaped = [cell.replace("|", r"\|") for cell in cells]  # a bare one would end the cell
+        lines.append(f"| {' | '.join(escaped)} |")
+    return lines
+
+
+def markdown(galleries: Sequence[FailureSet]) -> list[str]:
+    """Lines of the section; none without galleries. The pictures are images/NAME.png."""
+    if not galleries:
+        return []
+    lines = ["## Failure gallery", "", HOW_TO_READ, ""]
+    for failures in galleries:
+        ranking = failures.ranking
+        lines += [
+            f"### {ranking.heading}",
+            "",
+            f"{len(failures.failures)} of {len(ranking.values):,} {ranking.candidates}; median "
+            f"{ranking.score} of all: {format_number(ranking.median, ranking.unit)}. "
+            f"{ranking.description}",
+            "",
+            *(_describe_group(group, failures) for group in failures.groups),
+            "",
+            *_not_offered(failures),
+            f"![{ranking.heading}](images/{ranking.name}.png)",
+            "",
+            *_table(failures),
+            "",
+        ]
+    return lines
+
+
+def _not_offered(failures: FailureSet) -> list[str]:
+    """A line on what was measured in vain, with the number that decided."""
+    ranking = failures.ranking
+    worse = {
+        a.hypothesis: share_worse(a, ranking.badness, failures.rows)
+        for a in ranking.attributes
+        if a not in failures.offered
+    }
+    if not worse:
+        return []
+    described = (
+        f"{name} (none stands out)" if share is None else f"{name} ({share:.0%})"
+        for name, share in worse.items()
+    )
+    return [
+        "Measured and not offered as hypothesis, with the share of the pairs in which one that "
+        f"stands out is worse: {', '.join(described)}.",
+        "",
+    ]
+
+
+def to_json(failures: FailureSet) -> dict:
+    """All of it but the images, for json.dumps; numbers that are not finite become None."""
+    ranking = failures.ranking
+
+    def attribute(a: Attribute) -> dict:
+        return {
+            "hypothesis": a.hypothesis,
+            "measure": a.measure,
+            "unit": a.unit,
+            "median": _finite(a.median),
+            "threshold": _finite(a.threshold),
+            "is_low": a.is_low,
+            "share_worse": share_worse(a, ranking.badness, failures.rows),
+            "is_offered": a in failures.offered,
+        }
+
+    return {
+        "name": ranking.name,
+        "heading": ranking.heading,
+        "score": ranking.score,
+        "unit": ranking.unit,
+        "candidates": ranking.candidates,
+        "num_candidates": len(ranking.values),
+        "median_score": _finite(ranking.median),
+        "attributes": {a.name: attribute(a) for a in ranking.attributes},
+        "groups": [
+            {
+                "attribute": group.attribute.name if group.attribute else None,
+                "hypothesis": group.attribute.hypothesis if group.attribute else NOTHING,
+                "num_failures": len(group.rows),
+                "num_expected": group.num_expected,
+                "median": group.median,
+            }
+            for group in failures.groups
+        ],
+        "failures": [
+            {
+                **failure.about,
+                "score": _finite(failure.score),
+                "hypothesis": hypothesis(failure),
+                "stands_out_in": [a.name for a in failure.explanation],
+                "attributes": {a.name: _finite(a.values[failure.row]) for a in ranking.attributes},
+            }
+            for failure in failures.failures
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
