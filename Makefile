@@ -7,10 +7,10 @@ DATA_DIR ?= $(HOME)/.cache/vae_jax
 DEMO := workdir/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long bench-fid lint format clean
+.PHONY: help setup demo test test-long doctor-table ablation bench-fid lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.requirements ## make .venv with all that training and evaluation need
 
@@ -22,6 +22,12 @@ test: lint ## check style and run the tests (at most 15 minutes on 2 cores)
 
 test-long: $(VENV)/.requirements-dev ## run the tests that take longer
 	$(PY) -m pytest -m long
+
+doctor-table: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## train every known failure with three seeds and see whether it is named (an hour)
+	$(PY) -m benchmarks.doctor_table --workdir=workdir/pathologies --data_dir=$(DATA_DIR)
+
+ablation: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## compare schedules, weights, clipping and likelihoods (two hours)
+	$(PY) -m vae_jax.ablation --config=configs/ablation/fashion_mnist.py --workdir=workdir/ablation_fashion_mnist --data_dir=$(DATA_DIR)
 
 bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception network, beside pytorch-fid
 	$(PY) -m benchmarks.fid

@@ -1,7 +1,8 @@
 """Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo
 
-Everything it needs is in the workdir; eval/ there receives metrics.json, report.md and images/.
-Sample metrics belong to the test split; the Inception weights are downloaded on first use.
+Everything it needs is in the workdir; eval/ there receives metrics.json, gallery.json, report.md,
+diagnosis.md and images/. Sample metrics belong to the test split; the Inception weights are
+downloaded on first use.
 """
 
 import pathlib
@@ -11,7 +12,7 @@ import jax
 from absl import app, flags
 
 import vae_jax
-from vae_jax import checkpoints, evaluation, process, report, sample_quality
+from vae_jax import checkpoints, doctor, evaluation, gallery, process, report, sample_quality
 from vae_jax import config as configuration
 from vae_jax.metrics.features import PREPROCESSING
 
@@ -35,6 +36,9 @@ flags.DEFINE_multi_enum(
     list(PREPROCESSING),
     "How images are resized for the network; may be given twice.",
 )
+flags.DEFINE_integer(
+    "num_failures", 16, "Worst reconstructions and worst samples to show. 0: no failure gallery."
+)
 flags.DEFINE_bool("allow_biased_fid", False, "FID also of fewer images than features + 1.")
 
 
@@ -50,6 +54,7 @@ def main(argv: list[str]) -> None:
         options = sample_quality.Options(
             FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid
         )
+        gallery.check_num_failures(FLAGS.num_failures)
         vae = vae_jax.load(workdir, FLAGS.checkpoint)
         if FLAGS.data_dir is not None:
             vae.config.data.dir = FLAGS.data_dir
@@ -57,7 +62,7 @@ def main(argv: list[str]) -> None:
             vae.config.eval.num_iw_images = FLAGS.num_iw_images
         configuration.validate(vae.config)
         split = configuration.load_split(vae.config, FLAGS.split)
-        weights, notes = None, []
+        weights, features, notes = None, None, []
         if FLAGS.split == "test":
             weights, notes = sample_quality.find_weights(vae, options)
         metrics, grids = evaluation.evaluate(vae, split)
@@ -70,6 +75,15 @@ def main(argv: list[str]) -> None:
             metrics |= samples.metrics
             grids |= samples.grids
             notes += samples.notes
+            features = samples.features
+        try:
+            failures = gallery.create(vae, split, FLAGS.num_failures, features)
+        except sample_quality.NotFiniteError as error:  # the rest has been evaluated
+            failures = []
+            notes.append(f"Missing: the failure gallery: {error}")
+        diagnosis = doctor.diagnose_workdir(
+            workdir, FLAGS.checkpoint, FLAGS.data_dir, check_test_images=FLAGS.split == "test"
+        )
     except (
         ValueError,
         FileNotFoundError,
@@ -78,9 +92,11 @@ def main(argv: list[str]) -> None:
     ) as error:
         logger.debug("Traceback:", exc_info=True)
         sys.exit(f"evaluate.py: {error} (--verbosity=1 shows where)")
-    report.write_evaluation(directory, vae.config, metrics, grids, notes)
+    report.write_evaluation(directory, vae.config, metrics, grids, notes, failures, diagnosis)
     for note in notes:
         logger.info(note)
+    for finding in diagnosis.findings:
+        logger.info(finding)
     print(report.summarise(directory))
 
 

@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
     train.steps_per_call = 0  # steps per jitted call; 0: 1 on CPU, up to 50 elsewhere
     train.log_every_steps = 100
     train.eval_every_steps = 1000  # validation, images, curves and a checkpoint
+    train.diagnose = True  # look for failure modes at each evaluation: diagnosis.md
     train.checkpoint_every_steps = 1000  # further checkpoints, where smaller
     train.keep_checkpoints = 2  # the latest ones; the best by validation ELBO is kept besides
 

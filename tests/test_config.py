@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import REPOSITORY, config_flags, make_config, run_python
 
@@ -160,6 +161,57 @@ def test_flatten_joins_keys_by_dots_and_makes_lists_of_tuples():
     assert configuration.flatten(tree) == {"a.b": [1, 2], "d": None}
 
 
+def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_path):
+    config = make_config(tmp_path)
+    configuration.save(config, (16, 16, 1), {}, tmp_path)
+    path = tmp_path / configuration.CONFIG_FILE
+    content = json.loads(path.read_text())
+    for key in configuration.ADDED_KEYS:
+        section, name = key.split(".")
+        del content["config"][section][name]
+    path.write_text(json.dumps(content))
+    loaded = configuration.load(tmp_path)
+    assert loaded.is_locked
+    assert loaded.likelihood.reduction == "sum"  # the bound
+    assert loaded.optim.ema_warmup
+    # There was no fixed variance; any standard deviation goes.
+    assert loaded.likelihood.gaussian_variance != "fixed" and loaded.likelihood.gaussian_std > 0
+    configuration.validate(loaded)
+    assert configuration.flatten(loaded).keys() == configuration.flatten(config).keys()
+    configuration.check_unchanged(config, (16, 16, 1), tmp_path)
+    config.likelihood.reduction = "mean"
+    with pytest.raises(ValueError, match="likelihood.reduction: sum in the workdir, mean now"):
+        configuration.check_unchanged(config, (16, 16, 1), tmp_path)
+
+
+@pytest.mark.parametrize("image_shape", [(28, 28, 1), (64, 32, 3)])
+def test_averaged_distortion_is_divided_by_pixels_and_channels(tmp_path, image_shape):
+    values = {
+        reduction: configuration.distortion_weight(
+            make_config(tmp_path, likelihood__reduction=reduction), image_shape
+        )
+        for reduction in configuration.REDUCTIONS
+    }
+    assert values["sum"] == 1.0
+    np.testing.assert_allclose(1.0 / values["mean"], np.prod(image_shape))
+
+
+@pytest.mark.parametrize("variance", ["learned", "batch_optimal", "fixed"])
+def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
+    config = make_config(
+        tmp_path,
+        likelihood__name="gaussian",
+        likelihood__gaussian_variance=variance,
+        likelihood__gaussian_std=0.2,
+    )
+    likelihood = configuration.create_likelihood(config, 1)
+    assert (likelihood.variance, likelihood.std) == (variance, 0.2)
+    model = configuration.create_model(config, (16, 16, 1))
+    tx = configuration.create_optimizer(config)
+    state = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
+    assert ("log_std" in state.params["decoder"]) == (variance != "fixed")
+
+
 # Errors
 
 
@@ -191,6 +243,8 @@ def test_counts_below_one_are_refused(tmp_path, key):
         ("likelihood.name", "poisson", "likelihood.name = 'poisson' is unknown"),
         ("likelihood.num_mixtures", 0, "likelihood.num_mixtures = 0 must be at least 1"),
         ("likelihood.binarize", True, "likelihood.binarize = True"),
+        ("likelihood.gaussian_std", 0.0, "likelihood.gaussian_std = 0.0 must be positive"),
+        ("likelihood.reduction", "max", "'max' is unknown: use one of sum, mean"),
         ("likelihood.gaussian_variance", "constant", "'constant' is unknown: use one of learned"),
         ("eval.num_iw_images", -1, "eval.num_iw_images = -1"),
         ("train.steps_per_call", 3, "train.steps_per_call = 3 must divide"),

@@ -53,10 +53,24 @@ def test_report_mentions_every_metric_and_its_pictures_open(evaluated):
     for name in json.loads((workdir / "eval" / "metrics.json").read_text()):
         assert f"| `{name}` |" in report
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", report)
-    assert len(pictures) == 6
+    assert len(pictures) == 6 + 2 + 1  # of the evaluation, of failures, of the diagnosis
     for picture in pictures:
         pixels = np.asarray(Image.open(workdir / "eval" / picture))
         assert len(np.unique(pixels)) > 10, picture
+
+
+def test_every_failure_is_in_the_report_and_in_a_file(evaluated):
+    workdir, _ = evaluated
+    report = (workdir / "eval" / "report.md").read_text()
+    galleries = json.loads((workdir / "eval" / "gallery.json").read_text())
+    assert [g["name"] for g in galleries] == ["worst_reconstructions", "worst_samples"]
+    for failures in galleries:
+        assert len(failures["failures"]) == 16
+        assert sum(group["num_failures"] for group in failures["groups"]) == 16
+        section = report.split(f"### {failures['heading']}\n")[1].split("\n## ")[0]
+        for rank, failure in enumerate(failures["failures"], start=1):
+            row = failure.get("sample", failure.get("image"))
+            assert f"\n| {rank} | {row} | " in section
 
 
 def test_report_carries_the_configuration(evaluated):
@@ -72,7 +86,8 @@ def test_console_names_every_metric_and_every_file(evaluated, vae):
     assert str(workdir) in first and "test split" in first and f"step {vae.step}" in first
     for name in json.loads((workdir / "eval" / "metrics.json").read_text()):
         assert re.search(rf"^  {name} +\S", completed.stdout, re.MULTILINE)
-    for path in [workdir / "eval" / "report.md", *(workdir / "eval" / "images").iterdir()]:
+    files = [workdir / "eval" / name for name in ("report.md", "metrics.json", "gallery.json")]
+    for path in [*files, *(workdir / "eval" / "images").iterdir()]:
         assert str(path) in completed.stdout
 
 
@@ -97,6 +112,7 @@ def test_other_split_checkpoint_and_data_go_into_a_directory_of_their_own(
         f"--data_dir={moved}",
         "--num_iw_images=0",
         "--num_samples=0",
+        "--num_failures=3",
     )
     assert completed.returncode == 0, completed.stderr
     assert not (copied_workdir / "eval").exists()
@@ -104,6 +120,8 @@ def test_other_split_checkpoint_and_data_go_into_a_directory_of_their_own(
     assert {m["split"] for m in metrics.values()} == {"validation"}
     assert {m["checkpoint_step"] for m in metrics.values()} == {20}
     assert {m["num_images"] for m in metrics.values()} == {NUM_VALIDATION}
+    galleries = json.loads((copied_workdir / "eval_validation" / "gallery.json").read_text())
+    assert [len(g["failures"]) for g in galleries] == [3, 3]
 
 
 # Sample metrics
@@ -190,6 +208,10 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
         assert "/" not in name or metric["num_images"] == 12
     report = (copied_workdir / "eval" / "report.md").read_text()
     section = report.split("## Sample quality")[1].split("## Pictures")[0]
+    galleries = json.loads((copied_workdir / "eval" / "gallery.json").read_text())
+    names_of_galleries = ["worst_reconstructions", "worst_perceptual", "worst_samples"]
+    assert [g["name"] for g in galleries] == names_of_galleries
+    assert [g["num_candidates"] for g in galleries] == [NUM_TEST, 12, 12]
     assert ("Missing: `fid` and all else on 2048 features" in section) != is_full
     for name in names:
         assert f"`{name}`" in section
@@ -220,11 +242,12 @@ def assert_one_line(completed, script: str, message: str) -> None:
         (["--checkpoint=newest"], "'newest'.*'best'.*'latest'"),
         (["--data_dir=/nonexistent"], "/nonexistent"),
         (["--num_iw_images=-3"], "num_iw_images = -3"),
+        (["--num_failures=-1"], r"num_failures = -1 must lie in \[0, 100\]"),
         (["--num_samples=5"], "num_samples = 5 must be at least 10, or 0"),
         (["--num_samples=10", "--inception_weights=/none.pth"], "/none.pth: there is no such file"),
     ],
     ids=[
-        *("missing_step", "no_checkpoint_word", "no_data", "negative_count"),
+        *("missing_step", "no_checkpoint_word", "no_data", "negative_count", "negative_failures"),
         *("too_few_samples", "no_weights"),
     ],
 )

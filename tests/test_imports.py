@@ -17,11 +17,14 @@ LAYERS = (
     {"objectives", "state"},
     {"steps", "checkpoints", "config"},
     {"inference"},
+    {"doctor"},
     {"training", "evaluation"},
     {"sample_quality"},
+    {"gallery"},
     {"report"},
+    {"ablation"},
 )
-SEES_CONFIG_DICT = {"config", "inference", "training", "evaluation", "report"}
+SEES_CONFIG_DICT = {"config", "doctor", "inference", "training", "evaluation", "report", "ablation"}
 
 
 def module_name(path: pathlib.Path) -> str:

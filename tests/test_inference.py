@@ -83,6 +83,24 @@ def test_parameters_are_averaged_or_raw_as_the_config_says(copied_workdir, use_e
     assert any(np.any(a != b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("of_config", [True, False])
+def test_parameters_are_averaged_or_raw_as_the_caller_says(copied_workdir, of_config):
+    """Whatever the config says; its own choice is that of the test above."""
+    config = configuration.load(copied_workdir)
+    loads = {}
+    for use_ema in (True, False):
+        config.eval.use_ema = use_ema
+        configuration.save(config, IMAGE_SHAPE, {}, copied_workdir)
+        loads[use_ema] = jax.device_get(vae_jax.load(copied_workdir).params)
+    config.eval.use_ema = of_config
+    configuration.save(config, IMAGE_SHAPE, {}, copied_workdir)
+    for use_ema in (True, False):
+        loaded = vae_jax.load(copied_workdir, use_ema=use_ema).params
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), loads[use_ema])
+    pairs = zip(*map(jax.tree.leaves, loads.values()), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)
+
+
 def test_batch_size_is_the_callers(trained_workdir):
     assert vae_jax.load(trained_workdir, batch_size=6).batch_size == 6
 
@@ -174,6 +192,37 @@ def test_samples_decode_standard_normal_codes(vae, monkeypatch):
     assert z.shape == (5000, *LATENT_SHAPE)
     assert np.all(np.abs(z.mean(axis=0)) < 5 / np.sqrt(5000))
     assert np.all(np.abs(z.var(axis=0) - 1) < 5 * np.sqrt(2 / 5000))
+
+
+# The likelihood at a code
+
+
+def test_log_prob_is_that_of_the_decoders_outputs(vae, images):
+    z = np.random.default_rng(0).normal(size=(N, *LATENT_SHAPE)).astype(np.float32)
+    outputs = vae.model.apply({"params": jax.device_get(vae.params)}, z, method="decode")
+    expected = vae.likelihood.log_prob(outputs, np.float32(images / 255.0))
+    actual = vae.log_prob(images, z)
+    assert isinstance(actual, np.ndarray) and actual.dtype == np.float32 and actual.shape == (N,)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+    # Each image has its own code.
+    assert np.any(np.abs(vae.log_prob(images, np.roll(z, 1, axis=0)) - actual) > 1e-2)
+
+
+def test_log_prob_at_a_known_code_is_minus_the_distortion_of_the_bound(vae, images):
+    """Where the posterior is a point, elbo_terms draws that point."""
+    params = jax.device_get(vae.params)
+    head = dict(params["encoder"]["head"])
+    # softplus(-50) is nothing: the standard deviation is its floor, 1e-4.
+    head["kernel"] = head["kernel"] * (np.arange(8) < 4)
+    head["bias"] = np.where(np.arange(8) < 4, head["bias"], -50.0).astype(np.float32)
+    params = {**params, "encoder": {**params["encoder"], "head": head}}
+    narrow = vae_jax.TrainedVAE(vae.model, vae.likelihood, params, vae.config)
+    posterior = narrow.encode(images)
+    np.testing.assert_allclose(np.exp(posterior.log_std), 1e-4, rtol=1e-3)
+    terms = narrow.elbo_terms(images, KEY)
+    actual = narrow.log_prob(images, posterior.mean)
+    np.testing.assert_allclose(actual, -terms.distortion, rtol=1e-3)
+    assert np.ptp(actual) > 10 * np.abs(actual + terms.distortion).max()  # one image from another
 
 
 # Errors

@@ -419,6 +419,34 @@ def test_gaussian_samples_follow_the_distribution_and_are_clipped():
     assert scipy.stats.kstest((inside - normal.mean()) / std, truncated.cdf).pvalue > MIN_P_VALUE
 
 
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("std", [1e-3, 0.1, 1.0, 30.0])
+def test_fixed_variance_is_scipys_normal_without_a_parameter(std, num_channels):
+    likelihood = likelihoods.create_likelihood(
+        "gaussian", num_channels, gaussian_variance="fixed", gaussian_std=std
+    )
+    assert not likelihood.has_log_std and likelihood.num_outputs == num_channels
+    assert likelihoods.Gaussian(num_channels).has_log_std
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(4, 2, 3, num_channels)).astype(np.float32)
+    x = random_levels((4, 2, 3, num_channels))
+    location = expit(np.float64(outputs))
+    expected = scipy.stats.norm.logpdf(np.float64(x), location, std).reshape(4, -1).sum(axis=1)
+    np.testing.assert_allclose(log_prob(likelihood, outputs, x), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(mean(likelihood, outputs), location, rtol=1e-5)
+    # d/dl (x - s(l))^2 / 2 std^2, with s' = s (1 - s).
+    slope = (x - location) * location * (1 - location) / std**2
+    gradient = log_prob_gradient(likelihood, outputs, x)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-5 * np.abs(slope).max())
+
+
+def test_fixed_variance_is_that_of_the_samples():
+    likelihood = likelihoods.Gaussian(num_channels=1, variance="fixed", std=0.05)
+    x = np.float64(sample(likelihood, 6, repeat(pixel(0.3)))).ravel()
+    # The edges are 8 standard deviations away.
+    assert scipy.stats.kstest(x, scipy.stats.norm(expit(0.3), 0.05).cdf).pvalue > MIN_P_VALUE
+
+
 # Discretised logistics
 
 
@@ -571,6 +599,7 @@ def test_options_reach_the_likelihood():
     assert create("bernoulli", 1, binarize=True).binarize
     assert not create("bernoulli", 1).binarize
     assert create("gaussian", 1, gaussian_variance="batch_optimal").variance == "batch_optimal"
+    assert create("gaussian", 1, gaussian_variance="fixed", gaussian_std=0.3).std == 0.3
     assert create("discretized_logistic_mixture", 1, num_mixtures=4).num_mixtures == 4
 
 
@@ -584,8 +613,11 @@ def test_options_reach_the_likelihood():
         ),
         (
             {"name": "gaussian", "gaussian_variance": "constant"},
-            "likelihood.gaussian_variance = 'constant' is unknown: use one of learned, batch_optimal, fixed",
+            "gaussian_variance = 'constant' is unknown: use one of learned, batch_optimal, fixed",
         ),
+        ({"name": "gaussian", "gaussian_std": 0.0}, "gaussian_std = 0.0 must be positive"),
+        ({"name": "gaussian", "gaussian_std": -1.0}, "gaussian_std = -1.0 must be positive"),
+        ({"name": "gaussian", "gaussian_std": np.nan}, "gaussian_std = nan must be positive"),
         ({"name": "gaussian", "binarize": True}, "likelihood.binarize = True .*name = 'gaussian'"),
     ],
 )

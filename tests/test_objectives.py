@@ -178,6 +178,26 @@ def test_loss_is_the_mean_distortion_and_the_weighted_rate_after_free_bits(kl_we
     assert np.isclose(loss, -terms.elbo.mean(), rtol=1e-5) == is_plain
 
 
+@pytest.mark.parametrize("free_bits", [0.0, 1.2])
+def test_averaged_distortion_is_a_kl_weight_times_the_number_of_values(free_bits):
+    """D / n + w R is (D + n w R) / n, and so are its gradients."""
+    num_values, kl_weight, terms = 784, 0.3, random_terms((4,))
+    mean = jax.value_and_grad(objectives.compute_loss)
+    mean, mean_gradient = mean(terms, kl_weight, free_bits, 1.0 / num_values)
+    other, other_gradient = jax.value_and_grad(objectives.compute_loss)(
+        terms, num_values * kl_weight, free_bits
+    )
+    np.testing.assert_allclose(mean, other / num_values, rtol=1e-6)
+    expected = np.float64(terms.distortion).mean() / num_values
+    rate = np.maximum(np.float64(terms.rate_per_dim).mean(axis=0), free_bits).sum()
+    np.testing.assert_allclose(mean, expected + kl_weight * rate, rtol=1e-6)
+    for actual, of_sum in zip(
+        jax.tree.leaves(mean_gradient), jax.tree.leaves(other_gradient), strict=True
+    ):
+        np.testing.assert_allclose(actual, of_sum / num_values, rtol=1e-6)
+        assert np.any(actual != 0)
+
+
 # The importance-weighted bound
 
 

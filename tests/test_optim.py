@@ -158,6 +158,23 @@ def test_ema_is_the_warmed_up_recursion(decay):
         np.testing.assert_allclose(ema["a"]["b"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
+def test_ema_without_warmup_remembers_its_start_as_a_power_of_the_decay(decay):
+    """After n updates it is d^n times the start and (1 - d) d^k times what came k updates ago."""
+    num_steps = 40
+    walk = np.random.default_rng(0).normal(size=(num_steps, 3)).cumsum(axis=0).astype(np.float32)
+    update = jax.jit(lambda e, p, t: optim.update_ema(e, p, t, decay, warmup=False))
+    start = np.float32([5.0, -3.0, 1.0])
+    ema = {"a": jnp.asarray(start)}
+    for t, value in enumerate(walk):
+        ema = update(ema, {"a": value}, jnp.int32(t))
+    weights = (1.0 - decay) * float(decay) ** np.arange(num_steps)[::-1]
+    expected = decay**num_steps * start + weights @ walk.astype(np.float64)
+    np.testing.assert_allclose(ema["a"], expected, rtol=1e-5, atol=1e-5)
+    if decay == 0.999:  # that start is nearly all of it
+        assert np.abs(ema["a"] - start).max() < 0.1 * np.abs(walk[-1] - start).max()
+
+
 def test_ema_of_constant_parameters_is_those_parameters():
     ema = params()
     for step in (0, 10, 10**6):

@@ -8,9 +8,12 @@ import re
 import numpy as np
 import pytest
 from conftest import make_config
+from PIL import Image
 
-from vae_jax import report
+from vae_jax import gallery, report
 from vae_jax.evaluation import Metric
+from vae_jax.gallery.failures import choose
+from vae_jax.gallery.ranking import Ranking
 from vae_jax.sample_quality import SETS
 
 ELBO = Metric(
@@ -280,3 +283,54 @@ def test_summary_has_a_row_for_each_pair_of_sets(written):
     assert "kid 40 ± 0.046" in rows["samples_vs_test"]
     assert rows["test_vs_train"] == "fid_768 2"
     assert rows.keys() >= METRICS.keys()
+
+
+# Failures
+
+
+def make_failures(name: str, num_failures: int) -> gallery.FailureSet:
+    images = np.random.default_rng(0).integers(0, 200, (9, 28, 28, 1), dtype=np.uint8)
+    ranking = Ranking(
+        name=name,
+        heading=f"Heading of {name}",
+        candidates="images",
+        sides=("image", "image"),
+        description="",
+        score="distortion",
+        unit="nats",
+        values=np.arange(9.0),
+        attributes=[],
+        describe=lambda row: {"image": int(row)},
+        show=lambda rows: [(images[row], images[row]) for row in rows],
+    )
+    return choose(ranking, num_failures)
+
+
+def test_galleries_are_written_as_pictures_text_and_numbers(tmp_path):
+    failures = [make_failures("worst_a", 4), make_failures("worst_b", 6)]
+    grids = {"samples": np.zeros((4, 4, 3), np.uint8)}
+    report.write_evaluation(tmp_path, make_config(tmp_path), METRICS, grids, [], failures)
+    text = (tmp_path / report.REPORT_FILE).read_text()
+    for of_kind in failures:
+        path = tmp_path / "images" / f"{of_kind.ranking.name}.png"
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), gallery.draw(of_kind))
+        assert f"](images/{path.name})" in text
+    section = text.split("\n## Failure gallery\n")[1].split("\n## ")[0]
+    assert f"## Failure gallery\n{section}".strip() == "\n".join(gallery.markdown(failures)).strip()
+    assert len(tables_of(section)[0]) == 2 + 4 and len(tables_of(section)[1]) == 2 + 6
+    content = json.loads((tmp_path / report.GALLERY_FILE).read_text())
+    assert content == [gallery.to_json(of_kind) for of_kind in failures]
+    assert str(tmp_path / report.GALLERY_FILE) in report.summarise(tmp_path)
+
+
+def test_without_galleries_there_is_no_section_and_an_earlier_file_is_emptied(tmp_path):
+    config = make_config(tmp_path)
+    report.write_evaluation(tmp_path, config, METRICS, {}, [], [make_failures("worst_a", 4)])
+    report.write_evaluation(tmp_path, config, METRICS, {})
+    assert "Failure gallery" not in (tmp_path / report.REPORT_FILE).read_text()
+    assert json.loads((tmp_path / report.GALLERY_FILE).read_text()) == []
+
+
+def test_summary_of_an_evaluation_without_gallery_file(written):
+    (written / report.GALLERY_FILE).unlink()
+    assert report.GALLERY_FILE not in report.summarise(written)

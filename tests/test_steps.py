@@ -155,6 +155,51 @@ def test_elbo_has_no_weight_and_no_free_bits_but_the_loss_has(model, single, ima
     assert other["kl_weight"] == weight
 
 
+class LinearModel:
+    """A code per image from its mean level, one slope and one offset each way."""
+
+    latent_shape = (1,)
+
+    def apply(self, variables, x, method):
+        params = variables["params"]
+        if method == "encode":
+            level = x.mean(axis=(1, 2, 3))[:, None]
+            log_std = jnp.full_like(level, params["log_std"])
+            return DiagonalGaussian(params["slope"] * level + params["offset"], log_std)
+        logits = params["weight"] * x[..., None, None] + params["bias"]
+        return jnp.broadcast_to(logits, (len(x), *IMAGE_SHAPE))
+
+
+def update_linear_model(images, kl_weight, **kwargs):
+    """(metrics, update of each parameter) of one step of gradient descent at rate 1."""
+    tx = optax.apply_if_finite(optax.sgd(1.0), max_consecutive_errors=1)
+    train_step = steps.make_train_step(
+        LinearModel(), Bernoulli(1), tx, constant(kl_weight), constant(1.0), **kwargs
+    )
+    names = ("slope", "offset", "log_std", "weight", "bias")
+    params = {name: jnp.asarray(0.1 * (i + 1)) for i, name in enumerate(names)}
+    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
+    x = steps.to_unit_interval(jnp.asarray(images))
+    new, metrics = jax.jit(train_step)(state, x, jax.random.key(0))
+    return metrics, {name: np.float64(params[name] - new.params[name]) for name in names}
+
+
+def test_gradient_of_the_averaged_distortion_is_that_of_a_larger_kl_weight(images):
+    """D / n + w R is (D + n w R) / n; what is logged of the bound stays in nats."""
+    num_values, kl_weight = np.prod(IMAGE_SHAPE), 0.5
+    metrics, update = update_linear_model(images, kl_weight, distortion_weight=1.0 / num_values)
+    other, expected = update_linear_model(images, num_values * kl_weight)
+    for name, value in update.items():
+        # Updates are differences of parameters near 0.1 to 0.5.
+        np.testing.assert_allclose(value, expected[name] / num_values, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], other["grad_norm"] / num_values, rtol=1e-4)
+    for name in ("elbo", "distortion", "rate"):
+        np.testing.assert_allclose(metrics[name], other[name], rtol=1e-6)
+    loss = metrics["distortion"] / num_values + kl_weight * metrics["rate"]
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    assert all(abs(value) > 1e-4 for value in update.values())
+
+
 # What the model is shown
 
 

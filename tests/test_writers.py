@@ -45,6 +45,19 @@ def test_scalars_are_read_back_under_their_prefix(tmp_path):
     ]
 
 
+def test_texts_are_read_back_beside_the_scalars_and_survive_resuming(tmp_path):
+    text = 'severe: "rust" at 3 µm\nnote: moss'
+    with MetricWriter(tmp_path, first_step=0) as writer:
+        writer.write(1, "train", Summary({"loss": 2.0}, texts={"non_finite": text}))
+        writer.write(1, "validation", Summary({}, texts={"diagnosis": ""}))
+    MetricWriter(tmp_path, first_step=1).close()
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "train/loss": 2.0, "train/non_finite": text},
+        {"step": 1, "validation/diagnosis": ""},
+    ]
+    assert len((tmp_path / writers.METRICS_FILE).read_text().splitlines()) == 2
+
+
 def test_record_is_on_disk_before_the_writer_is_closed(tmp_path):
     writer = MetricWriter(tmp_path, first_step=0)
     writer.write(1, "train", Summary({"loss": 1.0}))
@@ -129,13 +142,28 @@ def test_tensorboard_shows_the_scalars_of_the_metrics_file(events, trained_workd
     expected: dict[str, list] = {}
     for record in read_metrics(trained_workdir):
         for name in record.keys() - {"step"}:
-            expected.setdefault(name, []).append((record["step"], record[name]))
+            if not isinstance(record[name], str):
+                expected.setdefault(name, []).append((record["step"], record[name]))
     assert events["scalars"].keys() == expected.keys()
     for tag, points in expected.items():
         steps, values = zip(*points, strict=True)
         shown_steps, shown = zip(*events["scalars"][tag], strict=True)
         assert shown_steps == steps
         np.testing.assert_allclose(np.asarray(shown, np.float64), values, rtol=1e-6, err_msg=tag)
+
+
+def test_tensorboard_shows_the_texts_of_the_metrics_file(events, trained_workdir):
+    expected: dict[str, list] = {}
+    for record in read_metrics(trained_workdir):
+        for name, value in record.items():
+            if isinstance(value, str):
+                expected.setdefault(name, []).append((record["step"], value))
+    assert "validation/diagnosis" in expected
+    shown = {
+        tag: [(step, value.item().decode()) for step, value in points]
+        for tag, points in events["text"].items()
+    }
+    assert {tag.removesuffix("/text_summary"): points for tag, points in shown.items()} == expected
 
 
 def evaluation_steps() -> list[int]:

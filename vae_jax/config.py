@@ -23,6 +23,7 @@ ADDED_KEYS = {
     "likelihood.gaussian_std": 1.0,
     "likelihood.reduction": "sum",
     "optim.ema_warmup": True,
+    "train.diagnose": True,
 }
 REDUCTIONS = ("sum", "mean")
 POSITIVE_KEYS = (

@@ -95,6 +95,16 @@ class TrainedVAE:
         z = jax.random.normal(z_key, (n, *self.latent_shape))
         return self.decode(z, x_key if draw else None)
 
+    def log_prob(self, images: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """log p(x | z) of each image at its latent [N, *latent_shape], nats, float32 [N]."""
+        self._check_images(images)
+        return self._map(
+            lambda x, ids, z: self._steps.log_prob(self.params, x, ids, z),
+            images,
+            np.arange(len(images)),
+            np.asarray(z, np.float32),
+        )
+
     def elbo_terms(
         self, images: np.ndarray, key: jax.Array, progress: bool = False
     ) -> objectives.ElboTerms:
@@ -165,7 +175,10 @@ def _batched(shape: tuple[int, ...]) -> str:
 
 
 def load(
-    workdir: str | pathlib.Path, checkpoint: str | int = "best", batch_size: int | None = None
+    workdir: str | pathlib.Path,
+    checkpoint: str | int = "best",
+    batch_size: int | None = None,
+    use_ema: bool | None = None,
 ) -> TrainedVAE:
     """Loads a run for use.
 
@@ -173,6 +186,7 @@ def load(
       workdir: written by train.py.
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
       batch_size: images per call over all devices; by default the config's eval.batch_size.
+      use_ema: the averaged parameters or the raw ones; by default as the config's eval.use_ema.
 
     Raises:
       FileNotFoundError: no run, or no such checkpoint there.
@@ -180,6 +194,7 @@ def load(
     """
     workdir = pathlib.Path(workdir)
     config = configuration.load(workdir)
+    use_ema = config.eval.use_ema if use_ema is None else use_ema
     image_shape = configuration.load_image_shape(workdir)
     model = configuration.create_model(config, image_shape)
     tx = configuration.create_optimizer(config)
@@ -195,7 +210,7 @@ def load(
     return TrainedVAE(
         model,
         configuration.create_likelihood(config, image_shape[-1]),
-        restored.ema_params if config.eval.use_ema else restored.params,
+        restored.ema_params if use_ema else restored.params,
         config,
         step=int(restored.step),
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""Writes an evaluation down: metrics.json, images/ and report.md.
+"""Writes an evaluation down: metrics.json, gallery.json, images/ and report.md.
 
 python -m vae_jax.report workdir/demo     # prints the numbers of an evaluation again
 """
@@ -13,11 +13,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
-from vae_jax import figures
+from vae_jax import doctor, figures, gallery
 from vae_jax.evaluation import Metric
 from vae_jax.sample_quality import SETS
 
 METRICS_FILE = "metrics.json"
+GALLERY_FILE = "gallery.json"
 REPORT_FILE = "report.md"
 CAPTIONS = {
     "reconstructions": "Images; below each its reconstruction (mean of p(x|z) at E[z|x])",
@@ -193,13 +194,14 @@ def summarise(directory: pathlib.Path) -> str:
     for pair, row in sample_rows.items():
         values = (f"{name} {_format_sample_value(m)}" for name, m in row.items())
         rows.append(f"  {pair:<{width}}  {'  '.join(values)}")
+    galleries = directory.glob(GALLERY_FILE)  # which evaluations of earlier versions lack
     pictures = [directory.parent / "curves.png", *sorted((directory / "images").glob("*.png"))]
     return "\n".join(
         [
             f"{directory.parent}: {first.split} split, checkpoint of step {first.checkpoint_step}",
             *rows,
             "Written:",
-            *(f"  {p}" for p in (directory / REPORT_FILE, path, *pictures)),
+            *(f"  {p}" for p in (directory / REPORT_FILE, path, *galleries, *pictures)),
         ]
     )
 
@@ -210,13 +212,33 @@ def write_evaluation(
     metrics: Mapping[str, Metric],
     grids: Mapping[str, np.ndarray],
     notes: Sequence[str] = (),
+    failures: Sequence[gallery.FailureSet] = (),
+    diagnosis: doctor.Diagnosis | None = None,
 ) -> None:
-    """Writes images/*.png, report.md and, last, metrics.json; `notes` say what is missing."""
+    """Writes images/*.png, gallery.json, diagnosis.*, report.md and, last, metrics.json.
+
+    Args:
+      directory: created if missing.
+      config: of the run.
+      metrics: by name.
+      grids: uint8 [H, W, 3] by name.
+      notes: what is missing and why.
+      failures: the galleries.
+      diagnosis: of the checkpoint.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     images = [directory / "images" / f"{name}.png" for name in grids]
     for path, grid in zip(images, grids.values(), strict=True):
         figures.save_image(path, grid)
-    (directory / REPORT_FILE).write_text(_render_report(config, metrics, images, notes))
+    for of_kind in failures:
+        path = directory / "images" / f"{of_kind.ranking.name}.png"
+        figures.save_image(path, gallery.draw(of_kind))
+    if diagnosis is not None:
+        diagnosis.write(directory)
+    text = _render_report(config, metrics, images, notes, failures, diagnosis)
+    (directory / REPORT_FILE).write_text(text)
+    content = [gallery.to_json(of_kind) for of_kind in failures]
+    (directory / GALLERY_FILE).write_text(json.dumps(content, indent=2) + "\n")
     content = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
     (directory / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -235,6 +257,8 @@ def _render_report(
     metrics: Mapping[str, Metric],
     images: list[pathlib.Path],
     notes: Sequence[str],
+    failures: Sequence[gallery.FailureSet],
+    diagnosis: doctor.Diagnosis | None,
 ) -> str:
     first = next(iter(metrics.values()))
     parameters = "averaged (EMA)" if config.eval.use_ema else "raw"
@@ -263,6 +287,9 @@ def _render_report(
             "being black and white, lie far.",
             "",
         ]
+    if diagnosis is not None:
+        lines += ["## Diagnosis", "", *diagnosis.to_markdown()]
+        lines += [f"![diagnosis]({doctor.FIGURE_FILE})", ""]
     sample_lines = [*three_distances(metrics), *sample_tables(metrics)]
     if notes or sample_lines:
         lines += ["## Sample quality", ""]
@@ -272,6 +299,7 @@ def _render_report(
     lines += ["## Pictures", "", "![training curves](../curves.png)", ""]
     for path in images:
         lines += [f"{CAPTIONS[path.stem]}:", "", f"![{path.stem}](images/{path.name})", ""]
+    lines += gallery.markdown(failures)
     lines += ["## Configuration", "", "```"]
     lines += [f"{key} = {value}" for key, value in configuration.flatten(config).items()]
     return "\n".join([*lines, "```", ""])

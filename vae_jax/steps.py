@@ -38,6 +38,45 @@ def _with_log_std(params, log_std: jax.Array, skip: jax.Array):
     return {**params, "decoder": {**params["decoder"], "log_std": new}}
 
 
+def prepare_batch(
+    likelihood: Likelihood, flip: bool, x: jax.Array, key: jax.Array, step: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """(what the model sees of x [B,H,W,C] at a training step, key of its posterior's noise)."""
+    flip_key, binarize_key, noise_key = jax.random.split(jax.random.fold_in(key, step), 3)
+    if flip:
+        x = random_flip(flip_key, x)
+    if likelihood.binarize:
+        x = jax.random.bernoulli(binarize_key, x).astype(jnp.float32)
+    return x, noise_key
+
+
+def _is_batch_optimal(likelihood: Likelihood) -> bool:
+    return getattr(likelihood, "variance", None) == "batch_optimal"
+
+
+def make_loss_fn(
+    model: VAE, likelihood: Likelihood, free_bits: float = 0.0, distortion_weight: float = 1.0
+) -> Callable:
+    """Returns (params, x, noise_key, kl_weight) -> (loss, (terms of the bound, log_std or None)).
+
+    `x` is what `prepare_batch` returns; log_std is that of a batch-optimal Gaussian.
+    """
+
+    def loss_fn(params, x, noise_key, kl_weight):
+        posterior = model.apply({"params": params}, x, method="encode")
+        z = posterior.reparameterise(jax.random.normal(noise_key, posterior.mean.shape))
+        outputs = model.apply({"params": params}, z, method="decode")
+        log_std = None
+        if _is_batch_optimal(likelihood):
+            log_std = likelihood.batch_optimal_log_std(outputs, x)
+            outputs = outputs.at[..., -1].set(log_std)
+        terms = objectives.compute_elbo_terms(likelihood, posterior, outputs, x)
+        loss = objectives.compute_loss(terms, kl_weight, free_bits, distortion_weight)
+        return loss, (terms, log_std)
+
+    return loss_fn
+
+
 def make_train_step(
     model: VAE,
     likelihood: Likelihood,
@@ -56,26 +95,11 @@ def make_train_step(
     key.
     Metrics are float32 scalars: of this batch before the update, and of the update.
     """
-    batch_optimal = getattr(likelihood, "variance", None) == "batch_optimal"
-
-    def loss_fn(params, x, key, kl_weight):
-        posterior = model.apply({"params": params}, x, method="encode")
-        z = posterior.reparameterise(jax.random.normal(key, posterior.mean.shape))
-        outputs = model.apply({"params": params}, z, method="decode")
-        log_std = None
-        if batch_optimal:
-            log_std = likelihood.batch_optimal_log_std(outputs, x)
-            outputs = outputs.at[..., -1].set(log_std)
-        terms = objectives.compute_elbo_terms(likelihood, posterior, outputs, x)
-        loss = objectives.compute_loss(terms, kl_weight, free_bits, distortion_weight)
-        return loss, (terms, log_std)
+    batch_optimal = _is_batch_optimal(likelihood)
+    loss_fn = make_loss_fn(model, likelihood, free_bits, distortion_weight)
 
     def train_step(state: TrainState, x: jax.Array, key: jax.Array):
-        flip_key, binarize_key, noise_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        if flip:
-            x = random_flip(flip_key, x)
-        if likelihood.binarize:
-            x = jax.random.bernoulli(binarize_key, x).astype(jnp.float32)
+        x, noise_key = prepare_batch(likelihood, flip, x, key, state.step)
         kl_weight = kl_schedule(state.step)
         (loss, (terms, log_std)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, x, noise_key, kl_weight
@@ -166,6 +190,7 @@ class EvalSteps:
         self.encode = jit(self._encode, everywhere, batched, batched)
         self.decode_mean = jit(self._decode_mean, everywhere, batched)
         self.decode_sample = jit(self._decode_sample, everywhere, batched, batched, everywhere)
+        self.log_prob = jit(self._log_prob, everywhere, batched, batched, batched)
         self.elbo_terms = jit(self._elbo_terms, everywhere, batched, batched, everywhere)
         self.log_weights = jit(self._log_weights, everywhere, batched, batched, batched, everywhere)
 
@@ -201,6 +226,10 @@ class EvalSteps:
         outputs = self._decode(params, z)
         keys = fold_in_each(key, image_ids)
         return jax.vmap(lambda k, o: self._likelihood.sample(k, o[None])[0])(keys, outputs)
+
+    def _log_prob(self, params, images, image_ids, z) -> jax.Array:
+        """log p(x | z), [B]."""
+        return self._likelihood.log_prob(self._decode(params, z), self._observe(images, image_ids))
 
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
         """One-sample estimates of the terms of the bound, [B]."""

@@ -1,5 +1,6 @@
 """The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
 
+import dataclasses
 import logging
 import math
 import pathlib
@@ -16,7 +17,18 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae_jax import config as configuration
-from vae_jax import data, figures, models, objectives, process, sharding, state, steps, writers
+from vae_jax import (
+    data,
+    doctor,
+    figures,
+    models,
+    objectives,
+    process,
+    sharding,
+    state,
+    steps,
+    writers,
+)
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.inference import TrainedVAE
 
@@ -89,6 +101,8 @@ class Trainer:
         self._train_steps = self._create_train_steps(tx)
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
         self._images_timed, self._timer = 0, 0.0  # of the same window
+        self._non_finite_located = False
+        self._image_findings: list[doctor.Finding] | None = None
 
     @property
     def step(self) -> int:
@@ -204,8 +218,8 @@ class Trainer:
         images = self._images_timed + len(metrics["loss"]) * c.train.batch_size
         self._window, self._images_timed = [], 0
         scalars = {name: float(values.mean()) for name, values in metrics.items()}
-        for name in ("skipped_updates", "skipped_in_a_row"):
-            scalars[name] = float(metrics[name][-1])
+        scalars["skipped_updates"] = float(metrics["skipped_updates"][-1])
+        scalars["skipped_in_a_row"] = float(metrics["skipped_in_a_row"].max())
         scalars["grad_norm_max"] = float(metrics["grad_norm"].max())
         if self._likelihood.is_discrete:
             scalars["bits_per_dim"] = objectives.bits_per_dim(
@@ -213,14 +227,23 @@ class Trainer:
             )
         if images > 0:
             scalars["images_per_second"] = images / (time.perf_counter() - self._timer)
-        self._writer.write(step, "train", writers.Summary(scalars))
+        texts = {}
+        if metrics["skipped_in_a_row"].any() and not self._non_finite_located:
+            self._non_finite_located = True
+            texts["non_finite"] = self._locate_non_finite(step, metrics["skipped_in_a_row"])
+        self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
         text = (
             f"elbo {scalars['elbo']:.2f}, rate {scalars['rate']:.2f}, "
             f"{scalars.get('images_per_second', 0):.0f} images/s"
         )
         if not sys.stderr.isatty():
             LOGGER.info("step %d of %d: %s", step, c.train.num_steps, text)
-        check_not_diverged(metrics, step, c.optim.max_skipped_in_a_row)
+        try:
+            check_not_diverged(metrics, step, c.optim.max_skipped_in_a_row)
+        except TrainingDivergedError:
+            if c.train.diagnose:
+                self._diagnose(None)
+            raise
         self._timer = time.perf_counter()
         return text
 
@@ -228,15 +251,14 @@ class Trainer:
         """Writes a validation summary and redraws the curves; returns the validation ELBO."""
         start = time.perf_counter()
         c = self._config
-        vae = TrainedVAE(
-            self._model,
-            self._likelihood,
-            self._state.ema_params if c.eval.use_ema else self._state.params,
-            c,
-            step,
-            self._eval_steps,
-        )
+        vae = self._make_vae(self._state.ema_params if c.eval.use_ema else self._state.params)
         summary = self._evaluate_fn(vae, self._validation)
+        if c.train.diagnose:
+            diagnosis = self._diagnose(vae)
+            LOGGER.info("step %d: diagnosis: %s", step, diagnosis)
+            summary = dataclasses.replace(
+                summary, texts={**summary.texts, "diagnosis": str(diagnosis)}
+            )
         self._writer.write(step, "validation", summary)
         for name, image in summary.images.items():
             figures.save_image(self._workdir / "images" / f"{name}_{step:08d}.png", image)
@@ -246,6 +268,55 @@ class Trainer:
         self._timer += time.perf_counter() - start  # not of the images per second
         return elbo
 
+    def _locate_non_finite(self, last_step: int, skipped_in_a_row: np.ndarray) -> str:
+        """Names the first non-finite tensor at the first of the skipped updates of this window.
+
+        Where all updates since were skipped, that step is repeated exactly; otherwise with
+        parameters of a few updates later.
+        """
+        c = self._config
+        step = last_step - len(skipped_in_a_row) + int(np.argmax(skipped_in_a_row > 0))  # 0-based
+        images = self._train.take(self._batch_indices(step))
+        x, noise_key = steps.prepare_batch(
+            self._likelihood, c.data.flip, steps.to_unit_interval(images), self._train_key, step
+        )
+        name = doctor.first_non_finite(
+            self._model,
+            steps.make_loss_fn(
+                self._model,
+                self._likelihood,
+                c.kl.free_bits,
+                configuration.distortion_weight(c, self._train.image_shape),
+            ),
+            self._state.params,
+            x,
+            noise_key,
+            float(configuration.create_kl_schedule(c)(step)),
+        )
+        return f"{name or 'not seen again with the present parameters'}, step {step + 1}"
+
+    def _diagnose(self, vae: TrainedVAE | None) -> doctor.Diagnosis:
+        """Writes the diagnosis of the run so far; without a model, of its records alone."""
+        c = self._config
+        if self._image_findings is None:  # the images do not change
+            self._image_findings = doctor.diagnose_images([self._train, self._validation])
+        diagnosis = doctor.diagnose(
+            c,
+            writers.read_metrics(self._workdir),
+            self._train,
+            self._validation,
+            vae,
+            self._make_vae(self._state.params) if vae and c.eval.use_ema else None,
+            self._image_findings,
+        )
+        diagnosis.write(self._workdir)
+        return diagnosis
+
+    def _make_vae(self, params) -> TrainedVAE:
+        return TrainedVAE(
+            self._model, self._likelihood, params, self._config, self.step, self._eval_steps
+        )
+
 
 def train_and_evaluate(
     config: ConfigDict, workdir: str | pathlib.Path, evaluate_fn: EvaluateFn
@@ -254,8 +325,8 @@ def train_and_evaluate(
 
     Args:
       config: as from configs/; checked before anything is written.
-      workdir: receives config.json, parameters.md, metrics.jsonl, tensorboard/, curves.png, images/
-        and checkpoints/.
+      workdir: receives config.json, parameters.md, metrics.jsonl, tensorboard/, curves.png,
+        diagnosis.md, diagnosis.png, images/ and checkpoints/.
       evaluate_fn: called with the model (averaged parameters, if so configured) and the
         validation split at each evaluation.
 

@@ -36,7 +36,7 @@ def _create_tensorboard_writer(workdir: pathlib.Path):
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
-    """The records of metrics.jsonl, in order; each has `step` and the scalars logged there."""
+    """The records of metrics.jsonl, in order: `step`, and the scalars and texts logged there."""
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
@@ -57,15 +57,17 @@ class Summary:
       scalars: numbers.
       images: uint8 [H, W, 3].
       histograms: arrays of any shape.
+      texts: Markdown.
     """
 
     scalars: Mapping[str, float]
     images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     histograms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class MetricWriter:
-    """Writes scalars, images and histograms of one run.
+    """Writes scalars, images, histograms and texts of one run.
 
     Args:
       workdir: metrics.jsonl and tensorboard/ are made here.
@@ -87,9 +89,10 @@ class MetricWriter:
         self.close()
 
     def write(self, step: int, prefix: str, summary: Summary) -> None:
-        """Writes a summary; its scalars, images and histograms are named `prefix/name`."""
+        """Writes a summary; its contents are named `prefix/name`."""
         scalars = {f"{prefix}/{name}": float(v) for name, v in summary.scalars.items()}
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        texts = {f"{prefix}/{name}": text for name, text in summary.texts.items()}
+        self._file.write(json.dumps({"step": step, **scalars, **texts}) + "\n")
         self._file.flush()
         if self._tensorboard is None:
             return
@@ -97,6 +100,7 @@ class MetricWriter:
         for write, values in (
             (self._tensorboard.write_images, {k: v[None] for k, v in summary.images.items()}),
             (self._tensorboard.write_histograms, summary.histograms),
+            (self._tensorboard.write_texts, summary.texts),
         ):
             if values:
                 write(step, {f"{prefix}/{name}": value for name, value in values.items()})

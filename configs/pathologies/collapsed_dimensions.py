@@ -1,0 +1,17 @@
+"""A likelihood of sigma 2: most of 32 dimensions are not worth their rate."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "posterior_collapse"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.model.latent_shape = (32,)
+    config.likelihood.gaussian_variance = "fixed"
+    config.likelihood.gaussian_std = 2.0
+    config.kl.warmup_steps = 0
+    return config

@@ -1,0 +1,15 @@
+"""EMA 0.99999 without warm-up on a short run: the average is still near its initialisation."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "ema_lags_behind"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.optim.ema_decay = 0.99999
+    config.optim.ema_warmup = False
+    return config

@@ -1,0 +1,16 @@
+"""Three hundred times the learning rate, no warm-up, no clipping."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "exploding_gradients"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.likelihood.name = "discretized_logistic_mixture"
+    config.optim.learning_rate *= 300
+    config.optim.warmup_steps = 0
+    return config

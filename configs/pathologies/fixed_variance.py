@@ -1,0 +1,14 @@
+"""A squared error over a variance of 1, where the pixels have one of 0.02: beta 50 in disguise."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "likelihood_mis_scaled"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.likelihood.gaussian_variance = "fixed"
+    return config

@@ -1,0 +1,15 @@
+"""A KL weight of 300 from the first step on: the loss is flat, the decoder ignores z."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "kl_plateau"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.kl.weight = 300.0
+    config.kl.warmup_steps = 0
+    return config

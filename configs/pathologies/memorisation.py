@@ -1,0 +1,22 @@
+"""Thirty training images, and a code just large enough to tell them apart: samples are copies."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "memorisation"
+
+
+def spoil(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, C] of both files."""
+    return train[:1030], test
+
+
+def get_config() -> ConfigDict:
+    """The base with a small code, and a variance that does not vanish with the training error."""
+    config = base.get_config()
+    config.model.latent_shape = (4,)
+    config.likelihood.gaussian_variance = "fixed"
+    config.likelihood.gaussian_std = 0.2
+    return config

@@ -1,0 +1,15 @@
+"""A learning rate that overflows float32 within a few steps."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "non_finite_gradients"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.optim.learning_rate = 1e20
+    config.train.log_every_steps = 1
+    return config

@@ -1,0 +1,19 @@
+"""Forty steps at a constant learning rate."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "undertrained"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.optim.decay = "constant"
+    config.kl.warmup_steps = 0
+    config.train.num_steps = 40
+    config.train.log_every_steps = 2
+    config.train.eval_every_steps = 10
+    config.train.checkpoint_every_steps = 40
+    return config

@@ -1,0 +1,15 @@
+"""A standard deviation of 0.002, half a grey level: the rate weighs next to nothing."""
+
+from ml_collections import ConfigDict
+
+from configs.pathologies import base
+
+EXPECTED = "likelihood_mis_scaled"
+
+
+def get_config() -> ConfigDict:
+    """The base with that one fault."""
+    config = base.get_config()
+    config.likelihood.gaussian_variance = "fixed"
+    config.likelihood.gaussian_std = 0.002
+    return config

@@ -1,0 +1,33 @@
+"""Whether what the doctor recommends can be pasted behind train.py's command."""
+
+import re
+import shlex
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vae_jax import config as configuration
+
+# A value is quoted where a shell would see more in it than characters.
+FLAG = re.compile(r"--config\.[a-z0-9_.]+=(?:'[^']*'|[\w.+-]*\w)(?=$|[\s,;)])")
+
+
+def apply_remedy(remedy: str, config: ConfigDict) -> ConfigDict:
+    """The configuration that train.py makes of `config` and the flags of the remedy."""
+    found = FLAG.findall(remedy)
+    assert found and len(found) == remedy.count("--config"), remedy
+    argv = ["train.py", *shlex.split(" ".join(found))]
+    values = flags.FlagValues()
+    copy = ConfigDict(config.to_dict())
+    config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=argv)
+    values(argv)
+    return values.config
+
+
+def check_remedy(remedy: str, config: ConfigDict) -> None:
+    """Its flags are keys of the configuration, their values are valid, and one of them is new."""
+    changed = apply_remedy(remedy, config)
+    configuration.validate(changed)
+    before, after = configuration.flatten(config.to_dict()), configuration.flatten(changed)
+    assert after.keys() == before.keys()
+    assert after != before, f"{remedy} changes nothing"

@@ -1,0 +1,194 @@
+"""All findings of a run at one step, with the figure that shows their numbers."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vae_jax import figures
+from vae_jax.data import Split
+from vae_jax.doctor import curves, model
+from vae_jax.doctor.examination import Examination, NonFiniteModelError, examine
+from vae_jax.doctor.findings import Finding, sort_findings, to_markdown
+from vae_jax.figures import Panel
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics.latents import ACTIVE_VARIANCE
+
+REPORT_FILE, FIGURE_FILE = "diagnosis.md", "diagnosis.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """Attributes:
+    step: of the checkpoint, or the last one that was recorded.
+    findings: the most severe first.
+    panels: of the figure.
+    """
+
+    step: int
+    findings: list[Finding]
+    panels: list[Panel]
+
+    @property
+    def is_severe(self) -> bool:
+        return any(finding.is_severe for finding in self.findings)
+
+    def __str__(self) -> str:
+        """One line for each finding."""
+        return "\n".join(map(str, self.findings)) or "nothing was found"
+
+    def to_markdown(self) -> list[str]:
+        """Lines without a title."""
+        return to_markdown(self.findings)
+
+    def write(self, directory: pathlib.Path) -> None:
+        """Writes diagnosis.md and diagnosis.png."""
+        figures.save_panels(directory / FIGURE_FILE, self.panels)
+        title = f"# Diagnosis at step {self.step:,}"
+        lines = [title, "", *self.to_markdown(), f"![diagnosis]({FIGURE_FILE})", ""]
+        (directory / REPORT_FILE).write_text("\n".join(lines))
+
+
+def diagnose(
+    config: ConfigDict,
+    records: Sequence[dict[str, float]],
+    train: Split,
+    validation: Split,
+    vae: TrainedVAE | None = None,
+    raw_vae: TrainedVAE | None = None,
+    image_findings: Sequence[Finding] = (),
+) -> Diagnosis:
+    """Examines a checkpoint and draws findings from all that is known of the run.
+
+    Args:
+      config: of the run.
+      records: as read from metrics.jsonl.
+      train, validation: its splits.
+      vae: the checkpoint, with the parameters that are evaluated; without one only the records
+        speak.
+      raw_vae: the same checkpoint with the raw parameters, where `vae` has the averaged ones.
+      image_findings: of the dataset, as from `images.diagnose_images`.
+    """
+    step = max((r["step"] for r in records), default=0) if vae is None else vae.step
+    findings = [*image_findings, *_apply(curves.RULES, config, records)]
+    panels = _record_panels(records)
+    if vae is not None:
+        try:
+            examination = examine(vae, raw_vae, train, validation)
+        except NonFiniteModelError as error:
+            findings.append(_non_finite_model(config, error))
+        else:
+            findings += _apply(model.RULES, config, examination)
+            panels += _examination_panels(examination)
+    shown = {panel.title for panel in panels}  # fewer without a finite model
+    findings = [f if f.panel in shown else dataclasses.replace(f, panel="") for f in findings]
+    return Diagnosis(int(step), sort_findings(findings), panels)
+
+
+def _apply(rules: Sequence[Callable], *arguments) -> list[Finding]:
+    return [finding for rule in rules if (finding := rule(*arguments)) is not None]
+
+
+def _non_finite_model(config: ConfigDict, error: NonFiniteModelError) -> Finding:
+    return Finding(
+        name="non_finite_model",
+        severity="severe",
+        evidence=f"{error}.",
+        threshold="the bound of every image is finite",
+        meaning="Parameters are not finite, or so large that their products are not.",
+        remedy=f"--config.optim.learning_rate={0.1 * config.optim.learning_rate:.1g} (in a new "
+        "--workdir), or an earlier checkpoint",
+    )
+
+
+def _record_panels(records: Sequence[dict[str, float]]) -> list[Panel]:
+    def line(name: str):
+        steps, values = curves.series(records, name)
+        finite = np.isfinite(values)
+        return steps[finite], values[finite]
+
+    steps, updates = curves.series(records, "train/update_norm")
+    _, params = curves.series(records, "train/param_norm")
+    with np.errstate(invalid="ignore"):  # norms that overflowed
+        ratios = updates / params
+    return [
+        Panel(
+            "ELBO",
+            "step",
+            {name: line(name) for name in ("train/elbo", "validation/elbo")},
+            settled=True,
+        ),
+        Panel(
+            "gradient norm",
+            "step",
+            {"mean": line("train/grad_norm"), "largest": line("train/grad_norm_max")},
+            log_y=True,
+        ),
+        Panel(
+            "update-to-parameter ratio",
+            "step",
+            {"update norm / parameter norm": (steps, ratios)},
+            thresholds={"too high": curves.UPDATE_RATIO_HIGH, "too low": curves.UPDATE_RATIO_LOW},
+            log_y=True,
+        ),
+    ]
+
+
+def _examination_panels(e: Examination) -> list[Panel]:
+    order = np.argsort(-e.rate_per_dim)
+    dims = np.arange(len(order))
+    nearest = np.concatenate([e.train_distances, e.validation_distances])
+    edges = np.histogram_bin_edges(nearest, bins=30)
+    centres = 0.5 * (edges[:-1] + edges[1:])
+    counts = {
+        f"to {n:,} {name} images": (centres, np.histogram(d, edges)[0])
+        for name, n, d in (
+            ("training", e.num_train, e.train_distances),
+            ("held-out", e.num_validation, e.validation_distances),
+        )
+    }
+    cycles = np.arange(1, len(e.data_power))
+    return [
+        Panel(
+            "rate per dimension",
+            "dimension, highest rate first",
+            {
+                "rate (nats)": (dims, e.rate_per_dim[order]),
+                "variance of E[z|x]": (dims, e.code_variance[order]),
+            },
+            thresholds={"active": ACTIVE_VARIANCE},
+            log_y=True,
+        ),
+        Panel(
+            "aggregate posterior",
+            "dimension, highest rate first",
+            {
+                "mean": (dims, e.aggregate_mean[order]),
+                "variance": (dims, e.aggregate_variance[order]),
+            },
+            thresholds={"prior mean": 0.0, "prior variance": 1.0},
+        ),
+        Panel(
+            "power spectrum",
+            "cycles per image",
+            {
+                "data": (cycles, e.data_power[1:]),
+                "reconstructions": (cycles, e.reconstruction_power[1:]),
+            },
+            log_y=True,
+        ),
+        Panel("nearest images", "distance of samples, RMS over pixels", counts),
+        Panel(
+            "discrepancy of codes and prior",
+            "MMD^2",
+            {"relabelled": _histogram(e.mmd_null), "measured": ([e.mmd, e.mmd], [0, 50])},
+        ),
+    ]
+
+
+def _histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(centres, counts)."""
+    counts, edges = np.histogram(values, bins=30)
+    return 0.5 * (edges[:-1] + edges[1:]), counts

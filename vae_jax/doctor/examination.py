@@ -1,0 +1,185 @@
+"""Measurements of a model on its data, from which findings are drawn."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from vae_jax.data import Split
+from vae_jax.inference import TrainedVAE
+from vae_jax.likelihoods import Gaussian
+from vae_jax.metrics import spectrum, two_sample
+from vae_jax.metrics.latents import ACTIVE_VARIANCE
+from vae_jax.metrics.manifold import nearest_neighbours
+
+NUM_BOUND_IMAGES = 1000  # of each split, for the bounds and everything about latents
+NUM_DECODED = 500  # images that are decoded and compared
+NUM_NEIGHBOURS = 10_000  # training images that samples are compared with, at most
+NEIGHBOUR_SIDE = 32  # pixels; larger images are reduced for distances
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What was measured of one checkpoint; arrays over images unless they say otherwise.
+
+    Attributes:
+      step: of the checkpoint.
+      train_elbo, validation_elbo: nats, one draw of z each.
+      raw_elbo: of the same validation images and draws with the raw parameters; None where the
+        averaged ones are not evaluated.
+      rate_per_dim: nats, mean over the validation images, [D].
+      code_variance: variance over them of E[z|x], [D].
+      swap_gap: distortion at another image's z minus that at its own, nats.
+      aggregate_mean, aggregate_variance: moments of draws z ~ q(z|x), [D].
+      mmd, mmd_null: squared discrepancy of such draws from N(0, I), and what relabelling gives.
+      decoded_accuracy: how well one nearest neighbour tells decoded draws of the prior from decoded
+        draws of the aggregate posterior; 0.5 is chance.
+      data_power, reconstruction_power: mean radial power spectrum, [K].
+      mean_squared_error: of the likelihood's mean at z ~ q(z|x).
+      pixel_variance: of the data around their mean image.
+      likelihood_std: of a Gaussian likelihood; None of another one.
+      train_distances, validation_distances: of samples to the nearest training and the nearest
+        held-out image, root mean square over pixels.
+      num_train, num_validation: images that these are the nearest of.
+      num_nearest_train, num_nearest: of the images that are nearest to some sample, those of
+        training, and all; each is counted once, for alike samples are no further evidence.
+    """
+
+    step: int
+    train_elbo: np.ndarray
+    validation_elbo: np.ndarray
+    raw_elbo: np.ndarray | None
+    rate_per_dim: np.ndarray
+    code_variance: np.ndarray
+    swap_gap: np.ndarray
+    aggregate_mean: np.ndarray
+    aggregate_variance: np.ndarray
+    mmd: float
+    mmd_null: np.ndarray
+    decoded_accuracy: float
+    data_power: np.ndarray
+    reconstruction_power: np.ndarray
+    mean_squared_error: float
+    pixel_variance: float
+    likelihood_std: float | None
+    train_distances: np.ndarray
+    validation_distances: np.ndarray
+    num_train: int
+    num_validation: int
+    num_nearest_train: int
+    num_nearest: int
+
+    @property
+    def rate(self) -> float:
+        """Mean over the validation images, nats."""
+        return float(self.rate_per_dim.sum())
+
+    @property
+    def active_units(self) -> int:
+        return int((self.code_variance >= ACTIVE_VARIANCE).sum())
+
+
+def random_images(split: Split, num_images: int) -> np.ndarray:
+    """At most `num_images` of a split, always the same random ones, uint8."""
+    return split.take(np.random.default_rng(0).permutation(len(split))[:num_images])
+
+
+class NonFiniteModelError(FloatingPointError):
+    """The bound of a model is not finite on images of its data."""
+
+
+def examine(
+    vae: TrainedVAE, raw_vae: TrainedVAE | None, train: Split, validation: Split
+) -> Examination:
+    """Measures a checkpoint; the same images and noise each time.
+
+    Args:
+      vae: with the parameters that are evaluated.
+      raw_vae: the same checkpoint with the raw parameters, where `vae` has the averaged ones.
+      train, validation: splits of the run.
+
+    Raises:
+      NonFiniteModelError: the bound is not finite on these images.
+    """
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(vae.config.eval.seed), 3), 3)
+    images = random_images(validation, NUM_BOUND_IMAGES)
+    terms = vae.elbo_terms(images, keys[0])
+    train_elbo = vae.elbo(random_images(train, NUM_BOUND_IMAGES), keys[0])
+    if not (np.isfinite(terms.elbo).all() and np.isfinite(train_elbo).all()):
+        raise NonFiniteModelError(f"The bound of the model at step {vae.step} is not finite")
+    posterior = vae.encode(images)
+    z = np.asarray(posterior.reparameterise(jax.random.normal(keys[1], posterior.mean.shape)))
+    rows = z.reshape(len(z), -1)
+    prior_z = np.asarray(jax.random.normal(keys[2], z.shape))
+    mmd, mmd_null = two_sample.mmd_test(
+        rows[:NUM_DECODED],
+        prior_z.reshape(rows.shape)[:NUM_DECODED],
+        np.random.default_rng(vae.config.eval.seed),
+    )
+    decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
+    shown = images[:NUM_DECODED].astype(np.float32) / 255.0
+    # Each image gets the latent of the next one.
+    swapped = vae.log_prob(images, np.roll(z, 1, axis=0))
+    return Examination(
+        step=vae.step,
+        train_elbo=train_elbo,
+        validation_elbo=np.asarray(terms.elbo),
+        raw_elbo=None if raw_vae is None else raw_vae.elbo(images, keys[0]),
+        rate_per_dim=terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel(),
+        code_variance=posterior.mean.astype(np.float64).var(axis=0).ravel(),
+        swap_gap=vae.log_prob(images, z) - swapped,
+        aggregate_mean=rows.mean(axis=0, dtype=np.float64),
+        aggregate_variance=rows.var(axis=0, dtype=np.float64),
+        mmd=mmd,
+        mmd_null=mmd_null,
+        decoded_accuracy=two_sample.nearest_neighbour_accuracy(
+            _flatten(decoded), _flatten(samples)
+        ),
+        data_power=spectrum.radial_power(shown).mean(axis=0),
+        reconstruction_power=spectrum.radial_power(decoded).mean(axis=0),
+        mean_squared_error=float(np.mean((decoded - shown) ** 2, dtype=np.float64)),
+        pixel_variance=float(shown.var(axis=0, dtype=np.float64).mean()),
+        likelihood_std=_likelihood_std(vae),
+        **_neighbours(samples, train, validation),
+    )
+
+
+def _likelihood_std(vae: TrainedVAE) -> float | None:
+    if not isinstance(vae.likelihood, Gaussian):
+        return None
+    if not vae.likelihood.has_log_std:
+        return float(vae.likelihood.std)
+    return float(np.exp(vae.likelihood.log_std(vae.params["decoder"]["log_std"])))
+
+
+def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> dict[str, object]:
+    """Distances of samples to the nearest image of either split."""
+    sets = [_flatten(random_images(split, NUM_NEIGHBOURS)) for split in (train, validation)]
+    rows = _flatten(samples)
+    (to_train, train_distances), (to_validation, validation_distances) = (
+        (found[:, 0] for found in nearest_neighbours(rows, s, k=1)) for s in sets
+    )
+    is_train = train_distances < validation_distances
+    num_nearest_train = len(np.unique(to_train[is_train]))
+    scale = np.sqrt(rows.shape[1])
+    return {
+        "train_distances": train_distances / scale,
+        "validation_distances": validation_distances / scale,
+        "num_nearest_train": num_nearest_train,
+        "num_nearest": num_nearest_train + len(np.unique(to_validation[~is_train])),
+        "num_train": len(sets[0]),
+        "num_validation": len(sets[1]),
+    }
+
+
+def _flatten(images: np.ndarray) -> np.ndarray:
+    """[N, H, W, C] uint8 or [0, 1] -> float32 rows in [0, 1], of at most 32 pixels a side."""
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 255.0
+    factor = max(1, images.shape[1] // NEIGHBOUR_SIDE)
+    n, height, width, channels = images.shape
+    height, width = height // factor, width // factor
+    blocks = images[:, : height * factor, : width * factor].reshape(
+        n, height, factor, width, factor, channels
+    )
+    return blocks.mean(axis=(2, 4)).reshape(n, -1)

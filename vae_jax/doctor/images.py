@@ -1,0 +1,118 @@
+"""Findings about the images themselves: range, constant ones, duplicates, splits that differ."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from vae_jax.data import Split
+from vae_jax.doctor.findings import Finding
+
+NUM_SAMPLED = 2000  # of each split, for range and shift
+BLOCK_SIZE = 2000  # images that are read at a time
+MIN_RANGE = 128  # of 256 levels
+CONSTANT_WARNING, CONSTANT_SEVERE = 1e-3, 1e-2
+DUPLICATE_WARNING, DUPLICATE_SEVERE = 1e-3, 1e-2
+SHIFT_LEVELS, SHIFT_ERRORS = 8.0, 6.0
+
+
+def diagnose_images(splits: Sequence[Split]) -> list[Finding]:
+    """Findings about splits of one dataset, the training split first; reads every image once."""
+    digests, num_constant = {}, {}
+    for split in splits:
+        digests[split.name], num_constant[split.name] = _read(split)
+    findings = [*map(_narrow_range, splits)]
+    findings += [_constant(split, num_constant[split.name]) for split in splits]
+    train, *others = splits
+    for split in others:
+        findings.append(_duplicates(train.name, digests[train.name], split, digests[split.name]))
+        findings.append(_shift(train, split))
+    return [finding for finding in findings if finding is not None]
+
+
+def _read(split: Split) -> tuple[list[bytes], int]:
+    """(a digest of each image of more than one colour, number of the others)."""
+    digests, num_constant = [], 0
+    for start in range(0, len(split), BLOCK_SIZE):
+        block = split.take(np.arange(start, min(start + BLOCK_SIZE, len(split))))
+        flat = block.reshape(len(block), -1)
+        constant = (block == block[:, :1, :1]).reshape(len(block), -1).all(axis=1)
+        num_constant += int(constant.sum())
+        digests += [
+            hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat[~constant]
+        ]
+    return digests, num_constant
+
+
+def _sample(split: Split) -> np.ndarray:
+    chosen = np.random.default_rng(0).permutation(len(split))[:NUM_SAMPLED]
+    return split.take(chosen)
+
+
+def _narrow_range(split: Split) -> Finding | None:
+    low, high = np.quantile(_sample(split), [0.001, 0.999])
+    if high - low >= MIN_RANGE:
+        return None
+    return Finding(
+        name="data_out_of_range",
+        severity="severe",
+        evidence=f"Nearly all pixels of {split.name} are between {low:.0f} and {high:.0f}.",
+        threshold=f"99.8% of the pixels of natural images span at least {MIN_RANGE} of 256 levels",
+        meaning="The images were scaled or shifted, so the model learns another range than [0, 1] "
+        "and its likelihood measures another noise.",
+        remedy="write the arrays again as uint8 on the scale 0 to 255",
+    )
+
+
+def _constant(split: Split, num_constant: int) -> Finding | None:
+    share = num_constant / len(split)
+    if share < CONSTANT_WARNING:
+        return None
+    return Finding(
+        name="constant_images",
+        severity="severe" if share >= CONSTANT_SEVERE else "warning",
+        evidence=f"{num_constant:,} of {len(split):,} images of {split.name} ({share:.1%}) have "
+        "one colour.",
+        threshold=f"{CONSTANT_WARNING:.1%}, severe from {CONSTANT_SEVERE:.0%}",
+        meaning="Empty images drive a density's variance to its floor and become samples.",
+        remedy="remove them from the arrays",
+    )
+
+
+def _duplicates(
+    train_name: str, train_digests: list[bytes], split: Split, digests: list[bytes]
+) -> Finding | None:
+    known = set(train_digests)
+    num_shared = sum(digest in known for digest in digests)
+    share = num_shared / len(split)
+    if share < DUPLICATE_WARNING:
+        return None
+    return Finding(
+        name="duplicated_images",
+        severity="severe" if share >= DUPLICATE_SEVERE else "warning",
+        evidence=f"{num_shared:,} of {len(split):,} images of {split.name} ({share:.1%}) are also "
+        f"in {train_name}, pixel by pixel.",
+        threshold=f"{DUPLICATE_WARNING:.1%}, severe from {DUPLICATE_SEVERE:.0%}; Fashion-MNIST's "
+        "own share is below the first",
+        meaning="The bound on these images is one on images seen in training.",
+        remedy=f"remove them from the arrays of {split.name}",
+    )
+
+
+def _shift(train: Split, split: Split) -> Finding | None:
+    """Compares the mean levels of the images of two splits."""
+    levels = [_sample(s).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)]
+    difference = levels[1].mean() - levels[0].mean()
+    error = np.sqrt(sum(level.var(ddof=min(1, len(level) - 1)) / len(level) for level in levels))
+    if abs(difference) < max(SHIFT_LEVELS, SHIFT_ERRORS * error):
+        return None
+    return Finding(
+        name="shifted_pixels",
+        severity="severe",
+        evidence=f"The mean level is {levels[0].mean():.1f} in {train.name} and "
+        f"{levels[1].mean():.1f} in {split.name}, {difference:+.1f} ± {error:.1f} of 256 levels.",
+        threshold=f"{SHIFT_LEVELS:g} levels and {SHIFT_ERRORS:g} standard errors",
+        meaning="The splits were preprocessed in different ways, so what is measured is the "
+        "difference.",
+        remedy="prepare all splits by the same code",
+    )

@@ -1,0 +1,75 @@
+"""Which tensor of a training step is the first that is not finite."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from vae_jax.models import VAE
+
+
+def first_non_finite(
+    model: VAE, loss_fn: Callable, params, x: jax.Array, noise_key: jax.Array, kl_weight: float
+) -> str | None:
+    """Runs one step op by op and names the first tensor with an infinite or undefined value.
+
+    Args:
+      model, params: of the step.
+      loss_fn: as from `steps.make_loss_fn`.
+      x: its images as the model sees them, float32 [B, H, W, C].
+      noise_key: of the draw from the posterior.
+      kl_weight: of its loss.
+
+    Returns:
+      What it is, with the path of its module; None where all are finite.
+    """
+    for name, value in _tensors(model, loss_fn, params, x, noise_key, kl_weight):
+        if not jnp.isfinite(value).all():
+            return name
+    return None
+
+
+def _tensors(model, loss_fn, params, x, noise_key, kl_weight) -> Iterator[tuple[str, jax.Array]]:
+    """(name, tensor) in the order of the computation: parameters, forward pass, gradients."""
+    for path, value in flatten_dict(params, sep="/").items():
+        yield f"parameter {path}", value
+    yield "images", x
+
+    def apply(method, argument):
+        return model.apply(
+            {"params": params},
+            argument,
+            method=method,
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
+
+    posterior, encoder = apply("encode", x)
+    yield from _named_outputs(encoder)
+    z = posterior.reparameterise(jax.random.normal(noise_key, posterior.mean.shape))
+    yield "latent z", z
+    _, decoder = apply("decode", z)
+    yield from _named_outputs(decoder)
+    gradients, (terms, _) = jax.grad(loss_fn, has_aux=True)(params, x, noise_key, kl_weight)
+    yield "distortion", terms.distortion
+    yield "rate", terms.rate
+    # Backpropagation visits the modules in the reverse order.
+    order = [path for path, _ in (*_module_outputs(encoder), *_module_outputs(decoder))]
+    gradients = flatten_dict(gradients)
+    for path in sorted(gradients, key=lambda path: order.index(path[:-1]), reverse=True):
+        yield f"gradient of {'/'.join(path)}", gradients[path]
+
+
+def _module_outputs(variables) -> list[tuple[tuple[str, ...], jax.Array]]:
+    """(path of a module, its output), inner modules before those that contain them."""
+    return [
+        (path[:-1], value)
+        for path, values in flatten_dict(variables["intermediates"]).items()
+        for value in jax.tree.leaves(values)
+    ]
+
+
+def _named_outputs(variables) -> Iterator[tuple[str, jax.Array]]:
+    for path, value in _module_outputs(variables):
+        yield f"output of {'/'.join(path)}", value
