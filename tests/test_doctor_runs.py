@@ -128,7 +128,7 @@ def test_trained_run_has_its_diagnosis(trained_workdir):
     text = (trained_workdir / diagnosis.REPORT_FILE).read_text()
     assert text.startswith(f"# Diagnosis at step {TINY['train.num_steps']}\n")
     assert len(np.unique(np.asarray(Image.open(trained_workdir / diagnosis.FIGURE_FILE)))) > 10
-    evaluations = [r for r in read_metrics(trained_workdir) if "validation/elbo" in r]
+    evaluations = [r for r in read_metrics(trained_workdir) if "validation/diagnosis" in r]
     assert [r["step"] for r in evaluations] == list(EVALUATED)
     logged = [r["validation/diagnosis"] for r in evaluations]
     # The last text is of the same findings as the file.

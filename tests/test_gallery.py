@@ -146,7 +146,8 @@ def test_bernoulli_models_have_a_gallery_of_what_was_avoidable(data_dir, test_sp
         expected = measures.excess_distortion(images / 255.0, vae.reconstruct(images))
         np.testing.assert_allclose(ranking.values, expected, rtol=1e-4)
     names = {a.name for a in ranking.attributes}
-    assert "grey_entropy" in names and "draw_cost" not in names
+    of_distortion = {a.name for a in galleries["worst_reconstructions"].ranking.attributes}
+    assert of_distortion - names == {"grey_entropy", "draw"}
 
 
 def test_attributes_of_reconstructions(galleries, vae):
@@ -154,7 +155,7 @@ def test_attributes_of_reconstructions(galleries, vae):
     values = {a.name: a.values for a in ranking.attributes}
     assert values.keys() == {
         *("fine_power_lost", "thin_structures", "contrast", "saturated"),
-        *("rate", "latent_distance", "draw_cost"),
+        *("rate", "latent_distance", "draw"),
     }
     file = np.load(f"{vae.config.data.dir}/tiny/test_images.npy")
     images = file[[ranking.describe(row)["image"] for row in range(NUM_TEST)]]
@@ -167,7 +168,7 @@ def test_attributes_of_reconstructions(galleries, vae):
     expected = distances / np.median(distances)
     np.testing.assert_allclose(values["latent_distance"], expected, rtol=1e-4)
     at_mean = -vae.log_prob(images, posterior.mean)
-    np.testing.assert_allclose(ranking.values - values["draw_cost"], at_mean, rtol=1e-5)
+    np.testing.assert_allclose(ranking.values - values["draw"], at_mean, rtol=1e-5)
     x, y = images / 255.0, vae.reconstruct(images)
     lost = measures.fine_power(x) - measures.fine_power(y)
     expected = lost / measures.fine_power(x).mean()
@@ -203,7 +204,6 @@ def test_label_mix_counts_neighbours_of_other_classes():
         codes,
         np.ones(24),
         labels,
-        is_bernoulli=False,
     )
     (mix,) = (a for a in found if a.name == "label_mix")
     assert mix.values[0] == 0  # codes 1 to 10 are of its class
@@ -308,6 +308,16 @@ def test_with_features_there_is_a_perceptual_ranking(vae, test_split, features):
         assert np.linalg.norm(x - y) == pytest.approx(failure.score, rel=1e-5)
 
 
+def test_change_by_the_draw_of_a_reconstruction_is_measured(vae, test_split, features):
+    failures = by_name(gallery.create(vae, test_split, 6, features))["worst_perceptual"]
+    (draw,) = (a for a in failures.ranking.attributes if a.name == "draw")
+    for failure in failures.failures:
+        original, at_draw = failure.pair
+        difference = at_draw / 255.0 - vae.reconstruct(original[None])[0]
+        expected = np.sqrt(np.mean(difference**2))
+        assert draw.values[failure.row] == pytest.approx(expected, rel=1e-3)
+
+
 def test_with_features_samples_are_ranked_in_them(vae, test_split, features):
     failures = by_name(gallery.create(vae, test_split, 6, features))["worst_samples"]
     assert len(failures.ranking.values) == 40  # no more than there are features of
@@ -404,7 +414,6 @@ def make_ranking(images: np.ndarray, scores: np.ndarray) -> Ranking:
         np.random.default_rng(0).normal(size=(n, 2)),
         np.random.default_rng(1).normal(size=n),
         None,
-        is_bernoulli=False,
     )
     return Ranking(
         name="worst",

@@ -118,9 +118,9 @@ def test_caption_says_what_how_bad_and_why(failures):
         assert re.fullmatch(rf"{re.escape(value)} \(-?[\d.]+\)", lines[3])
 
 
-def test_scores_without_unit_carry_their_name_in_captions():
-    failures = choose(make_ranking(unit=""), 2)
-    assert text.caption(failures.failures[0], 1, failures)[1].startswith("badness 1,")
+def test_scores_without_unit_carry_their_last_word_in_captions():
+    failures = choose(make_ranking(unit="", score="perceptual distance"), 2)
+    assert text.caption(failures.failures[0], 1, failures)[1].startswith("distance 1,")
 
 
 def test_no_hypothesis_without_a_number(failures):

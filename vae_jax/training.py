@@ -1,6 +1,5 @@
 """The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
 
-import dataclasses
 import logging
 import math
 import pathlib
@@ -253,13 +252,13 @@ class Trainer:
         c = self._config
         vae = self._make_vae(self._state.ema_params if c.eval.use_ema else self._state.params)
         summary = self._evaluate_fn(vae, self._validation)
-        if c.train.diagnose:
-            diagnosis = self._diagnose(vae)
-            LOGGER.info("step %d: diagnosis: %s", step, diagnosis)
-            summary = dataclasses.replace(
-                summary, texts={**summary.texts, "diagnosis": str(diagnosis)}
-            )
         self._writer.write(step, "validation", summary)
+        if c.train.diagnose:  # from records that include this one
+            diagnosis = str(self._diagnose(vae))
+            self._writer.write(
+                step, "validation", writers.Summary({}, texts={"diagnosis": diagnosis})
+            )
+            LOGGER.info("step %d: diagnosis: %s", step, diagnosis)
         for name, image in summary.images.items():
             figures.save_image(self._workdir / "images" / f"{name}_{step:08d}.png", image)
         figures.save_curves(self._workdir / "curves.png", writers.read_metrics(self._workdir))

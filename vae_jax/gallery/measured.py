@@ -25,7 +25,8 @@ def check_finite(what: str, values: np.ndarray) -> None:
 
 
 def _blocks(n: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK_SIZE) for start in range(0, n, BLOCK_SIZE))
+    starts = range(0, n, BLOCK_SIZE)
+    return (slice(start, min(start + BLOCK_SIZE, n)) for start in starts)
 
 
 def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -60,6 +61,22 @@ def measure_pairs(
         "reconstructed_fine_power": np.concatenate(fine_power),
         "excess_distortion": np.concatenate(excess),
     }
+
+
+def compare(
+    n: int, first: Callable[[slice], np.ndarray], second: Callable[[slice], np.ndarray]
+) -> np.ndarray:
+    """Root mean square difference over the pixels of n images in [0, 1], [n].
+
+    Args:
+      n: of images.
+      first, second: rows -> images; called block by block.
+    """
+    parts = []
+    for rows in _blocks(n):
+        difference = np.asarray(first(rows), np.float64) - second(rows)
+        parts.append(np.sqrt((difference**2).mean(axis=(1, 2, 3))))
+    return np.concatenate(parts)
 
 
 def _of_images(measured: dict[str, np.ndarray]) -> list[Attribute]:
@@ -114,13 +131,18 @@ def _lost_texture(measured: dict[str, np.ndarray]) -> Attribute:
     )
 
 
-def of_draw(cost: np.ndarray) -> Attribute:
-    """The distortion at z ~ q(z|x) less that at E[z|x], nats, [N]."""
+def of_draw(values: np.ndarray, measure: str, unit: str) -> Attribute:
+    """What z ~ q(z|x) changes beside E[z|x], [N]."""
+    return Attribute("draw", "unlucky draw of z", measure, values, unit)
+
+
+def of_grey(measured: dict[str, np.ndarray]) -> Attribute:
+    """Of the distortion of a Bernoulli likelihood: the part that is in the grey values."""
     return Attribute(
-        "draw_cost",
-        "unlucky draw of z",
-        "distortion at z ~ q(z|x) less that at E[z|x]",
-        cost,
+        "grey_entropy",
+        "noise of grey pixels",
+        "entropy of the grey values, which no binary model can avoid",
+        measured["grey_entropy"],
         "nats",
     )
 
@@ -130,7 +152,6 @@ def of_reconstructions(
     codes: np.ndarray,
     rate: np.ndarray,
     labels: np.ndarray | None,
-    is_bernoulli: bool,
 ) -> list[Attribute]:
     """Attributes of N images and their reconstructions.
 
@@ -139,20 +160,12 @@ def of_reconstructions(
       codes: posterior means, [N, D].
       rate: nats, [N].
       labels: [N] or None.
-      is_bernoulli: whether grey values are probabilities to the likelihood.
     """
-    attributes = [_lost_texture(measured), *_of_images(measured)]
-    if is_bernoulli:
-        attributes.append(
-            Attribute(
-                "grey_entropy",
-                "noise of grey pixels",
-                "entropy of the grey values, which no binary model can avoid",
-                measured["grey_entropy"],
-                "nats",
-            )
-        )
-    attributes.append(Attribute("rate", "rate outlier", "rate", rate, "nats"))
+    attributes = [
+        _lost_texture(measured),
+        *_of_images(measured),
+        Attribute("rate", "rate outlier", "rate", rate, "nats"),
+    ]
     k = min(NUM_CODES, len(codes) - 1)
     if k:
         attributes += _of_neighbours(*nearest_neighbours(codes, codes, k, True), labels)

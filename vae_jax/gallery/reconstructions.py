@@ -32,14 +32,13 @@ def rank_reconstructions(
 
     pairs = measured.measure_pairs(originals.images, at_mean)
     attributes = originals.attributes(pairs)
-    log_prob_at_mean = vae.log_prob(originals.images, originals.codes).astype(np.float64)
     rankings = [
         originals.rank(
             "worst_reconstructions",
             ("distortion", "nats"),
             f"{AT_MEAN} The distortion is -log p(x|z) at one z ~ q(z|x).",
             originals.distortion,
-            [*attributes, measured.of_draw(originals.distortion + log_prob_at_mean)],
+            [*attributes, *_of_distortion(vae, originals)],
             at_mean,
         )
     ]
@@ -55,7 +54,7 @@ def rank_reconstructions(
         )
         rankings.append(by_excess)
     if features is not None:
-        rankings.append(_by_features(vae, originals, features))
+        rankings.append(_by_features(vae, originals, features, at_mean))
     return rankings
 
 
@@ -91,7 +90,6 @@ class _Originals:
             self.codes[:n].reshape(n, -1),
             self.rate[:n],
             None if labels is None else labels[:n],
-            self.is_bernoulli,
         )
 
     def rank(
@@ -141,8 +139,20 @@ def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
     )
 
 
+def _of_distortion(vae: TrainedVAE, originals: _Originals) -> list[Attribute]:
+    """Attributes that have to do with the distortion only."""
+    log_prob = vae.log_prob(originals.images, originals.codes).astype(np.float64)
+    draw = measured.of_draw(
+        originals.distortion + log_prob, "distortion at z ~ q(z|x) less that at E[z|x]", "nats"
+    )
+    return [draw, measured.of_grey(originals.measured)] if originals.is_bernoulli else [draw]
+
+
 def _by_features(
-    vae: TrainedVAE, originals: _Originals, features: sample_quality.Features
+    vae: TrainedVAE,
+    originals: _Originals,
+    features: sample_quality.Features,
+    at_mean: Reconstruct,
 ) -> Ranking:
     """Of the images that features are at hand of: the first in the same order."""
     means = sample_quality.reconstruction_means(vae, len(features.test))
@@ -150,6 +160,12 @@ def _by_features(
     def at_draw(rows: slice | np.ndarray) -> np.ndarray:
         return means[rows] / 255.0
 
+    draw = measured.of_draw(
+        measured.compare(len(means), at_draw, at_mean),
+        "root mean square difference of the reconstruction from that at E[z|x]",
+        "",
+    )
+    pairs = measured.measure_pairs(originals.images[: len(means)], at_draw)
     difference = features.test.astype(np.float64) - features.reconstruction_means
     return originals.rank(
         "worst_perceptual",
@@ -157,6 +173,6 @@ def _by_features(
         "Right: the mean of p(x|z) at one z ~ q(z|x). The distance is Euclidean, in "
         f"{features.space}.",
         np.linalg.norm(difference, axis=1),
-        originals.attributes(measured.measure_pairs(originals.images[: len(means)], at_draw)),
+        [*originals.attributes(pairs), draw],
         at_draw,
     )

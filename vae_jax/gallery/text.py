@@ -56,7 +56,7 @@ def caption(failure: Failure, rank: int, failures: FailureSet) -> list[str]:
     what = str(failure.about.get("class", ""))
     lines = [f"{rank}. {what}".strip(), format_number(failure.score, ranking.unit)]
     if not ranking.unit:
-        lines[1] = f"{ranking.score} {lines[1]}"
+        lines[1] = f"{ranking.score.split()[-1]} {lines[1]}"
     if not failure.explanation:
         return [*lines, "no hypothesis"]
     first = failure.explanation[0]
