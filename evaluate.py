@@ -65,6 +65,9 @@ def main(argv: list[str]) -> None:
         weights, features, notes = None, None, []
         if FLAGS.split == "test":
             weights, notes = sample_quality.find_weights(vae, options)
+        diagnosis = doctor.diagnose_workdir(
+            workdir, FLAGS.checkpoint, FLAGS.data_dir, check_test_images=FLAGS.split == "test"
+        )
         metrics, grids = evaluation.evaluate(vae, split)
         if weights is not None:
             if not report.is_evaluated(directory):
@@ -81,9 +84,6 @@ def main(argv: list[str]) -> None:
         except sample_quality.NotFiniteError as error:  # the rest has been evaluated
             failures = []
             notes.append(f"Missing: the failure gallery: {error}")
-        diagnosis = doctor.diagnose_workdir(
-            workdir, FLAGS.checkpoint, FLAGS.data_dir, check_test_images=FLAGS.split == "test"
-        )
     except (
         ValueError,
         FileNotFoundError,

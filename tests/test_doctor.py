@@ -226,7 +226,7 @@ def test_every_panel_that_a_finding_names_is_in_the_figure(
     assert len(result.findings) == len(curves.RULES) + len(model.RULES)
     titles = [panel.title for panel in result.panels]
     assert len(set(titles)) == len(titles)
-    assert {finding.panel for finding in result.findings} <= set(titles)
+    assert {finding.panel for finding in result.findings} <= {"", *titles}
     result.write(tmp_path)
     check_files(tmp_path, result)
 
@@ -258,3 +258,13 @@ def test_model_that_is_not_finite_is_severe_and_still_written(
     result.write(tmp_path)
     text = check_files(tmp_path, result)
     assert "The bound of the model at step 17 is not finite." in text
+
+
+@pytest.mark.parametrize(("num_images", "is_examined"), [(9, False), (10, True)])
+def test_model_is_examined_from_ten_images_on(vae, raw_vae, splits, num_images, is_examined):
+    train, validation = splits
+    few = dataclasses.replace(validation, indices=validation.indices[:num_images])
+    result = doctor.diagnose(vae.config, [], train, few, vae, raw_vae)
+    named = "too_few_images" in {finding.name for finding in result.findings}
+    assert named != is_examined
+    assert ("rate per dimension" in {panel.title for panel in result.panels}) == is_examined

@@ -132,9 +132,9 @@ def test_records_of_a_model_that_overflowed_give_no_warning():
     ("in_a_row", "limit", "severity"),
     [
         (1, 20, "warning"),
-        (curves.SKIPPED_WARNING - 1, 20, "warning"),
-        (curves.SKIPPED_WARNING, 20, "severe"),
-        (curves.SKIPPED_WARNING - 1, curves.SKIPPED_WARNING - 1, "severe"),  # training stops there
+        (curves.SKIPPED_SEVERE - 1, 20, "warning"),
+        (curves.SKIPPED_SEVERE, 20, "severe"),
+        (curves.SKIPPED_SEVERE - 1, curves.SKIPPED_SEVERE - 1, "severe"),  # training stops there
     ],
 )
 def test_skipped_updates_are_found(in_a_row, limit, severity):
@@ -398,9 +398,14 @@ def test_training_bound_stands_in_for_few_evaluations_and_nan_is_left_out():
     finding = check(few, "undertrained", LINEAR_SEVERITY)
     assert finding.evidence.startswith("train/elbo rose by 15 nats")
     for record in records:
-        if record["step"] in (3000, 8000):
+        if record["step"] in (3000, 7000):
             record["validation/elbo"] = math.nan
-    # From step 5000 to 7000, of what is left of the rise.
-    finding = check(records, "undertrained", gain_severity(2 / 6))
+    # From step 6000 to 8000, of the rise from step 1000.
+    finding = check(records, "undertrained", gain_severity(2 / 7))
     assert finding.evidence.startswith("validation/elbo")
-    assert "of 7000 steps" in finding.evidence
+    assert "of 8000 steps" in finding.evidence
+
+
+def test_run_under_way_is_not_called_undertrained():
+    records = [r for r in make_records(linear_elbo) if r["step"] < 8000]
+    check(records, "undertrained", None)

@@ -174,3 +174,17 @@ def test_diagnosis_of_a_diverged_run_names_tensor_and_step(data_dir, tmp_path, l
         in (text)
     )
     assert (workdir / diagnosis.FIGURE_FILE).exists()
+
+
+def test_defect_of_the_doctor_does_not_end_a_training(data_dir, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("planted")
+
+    monkeypatch.setattr(training.doctor, "diagnose", fail)
+    config = make_config(data_dir, train__num_steps=2)
+    assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None
+    logged = [r["validation/diagnosis"] for r in read_metrics(tmp_path / "run") if len(r) == 2]
+    assert logged == ["failed: MemoryError: planted"]
+    config.train.diagnose = False  # of the same run: it changes nothing
+    config.lock()
+    assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None

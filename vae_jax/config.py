@@ -18,12 +18,12 @@ MAX_STEPS_PER_CALL = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Of `config.model`; JSON has no tuples.
 TUPLE_KEYS = ("latent_shape", "widths", "num_blocks", "attention_resolutions")
-# Keys that runs of earlier versions lack, with what those did.
+# Keys that runs of earlier versions lack, with values that leave them as they were.
 ADDED_KEYS = {
     "likelihood.gaussian_std": 1.0,
     "likelihood.reduction": "sum",
     "optim.ema_warmup": True,
-    "train.diagnose": True,
+    "train.diagnose": False,
 }
 REDUCTIONS = ("sum", "mean")
 POSITIVE_KEYS = (
@@ -142,9 +142,11 @@ def check_unchanged(
     """Raises a ValueError that lists the keys in which `config` differs from the workdir's.
 
     `data.dir` may differ: it says where the images lie, not what they are. Their shape counts.
+    `train.diagnose` may: it changes nothing in the run.
     """
     old, new = flatten(load(workdir)), flatten(config)
-    new["data.dir"] = old["data.dir"]
+    for key in ("data.dir", "train.diagnose"):
+        new[key] = old[key]
     old["image_shape"], new["image_shape"] = load_image_shape(workdir), tuple(image_shape)
     differing = [
         f"  {key}: {old.get(key, 'absent')} in the workdir, {new.get(key, 'absent')} now"

@@ -227,7 +227,8 @@ class Trainer:
         if images > 0:
             scalars["images_per_second"] = images / (time.perf_counter() - self._timer)
         texts = {}
-        if metrics["skipped_in_a_row"].any() and not self._non_finite_located:
+        skipping = c.train.diagnose and metrics["skipped_in_a_row"].any()
+        if skipping and not self._non_finite_located:
             self._non_finite_located = True
             texts["non_finite"] = self._locate_non_finite(step, metrics["skipped_in_a_row"])
         self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
@@ -247,14 +248,14 @@ class Trainer:
         return text
 
     def _evaluate(self, step: int) -> float:
-        """Writes a validation summary and redraws the curves; returns the validation ELBO."""
+        """Writes a summary, the diagnosis and the curves; returns the validation ELBO."""
         start = time.perf_counter()
         c = self._config
         vae = self._make_vae(self._state.ema_params if c.eval.use_ema else self._state.params)
         summary = self._evaluate_fn(vae, self._validation)
         self._writer.write(step, "validation", summary)
         if c.train.diagnose:  # from records that include this one
-            diagnosis = str(self._diagnose(vae))
+            diagnosis = self._diagnose(vae)
             self._writer.write(
                 step, "validation", writers.Summary({}, texts={"diagnosis": diagnosis})
             )
@@ -279,37 +280,45 @@ class Trainer:
         x, noise_key = steps.prepare_batch(
             self._likelihood, c.data.flip, steps.to_unit_interval(images), self._train_key, step
         )
-        name = doctor.first_non_finite(
+        loss_fn = steps.make_loss_fn(
             self._model,
-            steps.make_loss_fn(
-                self._model,
-                self._likelihood,
-                c.kl.free_bits,
-                configuration.distortion_weight(c, self._train.image_shape),
-            ),
-            self._state.params,
-            x,
-            noise_key,
-            float(configuration.create_kl_schedule(c)(step)),
+            self._likelihood,
+            c.kl.free_bits,
+            configuration.distortion_weight(c, self._train.image_shape),
         )
+        kl_weight = float(configuration.create_kl_schedule(c)(step))
+        try:
+            name = doctor.first_non_finite(
+                self._model, loss_fn, self._state.params, x, noise_key, kl_weight
+            )
+        except Exception as error:  # such as memory: the step is not compiled here
+            LOGGER.exception("The first non-finite tensor could not be found; training goes on.")
+            name = f"not found ({type(error).__name__})"
         return f"{name or 'not seen again with the present parameters'}, step {step + 1}"
 
-    def _diagnose(self, vae: TrainedVAE | None) -> doctor.Diagnosis:
-        """Writes the diagnosis of the run so far; without a model, of its records alone."""
+    def _diagnose(self, vae: TrainedVAE | None) -> str:
+        """Writes the diagnosis of the run so far, without a model that of its records alone.
+
+        Returns it as text. A defect in it must not end a training of hours.
+        """
         c = self._config
-        if self._image_findings is None:  # the images do not change
-            self._image_findings = doctor.diagnose_images([self._train, self._validation])
-        diagnosis = doctor.diagnose(
-            c,
-            writers.read_metrics(self._workdir),
-            self._train,
-            self._validation,
-            vae,
-            self._make_vae(self._state.params) if vae and c.eval.use_ema else None,
-            self._image_findings,
-        )
-        diagnosis.write(self._workdir)
-        return diagnosis
+        try:
+            if self._image_findings is None:  # the images do not change
+                self._image_findings = doctor.diagnose_images([self._train, self._validation])
+            diagnosis = doctor.diagnose(
+                c,
+                writers.read_metrics(self._workdir),
+                self._train,
+                self._validation,
+                vae,
+                self._make_vae(self._state.params) if vae and c.eval.use_ema else None,
+                self._image_findings,
+            )
+            diagnosis.write(self._workdir)
+        except Exception as error:
+            LOGGER.exception("The diagnosis failed; training goes on.")
+            return f"failed: {type(error).__name__}: {error}"
+        return str(diagnosis)
 
     def _make_vae(self, params) -> TrainedVAE:
         return TrainedVAE(

@@ -14,9 +14,10 @@ SETTLING = 0.05  # part of the run whose gradients are those of a fresh model
 
 MIN_LOSS_WEIGHT, MAX_LOSS_WEIGHT = 0.5, 2.0
 SPIKE_WARNING, SPIKE_SEVERE = 30.0, 300.0
-SKIPPED_WARNING = 3
+SKIPPED_SEVERE = 3
 UPDATE_RATIO_HIGH, USUAL_UPDATE_RATIO, UPDATE_RATIO_LOW = 3e-2, 5e-3, 1e-4
 GAIN_WARNING, GAIN_SEVERE = 0.1, 0.3
+MIN_NUM_EVALUATIONS = 4  # since the KL weight was reached; of fewer the training bound is taken
 
 
 def series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -42,10 +43,10 @@ def non_finite(config: ConfigDict, records: Records) -> Finding | None:
     limit = config.optim.max_skipped_in_a_row
     return Finding(
         name="non_finite_gradients",
-        severity="severe" if in_a_row >= min(SKIPPED_WARNING, limit) else "warning",
+        severity="severe" if in_a_row >= min(SKIPPED_SEVERE, limit) else "warning",
         evidence=f"{int(skipped[-1])} of {int(steps[-1])} updates were skipped, up to "
         f"{int(in_a_row)} in a row; the first non-finite tensor: {where}.",
-        threshold=f"none should be; severe from {SKIPPED_WARNING} in a row, training stops at "
+        threshold=f"none should be; severe from {SKIPPED_SEVERE} in a row, training stops at "
         f"{limit} (optim.max_skipped_in_a_row)",
         meaning="A loss or gradient overflowed or became NaN, and these updates were left out.",
         remedy=f"{_learning_rate_flag(config, 0.1)} {_clip_flag(records)} (in a new --workdir)",
@@ -71,7 +72,9 @@ def exploding_gradients(config: ConfigDict, records: Records) -> Finding | None:
     steps, largest, usual = steps[finite], largest[finite], np.median(means[finite])
     ratios = largest / max(usual, 1e-30)
     # A fresh model's gradients may well be large, but not that large.
-    limits = np.where(steps > SETTLING * steps.max(), SPIKE_WARNING, SPIKE_SEVERE)
+    starts = np.concatenate([[0.0], steps[:-1]])  # of the steps that a record is of
+    is_settled = (starts > 0) & (starts >= SETTLING * steps.max())
+    limits = np.where(is_settled, SPIKE_WARNING, SPIKE_SEVERE)
     if not (ratios >= limits).any():
         return None
     position = int(np.argmax(np.where(ratios >= limits, ratios, 0.0)))
@@ -82,7 +85,7 @@ def exploding_gradients(config: ConfigDict, records: Records) -> Finding | None:
         evidence=f"Gradient norm {largest[position]:.3g} before step {int(steps[position])}, "
         f"{ratio:.0f} times the run's median of {usual:.3g}.",
         threshold=f"{SPIKE_WARNING:.0f} times the median after the first {SETTLING:.0%} of the "
-        f"steps (healthy runs here stay below 10), severe from {SPIKE_SEVERE:.0f} at any time",
+        f"steps (healthy runs here stay below 12), severe from {SPIKE_SEVERE:.0f} at any time",
         meaning="Single batches move the parameters far from where the others want them.",
         remedy=f"{_clip_flag(records)} {_learning_rate_flag(config, 0.3)}",
         panel="gradient norm",
@@ -169,7 +172,6 @@ def loss_scale(config: ConfigDict, records: Records) -> Finding | None:
         meaning="The likelihood is averaged over pixels where the bound has a sum, so the rate "
         "weighs more than was asked for.",
         remedy="--config.likelihood.reduction=sum",
-        panel="rate per dimension",
     )
 
 
@@ -180,14 +182,13 @@ def undertrained(config: ConfigDict, records: Records) -> Finding | None:
     0, and a share of it would mean nothing.
     """
     name = "validation/elbo"
-    if len(series(records, name)[0]) < 4:
+    steps, elbo = _settled(config, records, name)
+    if len(steps) < MIN_NUM_EVALUATIONS:
         name = "train/elbo"
-    steps, elbo = series(records, name)
-    settled = (steps >= config.kl.warmup_steps) & np.isfinite(elbo)
-    steps, elbo = steps[settled], elbo[settled]
+        steps, elbo = _settled(config, records, name)
     last_quarter = steps > 0.75 * steps.max(initial=0)
-    if last_quarter.all() or not last_quarter.any():
-        return None
+    if steps.max(initial=0) < config.train.num_steps or (~last_quarter).sum() < 3:
+        return None  # not at its end, or too short to tell
     start, end = elbo[~last_quarter][-1], elbo[-1]
     rise, gain = end - elbo[0], end - start
     if rise <= 0 or gain < GAIN_WARNING * rise:
@@ -203,6 +204,13 @@ def undertrained(config: ConfigDict, records: Records) -> Finding | None:
         remedy=f"--config.train.num_steps={2 * config.train.num_steps} (in a new --workdir)",
         panel="ELBO",
     )
+
+
+def _settled(config: ConfigDict, records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, finite values) since the KL weight was reached."""
+    steps, values = series(records, name)
+    settled = (steps >= config.kl.warmup_steps) & np.isfinite(values)
+    return steps[settled], values[settled]
 
 
 RULES: tuple[Callable[[ConfigDict, Records], Finding | None], ...] = (

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vae_jax import figures
 from vae_jax.data import Split
 from vae_jax.doctor import curves, model
-from vae_jax.doctor.examination import Examination, NonFiniteModelError, examine
+from vae_jax.doctor.examination import MIN_NUM_IMAGES, Examination, NonFiniteModelError, examine
 from vae_jax.doctor.findings import Finding, sort_findings, to_markdown
 from vae_jax.figures import Panel
 from vae_jax.inference import TrainedVAE
@@ -74,7 +74,9 @@ def diagnose(
     step = max((r["step"] for r in records), default=0) if vae is None else vae.step
     findings = [*image_findings, *_apply(curves.RULES, config, records)]
     panels = _record_panels(records)
-    if vae is not None:
+    if vae is not None and min(len(train), len(validation)) < MIN_NUM_IMAGES:
+        findings.append(_few_images(train, validation))
+    elif vae is not None:
         try:
             examination = examine(vae, raw_vae, train, validation)
         except NonFiniteModelError as error:
@@ -89,6 +91,17 @@ def diagnose(
 
 def _apply(rules: Sequence[Callable], *arguments) -> list[Finding]:
     return [finding for rule in rules if (finding := rule(*arguments)) is not None]
+
+
+def _few_images(train: Split, validation: Split) -> Finding:
+    return Finding(
+        name="too_few_images",
+        severity="note",
+        evidence=f"{len(train)} training images and {len(validation)} validation images.",
+        threshold=f"{MIN_NUM_IMAGES} of each",
+        meaning="The model was not examined: what is measured on so few images says little.",
+        remedy="a larger --config.data.validation_size",
+    )
 
 
 def _non_finite_model(config: ConfigDict, error: NonFiniteModelError) -> Finding:

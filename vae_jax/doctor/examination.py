@@ -14,6 +14,7 @@ from vae_jax.metrics.manifold import nearest_neighbours
 
 NUM_BOUND_IMAGES = 1000  # of each split, for the bounds and everything about latents
 NUM_DECODED = 500  # images that are decoded and compared
+MIN_NUM_IMAGES = 10  # of either split: of fewer hardly anything can be said
 NUM_NEIGHBOURS = 10_000  # training images that samples are compared with, at most
 NEIGHBOUR_SIDE = 32  # pixels; larger images are reduced for distances
 
@@ -85,7 +86,7 @@ def random_images(split: Split, num_images: int) -> np.ndarray:
 
 
 class NonFiniteModelError(FloatingPointError):
-    """The bound of a model is not finite on images of its data."""
+    """The bound of a model on images of its data, or what it decodes, is not finite."""
 
 
 def examine(
@@ -99,7 +100,7 @@ def examine(
       train, validation: splits of the run.
 
     Raises:
-      NonFiniteModelError: the bound is not finite on these images.
+      NonFiniteModelError: the bound on these images, or what the model decodes, is not finite.
     """
     keys = jax.random.split(jax.random.fold_in(jax.random.key(vae.config.eval.seed), 3), 3)
     images = random_images(validation, NUM_BOUND_IMAGES)
@@ -119,7 +120,9 @@ def examine(
     decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
     shown = images[:NUM_DECODED].astype(np.float32) / 255.0
     # Each image gets the latent of the next one.
-    swapped = vae.log_prob(images, np.roll(z, 1, axis=0))
+    swap_gap = vae.log_prob(images, z) - vae.log_prob(images, np.roll(z, 1, axis=0))
+    if not all(np.isfinite(values).all() for values in (decoded, samples, swap_gap)):
+        raise NonFiniteModelError(f"What the model at step {vae.step} decodes is not finite")
     return Examination(
         step=vae.step,
         train_elbo=train_elbo,
@@ -127,7 +130,7 @@ def examine(
         raw_elbo=None if raw_vae is None else raw_vae.elbo(images, keys[0]),
         rate_per_dim=terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel(),
         code_variance=posterior.mean.astype(np.float64).var(axis=0).ravel(),
-        swap_gap=vae.log_prob(images, z) - swapped,
+        swap_gap=swap_gap,
         aggregate_mean=rows.mean(axis=0, dtype=np.float64),
         aggregate_variance=rows.var(axis=0, dtype=np.float64),
         mmd=mmd,

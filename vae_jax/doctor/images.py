@@ -50,14 +50,17 @@ def _sample(split: Split) -> np.ndarray:
 
 
 def _narrow_range(split: Split) -> Finding | None:
-    low, high = np.quantile(_sample(split), [0.001, 0.999])
+    images = _sample(split)
+    low, high = np.quantile(images, [0.001, 0.999])
     if high - low >= MIN_RANGE:
         return None
+    is_sparse = np.ptp(images) >= MIN_RANGE
     return Finding(
         name="data_out_of_range",
-        severity="severe",
+        severity="warning" if is_sparse else "severe",
         evidence=f"Nearly all pixels of {split.name} are between {low:.0f} and {high:.0f}.",
-        threshold=f"99.8% of the pixels of natural images span at least {MIN_RANGE} of 256 levels",
+        threshold=f"99.8% of the pixels of natural images span at least {MIN_RANGE} of 256 levels; "
+        "severe where no pixel is farther off",
         meaning="The images were scaled or shifted, so the model learns another range than [0, 1] "
         "and its likelihood measures another noise.",
         remedy="write the arrays again as uint8 on the scale 0 to 255",
@@ -75,7 +78,7 @@ def _constant(split: Split, num_constant: int) -> Finding | None:
         "one colour.",
         threshold=f"{CONSTANT_WARNING:.1%}, severe from {CONSTANT_SEVERE:.0%}",
         meaning="Empty images drive a density's variance to its floor and become samples.",
-        remedy="remove them from the arrays",
+        remedy="remove them from the arrays that the split is taken from",
     )
 
 
@@ -95,7 +98,8 @@ def _duplicates(
         threshold=f"{DUPLICATE_WARNING:.1%}, severe from {DUPLICATE_SEVERE:.0%}; Fashion-MNIST's "
         "own share is below the first",
         meaning="The bound on these images is one on images seen in training.",
-        remedy=f"remove them from the arrays of {split.name}",
+        remedy=f"keep one of each in the arrays that {split.name} is taken from (without a file of "
+        "its own, validation is part of train_images.npy)",
     )
 
 
@@ -103,7 +107,8 @@ def _shift(train: Split, split: Split) -> Finding | None:
     """Compares the mean levels of the images of two splits."""
     levels = [_sample(s).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)]
     difference = levels[1].mean() - levels[0].mean()
-    error = np.sqrt(sum(level.var(ddof=min(1, len(level) - 1)) / len(level) for level in levels))
+    # The spread is that of training images: a small split's own says little.
+    error = levels[0].std() * np.sqrt(sum(1 / len(level) for level in levels))
     if abs(difference) < max(SHIFT_LEVELS, SHIFT_ERRORS * error):
         return None
     return Finding(
