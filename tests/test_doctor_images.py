@@ -229,7 +229,7 @@ def test_shift_is_found_from_its_threshold_in_levels(sign):
 
 
 def test_shift_within_the_errors_of_the_means_is_none():
-    means, n = np.array([100, 130] * 25), 50
+    means, n = np.array([100, 131] * 25), 50
     error = math.sqrt(2 * means.var() / n)
     threshold = SHIFT_ERRORS * error
     assert threshold > SHIFT_LEVELS
