@@ -28,3 +28,13 @@ def get_config() -> ConfigDict:
     config.train.keep_checkpoints = 1
     config.train.diagnose = False  # once, at the end, is enough
     return config
+
+
+def get_short_config() -> ConfigDict:
+    """A hundred steps, where the fault is in the images."""
+    config = get_config()
+    config.train.num_steps = 100
+    config.train.log_every_steps = 10
+    config.train.eval_every_steps = 100
+    config.train.checkpoint_every_steps = 100
+    return config
