@@ -273,6 +273,12 @@ def test_lost_detail_is_found_where_the_rate_is_dear(kept, severity, coarse):
     assert find(examination, {"kl.weight": 1.0}) == []
 
 
+def test_images_without_detail_cannot_lose_any():
+    empty = np.zeros_like(healthy().data_power)
+    examination = healthy(data_power=empty, reconstruction_power=empty)
+    check(examination, "over_regularised_blur", None, {"kl.weight": 4.0})
+
+
 @pytest.mark.parametrize("kl_weight", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("std", [0.05, 0.1, 1.0])
 def test_effective_beta_of_a_gaussian_is_its_variance_over_the_squared_error(kl_weight, std):

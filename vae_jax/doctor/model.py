@@ -99,7 +99,7 @@ def kl_plateau(config: ConfigDict, e: Examination) -> Finding | None:
         f"nats; the rate is {e.rate:.2g} nats.",
         threshold=f"both below {ZERO_RATE:g} nat (the first: or {NUM_ERRORS:g} standard errors): "
         "one is what knowing the code saves, the other what it costs",
-        meaning="The decoder ignores z, and the loss is flat at that of an unconditional model.",
+        meaning="The decoder ignores z: what is trained is an unconditional model.",
         remedy=f"{_cheaper_rate(config)} --config.kl.warmup_steps="
         f"{max(2 * config.kl.warmup_steps, _quarter(config))}",
     )
@@ -145,9 +145,12 @@ def _fewer_dimensions(latent_shape: tuple[int, ...]) -> str:
 def over_regularised_blur(config: ConfigDict, e: Examination) -> Finding | None:
     """Reconstructions without fine detail, where the rate weighs more than the bound has it."""
     cycles = (len(e.data_power) - 1) // 3
-    kept = power_above(e.reconstruction_power, cycles) / power_above(e.data_power, cycles)
+    of_data = power_above(e.data_power, cycles)
     beta, reason = effective_beta(config, e)
-    if kept >= BLUR_WARNING or beta <= 1.5:
+    if of_data == 0.0 or beta <= 1.5:
+        return None
+    kept = power_above(e.reconstruction_power, cycles) / of_data
+    if kept >= BLUR_WARNING:
         return None
     return Finding(
         name="over_regularised_blur",
