@@ -235,6 +235,22 @@ def test_p_value_counts_the_relabellings_that_are_as_far(mmd, p_value):
     np.testing.assert_allclose(float(shown), float(p_value), atol=0.011 * (p_value == "0.5"))
 
 
+@pytest.mark.parametrize(
+    ("weight", "recommended"), [(0.01, 1.0), (0.5, 2.0), (2.0, 4.0), (8.0, 8.0)]
+)
+def test_recommended_weight_against_a_hole_rises_to_4_at_most(weight, recommended):
+    overrides = {"kl.weight": weight}
+    (finding,) = find(healthy(decoded_accuracy=0.9), overrides)
+    assert apply_remedy(finding.remedy, make_config(overrides)).kl.weight == recommended
+
+
+def test_against_a_hole_that_no_flag_mends_there_is_none():
+    overrides = {"kl.weight": 4.0, "model.latent_shape": (3,)}
+    examination = healthy(decoded_accuracy=0.9)
+    finding = model.prior_hole(make_config(overrides), examination)
+    assert "--config" not in finding.remedy
+
+
 @pytest.mark.parametrize("latent_shape", [(32,), (3,), (4, 4, 8)])
 def test_recommendation_for_a_hole_is_a_shell_word(latent_shape):
     overrides = {"model.latent_shape": latent_shape}
