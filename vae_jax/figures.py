@@ -119,6 +119,7 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 
             axis.axhline(height, color="grey", linestyle="--", linewidth=1)
             axis.annotate(label, (0.01, height), xycoords=("axes fraction", "data"), fontsize=7)
         axis.set(title=panel.title, xlabel=panel.xlabel, yscale="log" if panel.log_y else "linear")
+        axis.locator_params(axis="x", nbins=5)  # long numbers do not overlap
         if panel.settled:
             points = [point for x, y in panel.lines.values() for point in zip(x, y, strict=True)]
             _limit_to_settled(axis, points)
