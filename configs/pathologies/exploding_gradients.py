@@ -1,4 +1,4 @@
-"""Three hundred times the learning rate, no warm-up, no clipping."""
+"""A mixture of logistics at 300 times the learning rate, no warm-up, no clipping."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""Beta 0.001: codes spread far beyond the prior, whose samples hit none of them."""
+"""Beta 0.001: hardly anything draws the codes to the prior, whose samples fall between them."""
 
 from ml_collections import ConfigDict
 
