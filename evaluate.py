@@ -69,6 +69,11 @@ def main(argv: list[str]) -> None:
             workdir, FLAGS.checkpoint, FLAGS.data_dir, check_test_images=FLAGS.split == "test"
         )
         metrics, grids = evaluation.evaluate(vae, split)
+        if not vae.prior_is_exact:
+            notes.append(
+                "Missing: `iw_elbo`: with this prior log p(z) is itself only bounded, and the "
+                "importance-weighted bound needs the number."
+            )
         if weights is not None:
             if not report.is_evaluated(directory):
                 # Sample metrics take long on a CPU: what is known by now is not to be lost.

@@ -12,6 +12,9 @@ def get_config() -> ConfigDict:
     """Returns the locked defaults: a small VAE on Fashion-MNIST."""
     config = ConfigDict()
     config.seed = 0  # of initialisation, data order and training noise
+    # A trained VAE: train a prior on it, its other parameters frozen. Its run decides the sections
+    # data (but for dir and resident), model and likelihood.
+    config.vae_workdir = ""
 
     config.data = data = ConfigDict()
     data.name = "fashion_mnist"  # fashion_mnist, cifar10, celeb_a, or a directory of arrays
@@ -29,6 +32,22 @@ def get_config() -> ConfigDict:
     model.patch_size = 2  # pixels per side that become one position of the first stage
     model.attention_resolutions = ()  # feature-map heights followed by self-attention
     model.dtype = "float32"  # of activations: float32 or bfloat16; parameters stay float32
+
+    config.prior = prior = ConfigDict()
+    # standard_normal, vamp, mixture, ex_post_mixture, flow, diffusion; docs/priors.md
+    prior.name = "standard_normal"
+    prior.num_components = 100  # of vamp (pseudo-inputs), mixture and ex_post_mixture
+    prior.num_couplings = 8  # of the flow
+    # Channels of a diffusion's levels, each half the resolution of the one before; the flow, and
+    # networks of latent vectors, take the first.
+    prior.widths = (64,)
+    prior.num_blocks = 2  # residual blocks of each level (on the way down and up), or coupling
+    prior.attention_resolutions = ()  # diffusion: latent heights followed by self-attention
+    # diffusion: of noise levels in training: bound, or simple (DDPM's; with vae_workdir only)
+    prior.weighting = "bound"
+    prior.sampler = "ddim"  # diffusion: ancestral, ddim, heun
+    prior.num_sampling_steps = 50  # diffusion: steps of the sampler (heun calls the network twice)
+    prior.temperature = 1.0  # other than 1: evaluate samples of it besides, in rows of their own
 
     config.likelihood = likelihood = ConfigDict()
     # bernoulli, continuous_bernoulli, gaussian, discretized_logistic, discretized_logistic_mixture

@@ -6,24 +6,43 @@ import math
 import pathlib
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vae_jax import data, likelihoods, models, optim, schedules
+from vae_jax import data, likelihoods, models, optim, priors, schedules
 
 CONFIG_FILE = "config.json"
 MAX_STEPS_PER_CALL = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Of `config.model`; JSON has no tuples.
-TUPLE_KEYS = ("latent_shape", "widths", "num_blocks", "attention_resolutions")
+# JSON has no tuples.
+TUPLE_KEYS = (
+    "model.latent_shape",
+    "model.widths",
+    "model.num_blocks",
+    "model.attention_resolutions",
+    "prior.widths",
+    "prior.attention_resolutions",
+)
 # Keys that runs of earlier versions lack, with values that leave them as they were.
 ADDED_KEYS = {
     "likelihood.gaussian_std": 1.0,
     "likelihood.reduction": "sum",
     "optim.ema_warmup": True,
     "train.diagnose": False,
+    "vae_workdir": "",
+    "prior.name": "standard_normal",
+    "prior.num_components": 100,
+    "prior.num_couplings": 8,
+    "prior.widths": (64,),
+    "prior.num_blocks": 2,
+    "prior.attention_resolutions": (),
+    "prior.weighting": "bound",
+    "prior.sampler": "ddim",
+    "prior.num_sampling_steps": 50,
+    "prior.temperature": 1.0,
 }
 REDUCTIONS = ("sum", "mean")
 POSITIVE_KEYS = (
@@ -37,6 +56,10 @@ POSITIVE_KEYS = (
     "eval.num_iw_samples",
     "optim.max_skipped_in_a_row",
     "model.patch_size",
+    "prior.num_components",
+    "prior.num_couplings",
+    "prior.num_blocks",
+    "prior.num_sampling_steps",
 )
 
 
@@ -76,10 +99,34 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.model.widths or any(width < 1 for width in config.model.widths):
         raise ValueError(f"model.widths = {config.model.widths} must be positive channel counts.")
+    _validate_prior(config)
     create_kl_schedule(config)
     create_optimizer(config)
     create_likelihood(config, num_channels=1)
     steps_per_call(config)
+
+
+def _validate_prior(config: ConfigDict) -> None:
+    c = config.prior
+    priors.check_options(c.name, config.model.latent_shape, c.widths, c.weighting, c.sampler)
+    if c.temperature < 0:
+        raise ValueError(f"prior.temperature = {c.temperature} must not be negative.")
+    if c.name != "standard_normal" and config.kl.free_bits:
+        raise ValueError(
+            f"kl.free_bits = {config.kl.free_bits} is of the rate of each dimension, which only "
+            f"prior.name = 'standard_normal' has, not {c.name!r}: set it to 0."
+        )
+    if config.vae_workdir and c.name == "standard_normal":
+        raise ValueError(
+            f"prior.name = 'standard_normal' has nothing to train on the frozen VAE of vae_workdir "
+            f"= {config.vae_workdir!r}: use one of {', '.join(priors.PRIORS[1:])}."
+        )
+    if not config.vae_workdir and (c.name == "ex_post_mixture" or c.weighting != "bound"):
+        key, value = ("name", c.name) if c.weighting == "bound" else ("weighting", c.weighting)
+        raise ValueError(
+            f"prior.{key} = {value!r} is for a frozen VAE only, being no part of a bound that the "
+            "VAE could be trained on: set vae_workdir to the workdir of a trained one."
+        )
 
 
 def save(
@@ -128,11 +175,12 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
       FileNotFoundError: no run was started in that directory.
     """
     content = _read(workdir)["config"]
-    for key in TUPLE_KEYS:
-        content["model"][key] = tuple(content["model"][key])
     for key, value in ADDED_KEYS.items():
+        *section, name = key.split(".")
+        (content.setdefault(section[0], {}) if section else content).setdefault(name, value)
+    for key in TUPLE_KEYS:
         section, name = key.split(".")
-        content[section].setdefault(name, value)
+        content[section][name] = tuple(content[section][name])
     return ConfigDict(content).lock()
 
 
@@ -186,9 +234,23 @@ def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> model
         patch_size=c.patch_size,
         attention_resolutions=c.attention_resolutions,
         dtype=DTYPES[c.dtype],
+        make_prior=functools.partial(_create_prior, config, tuple(image_shape)),
     )
     models.check_shapes(model)
     return model
+
+
+def _create_prior(
+    config: ConfigDict, image_shape: tuple[int, int, int], encoder: nn.Module
+) -> priors.Prior:
+    options = {key: value for key, value in config.prior.items() if key != "temperature"}
+    return priors.create_prior(
+        latent_shape=config.model.latent_shape,
+        image_shape=image_shape,
+        encoder=encoder,
+        dtype=DTYPES[config.model.dtype],
+        **options,
+    )
 
 
 def create_kl_schedule(config: ConfigDict) -> schedules.Schedule:

@@ -65,6 +65,26 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
     Image.fromarray(image).save(path, optimize=True)
 
 
+def save_labelled_rows(path: pathlib.Path, rows: Mapping[str, np.ndarray]) -> None:
+    """Writes a PNG with one row of images [N, H, W, C] under each label."""
+    strips = {label: image_grid(images, len(images)) for label, images in rows.items()}
+    height, width, _ = next(iter(strips.values())).shape
+    scale = 14.0 / width  # inches per pixel
+    figure, axes = plt.subplots(
+        len(strips),
+        1,
+        figsize=(14.0, len(strips) * (scale * height + 0.25)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, (label, strip) in zip(axes.flat, strips.items(), strict=True):
+        axis.imshow(strip)
+        axis.set_title(label, loc="left", fontsize=10)
+        axis.axis("off")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 CURVES = (
     ("loss (nats per image)", ("train/loss",), "linear"),
     ("ELBO (nats per image)", ("train/elbo", "validation/elbo"), "linear"),

@@ -92,8 +92,30 @@ class TrainedVAE:
     def sample(self, key: jax.Array, n: int, draw: bool = False) -> np.ndarray:
         """n images at z ~ p(z): the likelihood's mean, or with `draw` a draw from it."""
         z_key, x_key = jax.random.split(key)
-        z = jax.random.normal(z_key, (n, *self.latent_shape))
-        return self.decode(z, x_key if draw else None)
+        return self.decode(self.sample_prior(z_key, n), x_key if draw else None)
+
+    def sample_prior(self, key: jax.Array, n: int, temperature: float = 1.0) -> np.ndarray:
+        """n latents z ~ p(z), float32 [n, *latent_shape], in one call.
+
+        A temperature other than 1 scales the prior's standard deviations: it is another model.
+        """
+        return np.asarray(self._steps.sample_prior(self.params, key, n, temperature))
+
+    @property
+    def prior_is_exact(self) -> bool:
+        """Whether log p(z) is known, or estimates of a lower bound on it only."""
+        return self.model.bind({}).prior.is_exact
+
+    def log_prior(self, z: np.ndarray, key: jax.Array) -> np.ndarray:
+        """log p(z) of latents [N, *latent_shape], nats, float32 [N].
+
+        Where the prior is not exact: an unbiased estimate, from `key`, of a lower bound on it.
+        """
+        return self._map(
+            lambda z, ids: self._steps.log_prior(self.params, z, ids, key),
+            np.asarray(z, np.float32),
+            np.arange(len(z)),
+        )
 
     def log_prob(self, images: np.ndarray, z: np.ndarray) -> np.ndarray:
         """log p(x | z) of each image at its latent [N, *latent_shape], nats, float32 [N]."""
@@ -108,7 +130,7 @@ class TrainedVAE:
     def elbo_terms(
         self, images: np.ndarray, key: jax.Array, progress: bool = False
     ) -> objectives.ElboTerms:
-        """distortion [N] and rate_per_dim [N, *latent_shape], nats, at one draw z ~ q(z | x) each.
+        """The terms of the bound of each image, nats, at one draw z ~ q(z | x).
 
         The draw depends on `key` and on the image's position in `images`, not on batches or
         devices.
@@ -128,7 +150,16 @@ class TrainedVAE:
     def iw_elbo(
         self, images: np.ndarray, key: jax.Array, num_samples: int = 100, progress: bool = False
     ) -> np.ndarray:
-        """Importance-weighted bound of each image from `num_samples` draws, nats, float32 [N]."""
+        """Importance-weighted bound of each image from `num_samples` draws, nats, float32 [N].
+
+        Raises:
+          ValueError: log p(z) is itself only bounded.
+        """
+        if not self.prior_is_exact:
+            raise ValueError(
+                f"prior.name = {self.config.prior.name!r} has no exact log p(z), and the "
+                "importance-weighted bound with estimates of it would be none: use the ELBO."
+            )
         self._check_images(images)
         keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
 
@@ -199,7 +230,9 @@ def load(
     model = configuration.create_model(config, image_shape)
     tx = configuration.create_optimizer(config)
     shapes = jax.eval_shape(
-        lambda: state.create_train_state(model, tx, jax.random.key(config.seed))
+        lambda: state.create_train_state(
+            model, tx, jax.random.key(config.seed), frozen_vae=bool(config.vae_workdir)
+        )
     )
     everywhere = sharding.replicated(sharding.create_mesh())
     template = jax.tree.map(

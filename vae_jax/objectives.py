@@ -2,6 +2,9 @@
 
 elbo = -(distortion + rate)                                     what is reported, weight always 1
 loss = mean(distortion) + kl_weight * free_bits(mean rate)      what is minimised (by default)
+
+The rate is KL(q, N(0, I)) in closed form plus an estimate of E_q[log N(z; 0, I) - log p(z)], at the
+z of the distortion: unbiased for KL(q, p), and free of noise where p is N(0, I).
 """
 
 import math
@@ -14,22 +17,32 @@ from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, su
 from vae_jax.likelihoods import Likelihood
 
 
+def compute_rate(posterior: DiagonalGaussian, z: jax.Array, log_prior: jax.Array) -> jax.Array:
+    """KL(q(z | x), p(z)) estimated at one z ~ q(z | x) with its log p(z), [B]."""
+    ratio = log_prior - standard_normal_log_prob(z)
+    return sum_event(posterior.kl_to_standard_normal()) - ratio
+
+
 @flax.struct.dataclass
 class ElboTerms:
     """Single-sample estimates for a batch.
 
     Attributes:
       distortion: -log p(x | z) at one z ~ q(z | x), [B].
-      rate_per_dim: KL(q(z | x), p(z)) of each latent dimension, [B, *latent_shape].
+      rate_per_dim: KL(q(z | x), N(0, I)) of each latent dimension, [B, *latent_shape]. Other
+        priors do not split by dimension.
+      log_prior_ratio: log p(z) - log N(z; 0, I) at the same z, [B]: 0 where p is N(0, I). Where
+        log p(z) is bounded from below, so is the ELBO.
     """
 
     distortion: jax.Array
     rate_per_dim: jax.Array
+    log_prior_ratio: jax.Array
 
     @property
     def rate(self) -> jax.Array:
-        """KL(q(z | x), p(z)), [B]."""
-        return sum_event(self.rate_per_dim)
+        """KL(q(z | x), p(z)), [B]: exact for N(0, I), else an unbiased estimate."""
+        return sum_event(self.rate_per_dim) - self.log_prior_ratio
 
     @property
     def elbo(self) -> jax.Array:
@@ -38,19 +51,27 @@ class ElboTerms:
 
 
 def compute_elbo_terms(
-    likelihood: Likelihood, posterior: DiagonalGaussian, outputs: jax.Array, x: jax.Array
+    likelihood: Likelihood,
+    posterior: DiagonalGaussian,
+    z: jax.Array,
+    log_prior: jax.Array,
+    outputs: jax.Array,
+    x: jax.Array,
 ) -> ElboTerms:
     """Both terms of the bound, given the decoder's outputs at one posterior sample.
 
     Args:
       likelihood: p(x | z).
       posterior: q(z | x), [B, *latent_shape].
-      outputs: decoder outputs at z ~ posterior, [B, H, W, num_outputs].
+      z: drawn from it.
+      log_prior: log p(z), or an estimate of a lower bound on it, [B].
+      outputs: decoder outputs at z, [B, H, W, num_outputs].
       x: images in [0, 1], [B, H, W, C].
     """
     return ElboTerms(
         distortion=-likelihood.log_prob(outputs, x),
         rate_per_dim=posterior.kl_to_standard_normal(),
+        log_prior_ratio=log_prior - standard_normal_log_prob(z),
     )
 
 
@@ -75,8 +96,12 @@ def compute_loss(
     free_bits: float,
     distortion_weight: float = 1.0,
 ) -> jax.Array:
-    """The scalar that training minimises, nats per image where the distortion's weight is 1."""
-    rate = apply_free_bits(terms.rate_per_dim, free_bits)
+    """The scalar that training minimises, nats per image where the distortion's weight is 1.
+
+    Free bits are of a rate that splits by dimension: with a prior other than N(0, I) they must be
+    0.
+    """
+    rate = apply_free_bits(terms.rate_per_dim, free_bits) - terms.log_prior_ratio.mean()
     return distortion_weight * terms.distortion.mean() + kl_weight * rate
 
 
@@ -84,11 +109,16 @@ def compute_log_weights(
     likelihood: Likelihood,
     posterior: DiagonalGaussian,
     z: jax.Array,
+    log_prior: jax.Array,
     outputs: jax.Array,
     x: jax.Array,
 ) -> jax.Array:
-    """log p(x | z) + log p(z) - log q(z | x) at one z ~ q(z | x), [B]."""
-    return likelihood.log_prob(outputs, x) + standard_normal_log_prob(z) - posterior.log_prob(z)
+    """log p(x | z) + log p(z) - log q(z | x) at one z ~ q(z | x), [B].
+
+    `log_prior` has to be exact: the exponential of an estimate of a bound may on average exceed
+    p(z), and the importance-weighted bound then log p(x).
+    """
+    return likelihood.log_prob(outputs, x) + log_prior - posterior.log_prob(z)
 
 
 def compute_iw_elbo(log_weights: jax.Array) -> jax.Array:

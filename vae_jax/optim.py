@@ -71,4 +71,5 @@ def update_ema(ema_params, params, step: jax.Array, decay: float, warmup: bool =
     """
     step = step.astype(jnp.float32)
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
-    return jax.tree.map(lambda e, p: d * e + (1.0 - d) * p, ema_params, params)
+    # Written so that what does not change is not changed by rounding either.
+    return jax.tree.map(lambda e, p: e + (1.0 - d) * (p - e), ema_params, params)

@@ -44,6 +44,8 @@ NUM_SPLITS = 10  # of the Inception score
 SETS = {
     "samples": "x ~ p(x|z), z ~ p(z)",
     "sample_means": "mean of p(x|z), z ~ p(z)",
+    "tempered_samples": "x ~ p(x|z), z ~ p(z) at prior.temperature: another model",
+    "tempered_sample_means": "mean of p(x|z), z ~ p(z) at prior.temperature: another model",
     "aggregate_posterior_samples": "x ~ p(x|z), z ~ q(z|x') of random training images x'",
     "aggregate_posterior_means": "mean of p(x|z), z ~ q(z|x') of random training images x'",
     "reconstructions": "x ~ p(x|z), z ~ q(z|x') of the test images x'",
@@ -51,6 +53,7 @@ SETS = {
     "train": "real training images: the floor",
     "test": "real test images: the floor, if as many",
 }
+OF_PRIOR = ("samples", "sample_means", "tempered_samples", "tempered_sample_means")
 Blocks = Callable[[], Iterator[np.ndarray]]  # makes the images anew at each call
 
 
@@ -210,10 +213,12 @@ def _set_keys(vae: TrainedVAE) -> dict[str, jax.Array]:
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def sample_means(vae: TrainedVAE, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_means(
+    vae: TrainedVAE, num_samples: int, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The first of that set: (z [N, *latent_shape], uint8 [N, H, W, C])."""
     blocks = [
-        _prior_block(vae, key, draw=False)
+        _prior_block(vae, key, False, temperature)
         for _, key in _block_keys(_set_keys(vae)["prior"], num_samples)
     ]
     z, images = (np.concatenate(parts)[:num_samples] for parts in zip(*blocks, strict=True))
@@ -222,16 +227,31 @@ def sample_means(vae: TrainedVAE, num_samples: int) -> tuple[np.ndarray, np.ndar
 
 def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
     """That set, uint8 [N, H, W, C], of `real_split` of the test images."""
-    z = _reconstruction_codes(vae, _images(real_split(vae, "test", num_samples)))
-    starts = range(0, len(z), BLOCK_SIZE)
-    return np.concatenate([_to_bytes(vae.decode(z[i : i + BLOCK_SIZE])) for i in starts])
+    return decode_means(
+        vae, _reconstruction_codes(vae, _images(real_split(vae, "test", num_samples)))
+    )
 
 
-def _prior_block(vae: TrainedVAE, key: jax.Array, draw: bool) -> tuple[np.ndarray, np.ndarray]:
+def _prior_block(
+    vae: TrainedVAE, key: jax.Array, draw: bool, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """(z, images) of `BLOCK_SIZE` samples; the z are the same for means and draws."""
     z_key, x_key = jax.random.split(key)
-    z = np.asarray(jax.random.normal(z_key, (BLOCK_SIZE, *vae.latent_shape)))
+    z = vae.sample_prior(z_key, BLOCK_SIZE, temperature)
     return z, _to_bytes(vae.decode(z, x_key if draw else None))
+
+
+def aggregate_posterior_codes(vae: TrainedVAE, num_samples: int, keys: jax.Array) -> np.ndarray:
+    """z ~ q(z|x) of random training images x, [N, *latent_shape], from two keys."""
+    train = configuration.load_split(vae.config, "train")
+    chosen = np.asarray(jax.random.randint(keys[0], (num_samples,), 0, len(train)))
+    return _draw(vae.encode(train.take(chosen)), keys[1])
+
+
+def decode_means(vae: TrainedVAE, z: np.ndarray) -> np.ndarray:
+    """The means of p(x|z) as they would be stored, uint8 [N, H, W, C]."""
+    starts = range(0, len(z), BLOCK_SIZE)
+    return np.concatenate([_to_bytes(vae.decode(z[i : i + BLOCK_SIZE])) for i in starts])
 
 
 def _reconstruction_codes(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
@@ -248,9 +268,8 @@ def _generate(
     keys = _set_keys(vae)
     test = _images(real_split(vae, "test", num_samples))
     num_decoded = len(test)
-    train = configuration.load_split(vae.config, "train")
-    chosen = np.asarray(jax.random.randint(keys["index"], (num_decoded,), 0, len(train)))
-    aggregate_z = _draw(vae.encode(train.take(chosen)), keys["aggregate"])
+    aggregate_keys = (keys["index"], keys["aggregate"])
+    aggregate_z = aggregate_posterior_codes(vae, num_decoded, aggregate_keys)
     reconstruction_z = _reconstruction_codes(vae, test)
 
     def decoded(z: np.ndarray, draw: bool) -> Blocks:
@@ -259,15 +278,21 @@ def _generate(
             for i, k in _block_keys(keys["decoder"], len(z))
         )
 
-    def prior(draw: bool) -> Blocks:
+    def prior(draw: bool, temperature: float = 1.0) -> Blocks:
         return lambda: (
-            _prior_block(vae, k, draw)[1][: num_samples - i]
+            _prior_block(vae, k, draw, temperature)[1][: num_samples - i]
             for i, k in _block_keys(keys["prior"], num_samples)
         )
 
+    temperature = vae.config.prior.temperature
+    tempered = {
+        "tempered_samples": (num_samples, prior(True, temperature)),
+        "tempered_sample_means": (num_samples, prior(False, temperature)),
+    }
     generated = {
         "samples": (num_samples, prior(draw=True)),
         "sample_means": (num_samples, prior(draw=False)),
+        **(tempered if temperature != 1.0 else {}),
         "aggregate_posterior_samples": (num_decoded, decoded(aggregate_z, draw=True)),
         "aggregate_posterior_means": (num_decoded, decoded(aggregate_z, draw=False)),
         "reconstructions": (num_decoded, decoded(reconstruction_z, draw=True)),
@@ -335,9 +360,9 @@ def _measure(
 ) -> dict[str, Metric]:
     """All comparisons with one preprocessing."""
     metrics = {}
-    for name in (name for name in SETS if name != "test"):
+    for name in (name for name in SETS if name in sets and name != "test"):
         metrics |= _compare(vae, options, extractor, sets, name, "test", notes)
-    for name in ("samples", "sample_means", "test"):
+    for name in (name for name in (*OF_PRIOR, "test") if name in sets):
         metrics |= _compare(vae, options, extractor, sets, name, "train", notes)
     return metrics
 
@@ -359,7 +384,7 @@ def _compare(
     measures = {}
     for tap in extractor.taps:
         suffix = "" if tap == FID_TAP else f"_{tap}"
-        of_tap = _measures(real, fake, tap, options.allow_biased, vae.config.eval.seed)
+        of_tap = measure_tap(real, fake, tap, options.allow_biased, vae.config.eval.seed)
         measures |= {f"{prefix}{metric}{suffix}": measure for metric, measure in of_tap.items()}
         note = (
             f"Missing: `{prefix}fid{suffix}` where a set has no more than {tap} images: its "
@@ -387,10 +412,10 @@ def _compare(
     }
 
 
-def _measures(
+def measure_tap(
     real: FeatureSet, fake: FeatureSet, tap: int, allow_biased: bool, seed: int
 ) -> dict[str, tuple[float, float | None, int, str]]:
-    """Of one tap: metric -> (value, standard error, number of fake images, how it was done)."""
+    """Metrics of two sets on one tap: {name: (value, standard error, fake images, protocol)}."""
     measures = {}
     is_biased = min(len(fake), len(real)) <= tap
     if allow_biased or not is_biased:

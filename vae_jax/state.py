@@ -26,14 +26,20 @@ class TrainState:
 
 
 def create_train_state(
-    model: VAE, tx: optax.GradientTransformation, init_key: jax.Array
+    model: VAE,
+    tx: optax.GradientTransformation,
+    init_key: jax.Array,
+    frozen_vae: bool = False,
 ) -> TrainState:
-    """A freshly initialised state; `ema_params` start as a copy of `params`."""
+    """A freshly initialised state; `ema_params` start as a copy of `params`.
+
+    With `frozen_vae` the optimiser has a state for the prior's parameters only.
+    """
     params = model.init(init_key, jnp.zeros((1, *model.image_shape)))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=tx.init(params),
+        opt_state=tx.init(params["prior"] if frozen_vae else params),
         # A true copy: the train step donates its input, and one buffer cannot be donated twice.
         ema_params=jax.tree.map(jnp.copy, params),
     )

@@ -54,27 +54,60 @@ def _is_batch_optimal(likelihood: Likelihood) -> bool:
     return getattr(likelihood, "variance", None) == "batch_optimal"
 
 
+def _draw_and_score(model: VAE, params, x: jax.Array, noise_key: jax.Array):
+    """(posterior, z drawn from it, the prior's loss at z, log p(z)); the last two [B]."""
+    posterior = model.apply({"params": params}, x, method="encode")
+    z = posterior.reparameterise(jax.random.normal(noise_key, posterior.mean.shape))
+    prior_key = jax.random.fold_in(noise_key, 1)
+    return posterior, z, *model.apply({"params": params}, z, prior_key, method="prior_loss")
+
+
 def make_loss_fn(
     model: VAE, likelihood: Likelihood, free_bits: float = 0.0, distortion_weight: float = 1.0
 ) -> Callable:
-    """Returns (params, x, noise_key, kl_weight) -> (loss, (terms of the bound, log_std or None)).
+    """Returns (params, x, noise_key, kl_weight) -> (loss, (metrics, log_std or None)).
 
-    `x` is what `prepare_batch` returns; log_std is that of a batch-optimal Gaussian.
+    `x` is what `prepare_batch` returns; the metrics are the terms of the bound, means over the
+    batch; log_std is that of a batch-optimal Gaussian.
     """
 
     def loss_fn(params, x, noise_key, kl_weight):
-        posterior = model.apply({"params": params}, x, method="encode")
-        z = posterior.reparameterise(jax.random.normal(noise_key, posterior.mean.shape))
+        posterior, z, _, log_prior = _draw_and_score(model, params, x, noise_key)
         outputs = model.apply({"params": params}, z, method="decode")
         log_std = None
         if _is_batch_optimal(likelihood):
             log_std = likelihood.batch_optimal_log_std(outputs, x)
             outputs = outputs.at[..., -1].set(log_std)
-        terms = objectives.compute_elbo_terms(likelihood, posterior, outputs, x)
+        terms = objectives.compute_elbo_terms(likelihood, posterior, z, log_prior, outputs, x)
         loss = objectives.compute_loss(terms, kl_weight, free_bits, distortion_weight)
-        return loss, (terms, log_std)
+        names = ("elbo", "rate", "distortion")
+        return loss, ({name: getattr(terms, name).mean() for name in names}, log_std)
 
     return loss_fn
+
+
+def make_prior_loss_fn(model: VAE) -> Callable:
+    """Likewise, of the prior alone: nothing is decoded, and the rate is the only metric.
+
+    Draws of q(z | x) are new in each step.
+    """
+
+    def loss_fn(params, x, noise_key, kl_weight):
+        del kl_weight
+        posterior, z, loss, log_prior = _draw_and_score(model, params, x, noise_key)
+        rate = objectives.compute_rate(posterior, z, log_prior)
+        return loss.mean(), ({"rate": rate.mean()}, None)
+
+    return loss_fn
+
+
+def trained_part(params, frozen_vae: bool):
+    """What of the model's parameters is trained."""
+    return params["prior"] if frozen_vae else params
+
+
+def _with_trained_part(params, part, frozen_vae: bool):
+    return {**params, "prior": part} if frozen_vae else part
 
 
 def make_train_step(
@@ -88,33 +121,41 @@ def make_train_step(
     ema_decay: float = 0.999,
     ema_warmup: bool = True,
     flip: bool = False,
+    frozen_vae: bool = False,
 ) -> Callable:
     """Returns (state, x [B,H,W,C] in [0,1], key) -> (state, metrics): one update, not jitted.
+
+    With `frozen_vae` only the prior is trained, by `make_prior_loss_fn`.
 
     `key` is the run's train_key; the step folds its own number in, so that resuming needs no stored
     key.
     Metrics are float32 scalars: of this batch before the update, and of the update.
     """
     batch_optimal = _is_batch_optimal(likelihood)
-    loss_fn = make_loss_fn(model, likelihood, free_bits, distortion_weight)
+    if frozen_vae:
+        loss_fn = make_prior_loss_fn(model)
+    else:
+        loss_fn = make_loss_fn(model, likelihood, free_bits, distortion_weight)
 
     def train_step(state: TrainState, x: jax.Array, key: jax.Array):
         x, noise_key = prepare_batch(likelihood, flip, x, key, state.step)
         kl_weight = kl_schedule(state.step)
-        (loss, (terms, log_std)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, x, noise_key, kl_weight
-        )
+
+        def loss_of_part(part):
+            params = _with_trained_part(state.params, part, frozen_vae)
+            return loss_fn(params, x, noise_key, kl_weight)
+
+        part = trained_part(state.params, frozen_vae)
+        (loss, (terms, log_std)), grads = jax.value_and_grad(loss_of_part, has_aux=True)(part)
         _, skipped_before = optim.num_skipped(state.opt_state)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = tx.update(grads, state.opt_state, part)
+        params = optax.apply_updates(part, updates)
         skipped_in_a_row, skipped = optim.num_skipped(opt_state)
-        if batch_optimal:
+        if batch_optimal and not frozen_vae:
             params = _with_log_std(params, log_std, skip=skipped_in_a_row > 0)
         metrics = {
             "loss": loss,
-            "elbo": terms.elbo.mean(),
-            "rate": terms.rate.mean(),
-            "distortion": terms.distortion.mean(),
+            **terms,
             "kl_weight": kl_weight,
             "learning_rate": learning_rate(state.step - skipped_before),
             "grad_norm": optax.tree.norm(grads),
@@ -123,13 +164,14 @@ def make_train_step(
             "skipped_updates": skipped,
             "skipped_in_a_row": skipped_in_a_row,
         }
+        ema_part = optim.update_ema(
+            trained_part(state.ema_params, frozen_vae), params, state.step, ema_decay, ema_warmup
+        )
         new_state = TrainState(
             step=state.step + 1,
-            params=params,
+            params=_with_trained_part(state.params, params, frozen_vae),
             opt_state=opt_state,
-            ema_params=optim.update_ema(
-                state.ema_params, params, state.step, ema_decay, ema_warmup
-            ),
+            ema_params=_with_trained_part(state.ema_params, ema_part, frozen_vae),
         )
         return new_state, {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
 
@@ -191,6 +233,11 @@ class EvalSteps:
         self.decode_mean = jit(self._decode_mean, everywhere, batched)
         self.decode_sample = jit(self._decode_sample, everywhere, batched, batched, everywhere)
         self.log_prob = jit(self._log_prob, everywhere, batched, batched, batched)
+        self.log_prior = jit(self._log_prior, everywhere, batched, batched, everywhere)
+        # Not sharded: the number of samples need be no multiple of that of the devices.
+        self.sample_prior = self._sample_prior
+        if not model.bind({}).prior.samples_in_steps:
+            self.sample_prior = jax.jit(self._sample_prior, static_argnums=2)
         self.elbo_terms = jit(self._elbo_terms, everywhere, batched, batched, everywhere)
         self.log_weights = jit(self._log_weights, everywhere, batched, batched, batched, everywhere)
 
@@ -231,16 +278,35 @@ class EvalSteps:
         """log p(x | z), [B]."""
         return self._likelihood.log_prob(self._decode(params, z), self._observe(images, image_ids))
 
+    def _log_prior(self, params, z, image_ids, key) -> jax.Array:
+        """log p(z), or an estimate of a lower bound on it, [B]."""
+        keys = fold_in_each(jax.random.fold_in(key, 1), image_ids)
+        return self._model.apply({"params": params}, z, keys, method="prior_log_prob")
+
+    def _sample_prior(self, params, key, num_samples, temperature) -> jax.Array:
+        """z ~ p(z), [num_samples, *latent_shape]."""
+        return self._model.apply(
+            {"params": params}, key, num_samples, temperature, method="sample_prior"
+        )
+
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
         """One-sample estimates of the terms of the bound, [B]."""
         x = self._observe(images, image_ids)
         posterior = self._posterior(params, x)
-        outputs = self._decode(params, self._sample_posterior(posterior, image_ids, key))
-        return objectives.compute_elbo_terms(self._likelihood, posterior, outputs, x)
+        z = self._sample_posterior(posterior, image_ids, key)
+        return objectives.compute_elbo_terms(
+            self._likelihood,
+            posterior,
+            z,
+            self._log_prior(params, z, image_ids, key),
+            self._decode(params, z),
+            x,
+        )
 
     def _log_weights(self, params, posterior, images, image_ids, key) -> jax.Array:
         """log p(x, z) - log q(z | x) at one z ~ q(z | x), [B]."""
         x = self._observe(images, image_ids)
         z = self._sample_posterior(posterior, image_ids, key)
+        log_prior = self._log_prior(params, z, image_ids, key)
         outputs = self._decode(params, z)
-        return objectives.compute_log_weights(self._likelihood, posterior, z, outputs, x)
+        return objectives.compute_log_weights(self._likelihood, posterior, z, log_prior, outputs, x)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ from vae_jax import (
     data,
     doctor,
     figures,
+    frozen_vae,
     models,
     objectives,
     process,
@@ -56,7 +58,7 @@ def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: in
     position = int(np.argmax(in_a_row >= limit))
     end = last_step - len(in_a_row) + 1 + position
     start = end - int(in_a_row[position]) + 1
-    terms = ("distortion", "rate", "loss", "grad_norm")
+    terms = [t for t in ("distortion", "rate", "loss", "grad_norm") if t in metrics]
     term = next((t for t in terms if not np.isfinite(metrics[t][position])), "gradient")
     raise TrainingDivergedError(
         f"Steps {start} to {end}: {limit} updates in a row were skipped because a gradient was not "
@@ -137,7 +139,8 @@ class Trainer:
                     elbo = self._evaluate(step)
                 if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
                     # At a lower KL weight the bound may be higher and the codes far from the prior.
-                    warm = step >= self._config.kl.warmup_steps
+                    # A frozen VAE's bound has weight 1 throughout.
+                    warm = self._config.vae_workdir or step >= self._config.kl.warmup_steps
                     self._checkpoints.save(self._state, elbo if warm else None)
                 if stopping:
                     LOGGER.info(
@@ -165,22 +168,28 @@ class Trainer:
             ema_decay=c.optim.ema_decay,
             ema_warmup=c.optim.ema_warmup,
             flip=c.data.flip,
+            frozen_vae=bool(c.vae_workdir),
         )
         return steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
 
     def _create_or_restore_state(
         self, tx: optax.GradientTransformation, init_key: jax.Array
     ) -> state.TrainState:
+        frozen = bool(self._config.vae_workdir)
+        everywhere = sharding.replicated(self._mesh)
         fresh = jax.jit(
-            lambda key: state.create_train_state(self._model, tx, key),
-            out_shardings=sharding.replicated(self._mesh),
+            lambda key: state.create_train_state(self._model, tx, key, frozen),
+            out_shardings=everywhere,
         )(init_key)
         restored = self._checkpoints.restore_latest_intact(fresh)
         if restored is None:
             table = models.parameter_table(fresh.params)
             LOGGER.info("Parameters:\n%s", table)
             (self._workdir / "parameters.md").write_text(table + "\n")
-            return fresh
+            params = frozen_vae.set_initial_params(self._config, fresh.params, self._train)
+            params = jax.device_put(params, everywhere)
+            # Copies: the train step donates its input, and one buffer cannot be donated twice.
+            return fresh.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
         LOGGER.info("Resuming from step %d.", int(restored.step))
         return restored
 
@@ -220,7 +229,7 @@ class Trainer:
         scalars["skipped_updates"] = float(metrics["skipped_updates"][-1])
         scalars["skipped_in_a_row"] = float(metrics["skipped_in_a_row"].max())
         scalars["grad_norm_max"] = float(metrics["grad_norm"].max())
-        if self._likelihood.is_discrete:
+        if self._likelihood.is_discrete and "elbo" in scalars:
             scalars["bits_per_dim"] = objectives.bits_per_dim(
                 scalars["elbo"], self._model.image_shape
             )
@@ -232,10 +241,8 @@ class Trainer:
             self._non_finite_located = True
             texts["non_finite"] = self._locate_non_finite(step, metrics["skipped_in_a_row"])
         self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
-        text = (
-            f"elbo {scalars['elbo']:.2f}, rate {scalars['rate']:.2f}, "
-            f"{scalars.get('images_per_second', 0):.0f} images/s"
-        )
+        shown = [f"{name} {scalars[name]:.2f}" for name in ("elbo", "rate") if name in scalars]
+        text = f"{', '.join(shown)}, {scalars.get('images_per_second', 0):.0f} images/s"
         if not sys.stderr.isatty():
             LOGGER.info("step %d of %d: %s", step, c.train.num_steps, text)
         try:
@@ -280,12 +287,15 @@ class Trainer:
         x, noise_key = steps.prepare_batch(
             self._likelihood, c.data.flip, steps.to_unit_interval(images), self._train_key, step
         )
-        loss_fn = steps.make_loss_fn(
-            self._model,
-            self._likelihood,
-            c.kl.free_bits,
-            configuration.distortion_weight(c, self._train.image_shape),
-        )
+        if c.vae_workdir:
+            loss_fn = steps.make_prior_loss_fn(self._model)
+        else:
+            loss_fn = steps.make_loss_fn(
+                self._model,
+                self._likelihood,
+                c.kl.free_bits,
+                configuration.distortion_weight(c, self._train.image_shape),
+            )
         kl_weight = float(configuration.create_kl_schedule(c)(step))
         try:
             name = doctor.first_non_finite(
@@ -347,6 +357,7 @@ def train_and_evaluate(
       CheckpointsDamagedError: none of its checkpoints can be read.
       TrainingDivergedError: too many updates in a row had non-finite gradients.
     """
+    config = frozen_vae.complete_config(config)
     configuration.validate(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -149,8 +149,8 @@ def loss_scale(config: ConfigDict, records: Records) -> Finding | None:
     """
     terms = ("loss", "distortion", "rate", "kl_weight")
     columns = [series(records, f"train/{t}")[1] for t in terms]
-    if not len(columns[0]):
-        return None
+    if not all(map(len, columns)):
+        return None  # nothing was trained, or a prior alone
     loss, distortion, rate, weight = (column[-1] for column in columns)
     if not np.isfinite([loss, distortion, rate]).all():
         return None  # another finding's

@@ -180,8 +180,9 @@ def _examination_panels(e: Examination) -> list[Panel]:
             {
                 "mean": (dims, e.aggregate_mean[order]),
                 "variance": (dims, e.aggregate_variance[order]),
+                "mean of the prior": (dims, e.prior_mean[order]),
+                "variance of the prior": (dims, e.prior_variance[order]),
             },
-            thresholds={"prior mean": 0.0, "prior variance": 1.0},
         ),
         Panel(
             "power spectrum",

@@ -28,11 +28,13 @@ class Examination:
       train_elbo, validation_elbo: nats, one draw of z each.
       raw_elbo: of the same validation images and draws with the raw parameters; None where the
         averaged ones are not evaluated.
-      rate_per_dim: nats, mean over the validation images, [D].
+      rate_per_dim: KL(q(z|x), N(0, I)), nats, mean over the validation images, [D].
+      log_prior_ratio: log p(z) - log N(z; 0, I), nats, mean likewise.
       code_variance: variance over them of E[z|x], [D].
       swap_gap: distortion at another image's z minus that at its own, nats.
       aggregate_mean, aggregate_variance: moments of draws z ~ q(z|x), [D].
-      mmd, mmd_null: squared discrepancy of such draws from N(0, I), and what relabelling gives.
+      prior_mean, prior_variance: moments of p(z), [D]: of draws where it is not N(0, I).
+      mmd, mmd_null: squared discrepancy of both draws, and what relabelling gives.
       decoded_accuracy: how well one nearest neighbour tells decoded draws of the prior from decoded
         draws of the aggregate posterior; 0.5 is chance.
       data_power, reconstruction_power: mean radial power spectrum, [K].
@@ -51,10 +53,13 @@ class Examination:
     validation_elbo: np.ndarray
     raw_elbo: np.ndarray | None
     rate_per_dim: np.ndarray
+    log_prior_ratio: float
     code_variance: np.ndarray
     swap_gap: np.ndarray
     aggregate_mean: np.ndarray
     aggregate_variance: np.ndarray
+    prior_mean: np.ndarray
+    prior_variance: np.ndarray
     mmd: float
     mmd_null: np.ndarray
     decoded_accuracy: float
@@ -73,7 +78,7 @@ class Examination:
     @property
     def rate(self) -> float:
         """Mean over the validation images, nats."""
-        return float(self.rate_per_dim.sum())
+        return float(self.rate_per_dim.sum()) - self.log_prior_ratio
 
     @property
     def active_units(self) -> int:
@@ -111,12 +116,14 @@ def examine(
     posterior = vae.encode(images)
     z = np.asarray(posterior.reparameterise(jax.random.normal(keys[1], posterior.mean.shape)))
     rows = z.reshape(len(z), -1)
-    prior_z = np.asarray(jax.random.normal(keys[2], z.shape))
+    prior_z = vae.sample_prior(keys[2], len(z))
+    prior_rows = prior_z.reshape(rows.shape)
     mmd, mmd_null = two_sample.mmd_test(
         rows[:NUM_DECODED],
-        prior_z.reshape(rows.shape)[:NUM_DECODED],
+        prior_rows[:NUM_DECODED],
         np.random.default_rng(vae.config.eval.seed),
     )
+    normal = vae.config.prior.name == "standard_normal"
     decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
     shown = images[:NUM_DECODED].astype(np.float32) / 255.0
     # Each image gets the latent of the next one.
@@ -129,10 +136,13 @@ def examine(
         validation_elbo=np.asarray(terms.elbo),
         raw_elbo=None if raw_vae is None else raw_vae.elbo(images, keys[0]),
         rate_per_dim=terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel(),
+        log_prior_ratio=float(terms.log_prior_ratio.mean(dtype=np.float64)),
         code_variance=posterior.mean.astype(np.float64).var(axis=0).ravel(),
         swap_gap=swap_gap,
         aggregate_mean=rows.mean(axis=0, dtype=np.float64),
         aggregate_variance=rows.var(axis=0, dtype=np.float64),
+        prior_mean=np.zeros(rows.shape[1]) if normal else prior_rows.mean(axis=0),
+        prior_variance=np.ones(rows.shape[1]) if normal else prior_rows.var(axis=0),
         mmd=mmd,
         mmd_null=mmd_null,
         decoded_accuracy=two_sample.nearest_neighbour_accuracy(

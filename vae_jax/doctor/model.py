@@ -109,9 +109,10 @@ def kl_plateau(config: ConfigDict, e: Examination) -> Finding | None:
 def prior_hole(config: ConfigDict, e: Examination) -> Finding | None:
     """An aggregate posterior that is not the prior, and samples that show it."""
     p_value = float((1 + (e.mmd_null >= e.mmd).sum()) / (1 + len(e.mmd_null)))
-    moments = 0.5 * (
-        e.aggregate_variance + e.aggregate_mean**2 - 1.0 - np.log(e.aggregate_variance)
-    )
+    # KL between Gaussians of the same moments.
+    ratio = e.aggregate_variance / e.prior_variance
+    shift = (e.aggregate_mean - e.prior_mean) ** 2 / e.prior_variance
+    moments = 0.5 * (ratio + shift - 1.0 - np.log(ratio))
     worst = int(np.argmax(moments))
     error = 0.5 / math.sqrt(2 * len(e.train_distances))  # of an accuracy of chance
     if e.decoded_accuracy < max(HOLE_NOTE, 0.5 + NUM_ERRORS * error):
@@ -124,8 +125,9 @@ def prior_hole(config: ConfigDict, e: Examination) -> Finding | None:
         evidence=f"One nearest neighbour tells decoded draws of the prior from decoded draws of "
         f"the aggregate posterior in {e.decoded_accuracy:.0%} of cases; MMD^2 of the codes "
         f"{e.mmd:.2g} (p = {p_value:.2g}, null 95% quantile {np.quantile(e.mmd_null, 0.95):.2g}); "
-        f"their moments are up to {moments[worst]:.2g} nats from N(0, 1) (dimension {worst}: mean "
-        f"{e.aggregate_mean[worst]:.2f}, variance {e.aggregate_variance[worst]:.2f}).",
+        f"their moments are up to {moments[worst]:.2g} nats from the prior's (dimension {worst}: "
+        f"mean {e.aggregate_mean[worst]:.2f} for {e.prior_mean[worst]:.2f}, variance "
+        f"{e.aggregate_variance[worst]:.2f} for {e.prior_variance[worst]:.2f}).",
         threshold=f"accuracy {HOLE_NOTE:.0%} (50% is chance: Lopez-Paz & Oquab 2017), a warning "
         f"from {HOLE_WARNING:.0%}, severe from {HOLE_SEVERE:.0%} with moments {MOMENT_GAP} nats "
         "off",

@@ -51,13 +51,18 @@ def _tensors(model, loss_fn, params, x, noise_key, kl_weight) -> Iterator[tuple[
     yield "latent z", z
     _, decoder = apply("decode", z)
     yield from _named_outputs(decoder)
-    gradients, (terms, _) = jax.grad(loss_fn, has_aux=True)(params, x, noise_key, kl_weight)
-    yield "distortion", terms.distortion
-    yield "rate", terms.rate
-    # Backpropagation visits the modules in the reverse order.
+    gradients, (metrics, _) = jax.grad(loss_fn, has_aux=True)(params, x, noise_key, kl_weight)
+    for name in ("distortion", "rate"):
+        if name in metrics:  # nothing is decoded to train a prior alone
+            yield name, metrics[name]
+    # Backpropagation visits the modules in the reverse order; those of a prior are taken last.
     order = [path for path, _ in (*_module_outputs(encoder), *_module_outputs(decoder))]
     gradients = flatten_dict(gradients)
-    for path in sorted(gradients, key=lambda path: order.index(path[:-1]), reverse=True):
+
+    def position(path: tuple[str, ...]) -> int:
+        return order.index(path[:-1]) if path[:-1] in order else -1
+
+    for path in sorted(gradients, key=position, reverse=True):
         yield f"gradient of {'/'.join(path)}", gradients[path]
 
 

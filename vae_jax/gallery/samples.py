@@ -1,9 +1,9 @@
 """Samples, ranked by how far they lie from the training images."""
 
+import jax
 import numpy as np
 
 from vae_jax import sample_quality
-from vae_jax.distributions import standard_normal_log_prob
 from vae_jax.gallery import measured
 from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
 from vae_jax.inference import TrainedVAE
@@ -46,7 +46,7 @@ def rank_samples(vae: TrainedVAE, features: sample_quality.Features | None) -> l
         heading="Worst samples by realism",
         candidates="samples",
         sides=("sample", "nearest training image"),
-        description="Left: the mean of p(x|z), z ~ N(0, I). Right: the nearest of "
+        description="Left: the mean of p(x|z), z ~ p(z). Right: the nearest of "
         f"{len(real):,} training images in {space}. At a realism (Kynkaanniemi et al. 2019, "
         "arXiv:1904.06991) of 1 or more a sample is within the reach of a real image.",
         score="realism",
@@ -76,4 +76,5 @@ def _prior_hole(vae: TrainedVAE, z: np.ndarray, images: np.ndarray) -> np.ndarra
     """log p(z) - log of the aggregate posterior of the images at z, nats, [N]."""
     posterior = vae.encode(images)
     flat = (a.reshape(len(a), -1) for a in (z, posterior.mean, posterior.log_std))
-    return np.asarray(standard_normal_log_prob(z), np.float64) - latents.aggregate_log_prob(*flat)
+    log_prior = vae.log_prior(z, jax.random.key(vae.config.eval.seed))
+    return log_prior.astype(np.float64) - latents.aggregate_log_prob(*flat)

@@ -5,12 +5,13 @@ Stage i works at resolution image / (patch_size * 2^i) with `widths[i]` channels
 convolution, and then (h, w) is the last stage's resolution.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions import DiagonalGaussian
-from vae_jax.models.blocks import (
+from vae_jax.blocks import (
     NUM_HEADS,
     AttentionBlock,
     ResidualBlock,
@@ -18,6 +19,8 @@ from vae_jax.models.blocks import (
     group_norm,
     space_to_depth,
 )
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.priors import Prior, StandardNormal
 
 # softplus(raw) + MIN_STD grows linearly in the raw output where exp(raw) would overflow, and keeps
 # the log-density of the posterior finite.
@@ -115,7 +118,7 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Encoder and decoder under one set of parameters.
+    """Encoder, decoder and prior under one set of parameters.
 
     Attributes:
       image_shape: (H, W, C).
@@ -127,6 +130,7 @@ class VAE(nn.Module):
       patch_size: side of the pixel patches that the first stage sees as one position.
       attention_resolutions: heights of feature maps that are followed by self-attention.
       dtype: of activations; parameters, the last layers and outputs are float32.
+      make_prior: from the encoder, which the prior may share, to p(z); None: N(0, I).
     """
 
     image_shape: tuple[int, int, int]
@@ -138,6 +142,7 @@ class VAE(nn.Module):
     patch_size: int = 2
     attention_resolutions: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
+    make_prior: Callable[[nn.Module], Prior] | None = None
 
     def setup(self):
         self.encoder = Encoder(
@@ -158,6 +163,8 @@ class VAE(nn.Module):
             attention_resolutions=self.attention_resolutions,
             dtype=self.dtype,
         )
+        make_prior = self.make_prior
+        self.prior = make_prior(self.encoder) if make_prior else StandardNormal(self.latent_shape)
 
     def encode(self, x: jax.Array) -> DiagonalGaussian:
         """Images [B, H, W, C] in [0, 1] -> q(z | x)."""
@@ -167,9 +174,23 @@ class VAE(nn.Module):
         """Latents [B, *latent_shape] -> likelihood parameters [B, H, W, num_outputs]."""
         return self.decoder(z)
 
+    def prior_log_prob(self, z: jax.Array, keys: jax.Array) -> jax.Array:
+        """log p(z), [B], or an estimate of a lower bound on it; see `Prior.log_prob`."""
+        return self.prior.log_prob(z, keys)
+
+    def prior_loss(self, z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(what training minimises of the prior, log p(z) or its bound), both [B]."""
+        return self.prior.loss(z, key)
+
+    def sample_prior(self, key: jax.Array, num_samples: int, temperature: float) -> jax.Array:
+        """Draws z ~ p(z), [num_samples, *latent_shape]."""
+        return self.prior.sample(key, num_samples, temperature)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Decodes the posterior mean: one path through all parameters, for `init`."""
-        return self.decode(self.encode(x).mean)
+        z = self.encode(x).mean
+        self.prior_loss(z, jax.random.key(0))
+        return self.decode(z)
 
 
 def check_shapes(model: VAE) -> None:

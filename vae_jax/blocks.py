@@ -1,4 +1,4 @@
-"""Convolution blocks shared by encoder and decoder.
+"""Convolution blocks that encoder, decoder and priors share.
 
 Sizes change without strided or transposed convolutions: space-to-depth and depth-to-space with a
 1x1 convolution are exact inverses in shape, free of checkerboards, and several times faster to

@@ -1,0 +1,145 @@
+"""A normalising flow: affine couplings (RealNVP) between learned invertible linear maps (Glow).
+
+Dinh et al. 2017, arXiv:1605.08803; Kingma & Dhariwal 2018, arXiv:1807.03039.
+"""
+
+import itertools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.blocks import ResidualBlock, group_norm
+from vae_jax.distributions import standard_normal_log_prob, sum_event
+from vae_jax.priors.base import Prior
+
+# One coupling stretches by at most exp(2): unbounded, a single unlucky latent overflows the density
+# or the inverse, and training does not come back from that.
+MAX_LOG_SCALE = 2.0
+
+
+def coupling_masks(latent_shape: tuple[int, ...], num_couplings: int) -> list[np.ndarray]:
+    """What each coupling keeps (1) and what it transforms (0), float32 [*latent_shape] each.
+
+    A checkerboard over the positions of a grid takes turns with halves of the last axis, then
+    come the complements of both. A split that would leave one side empty is not used.
+    """
+    if math.prod(latent_shape) == 1:
+        raise ValueError(
+            f"model.latent_shape = {latent_shape} has a single dimension, but a flow transforms "
+            "some dimensions given the others and needs 2 or more: use a larger latent or another "
+            "prior.name, such as 'mixture'."
+        )
+    *positions, channels = np.indices(latent_shape)
+    masks = []
+    if math.prod(latent_shape[:-1]) > 1:
+        masks.append(sum(positions) % 2 == 0)
+    if latent_shape[-1] > 1:
+        masks.append(channels < latent_shape[-1] // 2)
+    masks += [~mask for mask in masks]
+    cycle = itertools.islice(itertools.cycle(masks), num_couplings)
+    return [mask.astype(np.float32) for mask in cycle]
+
+
+class CouplingNetwork(nn.Module):
+    """Kept latents [B, *latent_shape], 0 elsewhere -> (log_scale, shift) of the same shape.
+
+    Both start at 0, with which the coupling is the identity. Convolutions for grids, dense layers
+    for vectors.
+    """
+
+    width: int
+    num_blocks: int
+
+    @nn.compact
+    def __call__(self, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+        num_outputs, zeros = 2 * kept.shape[-1], nn.initializers.zeros
+        h = kept
+        if kept.ndim == 2:
+            for _ in range(self.num_blocks):
+                h = nn.silu(nn.Dense(self.width)(h))
+            outputs = nn.Dense(num_outputs, kernel_init=zeros, name="head")(h)
+        else:
+            h = nn.Conv(self.width, (3, 3), name="stem")(h)
+            for _ in range(self.num_blocks):
+                h = ResidualBlock()(h)
+            h = nn.silu(group_norm(self.width, jnp.float32)(h))
+            outputs = nn.Conv(num_outputs, (3, 3), kernel_init=zeros, name="head")(h)
+        raw_log_scale, shift = jnp.split(outputs, 2, axis=-1)
+        return MAX_LOG_SCALE * jnp.tanh(raw_log_scale / MAX_LOG_SCALE), shift
+
+
+class Flow(Prior):
+    """The density of z = inverse(u), u ~ N(0, I); exact.
+
+    Each of `num_couplings` steps multiplies the last axis by a full matrix (Glow's invertible 1x1
+    convolution; for a vector, one matrix over all dimensions), then scales and shifts one part of
+    the latent given the other. It starts as a rotation, so that its density starts as N(0, I)'s.
+
+    Attributes:
+      num_couplings: affine couplings, each with its linear map.
+      width: channels or units of the coupling networks' hidden layers.
+      num_blocks: of each coupling network: residual blocks for a grid, hidden layers for a vector.
+    """
+
+    num_couplings: int = 8
+    width: int = 96
+    num_blocks: int = 1
+
+    def setup(self):
+        self.masks = coupling_masks(self.latent_shape, self.num_couplings)
+        num_channels = self.latent_shape[-1]
+        self.matrices = [
+            self.param(f"matrix_{i}", nn.initializers.orthogonal(), (num_channels, num_channels))
+            for i in range(self.num_couplings)
+        ]
+        self.networks = [
+            CouplingNetwork(self.width, self.num_blocks) for _ in range(self.num_couplings)
+        ]
+
+    def _log_scale_and_shift(self, step: int, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of coupling number `step`, [B, *latent_shape], 0 in what it keeps.
+
+        Before and after the coupling the kept part is the same: either may be given.
+        """
+        mask = self.masks[step]
+        log_scale, shift = self.networks[step](mask * z)
+        return (1.0 - mask) * log_scale, (1.0 - mask) * shift
+
+    def forward(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Latents -> (base noise u [B, *latent_shape], log |det du/dz| [B]), float32."""
+        num_positions = math.prod(self.latent_shape[:-1])
+        log_det = jnp.zeros(z.shape[0])
+        for step, matrix in enumerate(self.matrices):
+            z = _multiply(z, matrix)
+            log_scale, shift = self._log_scale_and_shift(step, z)
+            z = z * jnp.exp(log_scale) + shift
+            log_abs_det = jnp.linalg.slogdet(matrix).logabsdet  # of one position's map
+            log_det += num_positions * log_abs_det + sum_event(log_scale)
+        return z, log_det
+
+    def inverse(self, u: jax.Array) -> jax.Array:
+        """Base noise -> latents, both [B, *latent_shape]."""
+        for step in reversed(range(self.num_couplings)):
+            log_scale, shift = self._log_scale_and_shift(step, u)
+            u = (u - shift) * jnp.exp(-log_scale)
+            u = _multiply(u, jnp.linalg.inv(self.matrices[step]))
+        return u
+
+    def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        u, log_det = self.forward(z)
+        return standard_normal_log_prob(u) + log_det
+
+    def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
+        noise = jax.random.normal(key, (num_samples, *self.latent_shape))
+        return self.inverse(temperature * noise)
+
+
+def _multiply(z: jax.Array, matrix: jax.Array) -> jax.Array:
+    """z @ matrix over the last axis, at full float32.
+
+    Accelerators round the factors of a product by default: inverses would no longer be inverses.
+    """
+    return jnp.matmul(z, matrix, precision=jax.lax.Precision.HIGHEST)

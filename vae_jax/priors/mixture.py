@@ -1,0 +1,223 @@
+"""Mixtures of Gaussians, learned with the VAE or fitted to its latents afterwards."""
+
+import functools
+import logging
+import math
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import logsumexp
+
+from vae_jax.distributions import normal_log_prob, sum_event
+from vae_jax.priors.base import Prior
+
+logger = logging.getLogger(__name__)
+
+# Accelerators otherwise round the factors of a product to 8 or 11 bits.
+matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+# Below it a latent dimension counts as constant: its density would be infinite.
+MIN_STD = 1e-4
+
+
+def mixture_log_prob(
+    z: jax.Array, log_weights: jax.Array, means: jax.Array, log_stds: jax.Array
+) -> jax.Array:
+    """log sum_k w_k N(z; m_k, diag(s_k^2)), nats, [B].
+
+    The squares (z - m)^2 / s^2 are expanded, for matrix products instead of an array [B, K, D].
+    That loses the digits in which z and m agree. It is harmless where the two are far apart, as the
+    result is large then, so that two measures suffice: a common centre of the means is subtracted,
+    and the likeliest component of each row is computed again without expansion.
+
+    Args:
+      z: [B, D].
+      log_weights: logarithms of weights that sum to 1, [K].
+      means, log_stds: [K, D].
+    """
+    # The result does not depend on the centre, and neither should the rounding of its gradient.
+    centre = jax.lax.stop_gradient(means.mean(axis=0))
+    offsets, centred, precisions = means - centre, z - centre, jnp.exp(-2.0 * log_stds)
+    quadratic = (
+        matmul(centred**2, precisions.T)
+        - 2.0 * matmul(centred, (offsets * precisions).T)
+        + (offsets**2 * precisions).sum(axis=1)
+    )
+    log_scales = log_stds.sum(axis=1) + 0.5 * means.shape[1] * math.log(2.0 * math.pi)
+    joint = log_weights - log_scales - 0.5 * quadratic
+
+    # One-hot products rather than indexing, whose gradient adds up in random order on a GPU.
+    likeliest = jax.nn.one_hot(joint.argmax(axis=1), len(means), dtype=means.dtype)
+    mean, log_std = matmul(likeliest, means), matmul(likeliest, log_stds)
+    exact = matmul(likeliest, log_weights) + sum_event(normal_log_prob(z, mean, log_std))
+    return logsumexp(jnp.where(likeliest > 0, exact[:, None], joint), axis=1)
+
+
+def draw_components(
+    key: jax.Array, num_samples: int, log_weights: jax.Array, dimension: int
+) -> tuple[jax.Array, jax.Array]:
+    """(component of each sample, int [N]; standard normal noise [N, dimension])."""
+    component_key, noise_key = jax.random.split(key)
+    components = jax.random.categorical(component_key, log_weights, shape=(num_samples,))
+    return components, jax.random.normal(noise_key, (num_samples, dimension))
+
+
+class DiagonalMixture(Prior):
+    """A mixture of Gaussians with diagonal covariances; subclasses say which."""
+
+    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(log-weights [K], means [K, D], log standard deviations [K, D])."""
+        raise NotImplementedError
+
+    def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        return mixture_log_prob(z.reshape(z.shape[0], -1), *self.components())
+
+    def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
+        """Draws [num_samples, *latent_shape]; components are chosen alike at any temperature."""
+        log_weights, means, log_stds = self.components()
+        chosen, noise = draw_components(key, num_samples, log_weights, means.shape[1])
+        z = means[chosen] + temperature * jnp.exp(log_stds[chosen]) * noise
+        return z.reshape(num_samples, *self.latent_shape)
+
+
+class GaussianMixture(DiagonalMixture):
+    """K Gaussians whose weights, means and standard deviations are learned with the VAE."""
+
+    num_components: int = 64
+
+    def setup(self):
+        shape = (self.num_components, math.prod(self.latent_shape))
+        self.logits = self.param("logits", nn.initializers.zeros, shape[:1])
+        # Equal components would receive equal gradients and remain so.
+        self.means = self.param("means", nn.initializers.normal(0.5), shape)
+        self.log_stds = self.param("log_stds", nn.initializers.zeros, shape)
+
+    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return jax.nn.log_softmax(self.logits), self.means, self.log_stds
+
+
+class FullGaussianMixture(Prior):
+    """K Gaussians with full covariances; N(0, I) until set to what `fit_full_mixture` returns.
+
+    Ex-post density estimation: Ghosh et al. 2020 (arXiv:1903.12436). As in scikit-learn's
+    `precisions_cholesky_`, component k has the precision P P^T with P upper triangular, and
+    (z - mean) P is standard normal; entries below the diagonal are ignored.
+    """
+
+    num_components: int = 10
+
+    def setup(self):
+        num_components, dimension = self.num_components, math.prod(self.latent_shape)
+        self.logits = self.param("logits", nn.initializers.zeros, (num_components,))
+        self.means = self.param("means", nn.initializers.zeros, (num_components, dimension))
+        self.precision_cholesky = self.param(
+            "precision_cholesky",
+            lambda _: jnp.tile(jnp.eye(dimension), (num_components, 1, 1)),
+        )
+
+    def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        z = z.reshape(z.shape[0], -1)
+
+        def component_log_prob(component):
+            mean, cholesky = component
+            whitened = matmul(z - mean, cholesky)
+            log_det = jnp.log(jnp.abs(jnp.diagonal(cholesky))).sum()
+            return sum_event(normal_log_prob(whitened, 0.0, 0.0)) + log_det
+
+        # One component at a time: a few products [B, D] x [D, D], and memory for one.
+        # Fitted as a whole: no training step is to change it.
+        logits, means, cholesky = jax.lax.stop_gradient(
+            (self.logits, self.means, jnp.triu(self.precision_cholesky))
+        )
+        log_probs = jax.lax.map(component_log_prob, (means, cholesky))
+        return logsumexp(jax.nn.log_softmax(logits)[:, None] + log_probs, axis=0)
+
+    def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
+        """Draws [num_samples, *latent_shape]; components are chosen alike at any temperature."""
+        log_weights, dimension = jax.nn.log_softmax(self.logits), self.means.shape[1]
+        chosen, noise = draw_components(key, num_samples, log_weights, dimension)
+
+        def add_component(deviations, component):
+            index, cholesky = component
+            solved = solve_triangular(cholesky, noise.T, trans=1).T  # z - mean = noise P^-1
+            return jnp.where((chosen == index)[:, None], solved, deviations), None
+
+        # All noise through every component: K times the work, but no factor [D, D] per sample. The
+        # solution reads nothing below the diagonal.
+        parameters = (jnp.arange(self.num_components), self.precision_cholesky)
+        deviations, _ = jax.lax.scan(add_component, jnp.zeros_like(noise), parameters)
+        z = self.means[chosen] + temperature * deviations
+        return z.reshape(num_samples, *self.latent_shape)
+
+
+def choose_rows(num_rows: int, num_chosen: int, rng: np.random.Generator) -> np.ndarray:
+    """Random indices of different rows, int [num_chosen]; repeated only where rows run out."""
+    return np.resize(rng.permutation(num_rows), num_chosen)
+
+
+def initialise_components(
+    z: np.ndarray, num_components: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Parameters of GaussianMixture: the kernel density of `num_components` random latents.
+
+    All components get the latents' standard deviations times K^(-1 / (D + 4)), Scott's rule
+    (Scott 1992, Multivariate Density Estimation): nearly 1 in many dimensions.
+
+    Args:
+      z: [N, *latent_shape].
+      num_components: K.
+      rng: chooses the latents.
+    """
+    z = np.asarray(z, np.float64).reshape(len(z), -1)
+    dimension = z.shape[1]
+    stds = np.maximum(z.std(axis=0), MIN_STD) * num_components ** (-1.0 / (dimension + 4))
+    return {
+        "logits": np.zeros(num_components, np.float32),
+        "means": z[choose_rows(len(z), num_components, rng)].astype(np.float32),
+        "log_stds": np.tile(np.log(stds), (num_components, 1)).astype(np.float32),
+    }
+
+
+def fit_full_mixture(z: np.ndarray, num_components: int, seed: int) -> dict[str, np.ndarray]:
+    """Parameters of FullGaussianMixture by expectation maximisation, in float64.
+
+    Needs scikit-learn, which nothing else here does.
+
+    Args:
+      z: [N, *latent_shape], N more than D and at least `num_components`.
+      num_components: K.
+      seed: of the k-means that EM starts from.
+    """
+    from sklearn import mixture
+    from sklearn.exceptions import ConvergenceWarning
+
+    z = np.asarray(z, np.float64).reshape(len(z), -1)
+    num_latents, dimension = z.shape
+    if num_latents <= dimension or num_latents < num_components:
+        raise ValueError(
+            f"{num_latents} latents of {dimension} dimensions do not determine {num_components} "
+            "full covariances: use more images, a model.latent_shape of fewer dimensions or fewer "
+            "components."
+        )
+    model = mixture.GaussianMixture(
+        num_components, covariance_type="full", reg_covar=1e-6, max_iter=100, random_state=seed
+    )
+    with warnings.catch_warnings():
+        # Logged below; k-means' own warning of the same class, of equal latents, is not hidden.
+        warnings.filterwarnings("ignore", ".*did not converge", ConvergenceWarning)
+        model.fit(z)
+    if not model.converged_:
+        logger.warning(
+            "The mixture of %d Gaussians has not converged in %d iterations of EM.",
+            num_components,
+            model.n_iter_,
+        )
+    return {
+        "logits": np.log(model.weights_).astype(np.float32),
+        "means": model.means_.astype(np.float32),
+        "precision_cholesky": model.precisions_cholesky_.astype(np.float32),
+    }

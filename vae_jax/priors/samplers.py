@@ -1,0 +1,83 @@
+"""From noise to latents with a network that predicts v, in a given number of steps.
+
+z_t = alpha z + sigma noise with alpha^2 = sigmoid(-gamma) and v = alpha noise - sigma z, so that
+z = alpha z_t - sigma v and noise = sigma z_t + alpha v.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+SAMPLERS = ("ancestral", "ddim", "heun")
+PredictV = Callable[[jax.Array, jax.Array], jax.Array]  # (z_t [B, ...], gamma scalar) -> v
+
+
+def alpha_sigma(gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(alpha, sigma) of noise levels."""
+    return jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma))
+
+
+def _ancestral_step(predict_v: PredictV, z, gamma, next_gamma, noise):
+    """A draw from the model's own transition (Kingma et al. 2021, arXiv:2107.00630, eq. 33)."""
+    alpha, sigma = alpha_sigma(gamma)
+    next_alpha, next_sigma = alpha_sigma(next_gamma)
+    predicted_noise = sigma * z + alpha * predict_v(z, gamma)
+    c = -jnp.expm1(next_gamma - gamma)
+    mean = next_alpha / alpha * (z - c * sigma * predicted_noise)
+    return mean + next_sigma * jnp.sqrt(c) * noise
+
+
+def _ddim_step(predict_v: PredictV, z, gamma, next_gamma, noise):
+    """Deterministic (Song et al. 2021, arXiv:2010.02502): a rotation in the plane of (z_t, v)."""
+    del noise
+    alpha, sigma = alpha_sigma(gamma)
+    next_alpha, next_sigma = alpha_sigma(next_gamma)
+    v = predict_v(z, gamma)
+    return next_alpha * (alpha * z - sigma * v) + next_sigma * (sigma * z + alpha * v)
+
+
+def _heun_step(predict_v: PredictV, z, gamma, next_gamma, noise):
+    """Second order for d(z / alpha) / d(sigma / alpha) = noise (Karras et al. 2022, 2206.00364)."""
+    del noise
+    alpha, sigma = alpha_sigma(gamma)
+    next_alpha, next_sigma = alpha_sigma(next_gamma)
+    step = next_sigma / next_alpha - sigma / alpha
+    slope = sigma * z + alpha * predict_v(z, gamma)
+    euler = next_alpha * (z / alpha + step * slope)
+    next_slope = next_sigma * euler + next_alpha * predict_v(euler, next_gamma)
+    return next_alpha * (z / alpha + 0.5 * step * (slope + next_slope))
+
+
+STEPS = dict(zip(SAMPLERS, (_ancestral_step, _ddim_step, _heun_step), strict=True))
+
+
+def sample(
+    name: str,
+    predict_v: PredictV,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    gammas: jax.Array,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """Latents of a shape [B, ...], by a loop that is not to be jitted as a whole.
+
+    As one program it would take minutes to compile, and inside a `lax.scan` convolutions run many
+    times slower on the CPU backend (jax-ml/jax#12868).
+
+    Args:
+      name: one of SAMPLERS.
+      predict_v: the network.
+      key: of all noise.
+      shape: of the result.
+      gammas: noise levels from the highest to the lowest, [steps + 1].
+      temperature: factor on all noise.
+    """
+    start_key, step_key = jax.random.split(key)
+    z = temperature * jax.random.normal(start_key, shape)
+    for i in range(len(gammas) - 1):
+        noise = None
+        if name == "ancestral":
+            noise = temperature * jax.random.normal(jax.random.fold_in(step_key, i), shape)
+        z = STEPS[name](predict_v, z, gammas[i], gammas[i + 1], noise)
+    return z / alpha_sigma(gammas[-1])[0]
