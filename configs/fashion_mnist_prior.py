@@ -5,7 +5,8 @@
     python -m vae_jax.priors.compare --config=configs/fashion_mnist_prior.py \
         --workdir=workdir/fashion_mnist_grid                       # all of them, and a table
 
-After the colon: vamp, mixture, ex_post_mixture, flow or diffusion (without one: diffusion).
+After the colon: vamp, mixture, ex_post_mixture, flow, diffusion (or nothing), or diffusion_simple,
+which is trained with DDPM's weighting of noise levels.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +27,9 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 def get_config(name: str = "diffusion") -> ConfigDict:
     """The prior of that name, with networks that fit the 7x7 grid of `fashion_mnist_grid`."""
     config = default.get_config()
+    if name == "diffusion_simple":
+        name = "diffusion"
+        config.prior.weighting = "simple"
     config.prior.name = name
     config.prior.num_components = NUM_COMPONENTS.get(name, 100)
     config.prior.widths = (48,) if name == "flow" else (64,)

@@ -379,3 +379,15 @@ def test_too_few_latents_are_an_error(num_latents, num_components):
 def test_converged_fit_logs_nothing(caplog):
     fit_full_mixture(planted_latents(100), 1, seed=0)
     assert not caplog.messages
+
+
+def test_equal_stds_that_are_constants_under_jit_give_the_same_density():
+    """XLA's fusion of the one-hot products returned NaN for such constants."""
+    rng = np.random.default_rng(0)
+    z, means = (rng.normal(size=(n, 16)).astype(np.float32) for n in (256, 1000))
+    log_weights, log_stds = np.full(1000, -np.log(1000.0)), np.full((1000, 16), -1.9)
+    arguments = [jnp.asarray(a, jnp.float32) for a in (log_weights, means, log_stds)]
+    jitted = jax.jit(lambda z: mixture_log_prob(z, *arguments))(z)
+    np.testing.assert_allclose(jitted, mixture_log_prob(jnp.asarray(z), *arguments), rtol=1e-5)
+    gradient = jax.jit(jax.grad(lambda z: mixture_log_prob(z, *arguments).sum()))(z)
+    assert np.isfinite(gradient).all()

@@ -5,16 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 
+from vae_jax import config as configuration
 from vae_jax import figures, objectives
 from vae_jax.data import Split
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics import latents, reconstruction
+from vae_jax.metrics import latents, manifold, reconstruction
 from vae_jax.writers import Summary
 
 NUM_COLUMNS = 10
 NUM_RECONSTRUCTIONS = 40
 NUM_SAMPLES = 100
+NUM_NEIGHBOURS = 10_000  # training images that samples are compared with, at most
 NUM_TRAVERSED_DIMS = 10
 TRAVERSAL = np.linspace(-3.0, 3.0, 11)
 NUM_MUTUAL_INFORMATION_SAMPLES = 2000
@@ -105,7 +107,12 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
         "samples_drawn": figures.image_grid(drawn, NUM_COLUMNS),
         "interpolations": interpolations(vae, images),
         "traversals": traversals(vae, images[0], posterior),
+        "nearest_neighbours": nearest_neighbours_grid(vae, samples[:NUM_RECONSTRUCTIONS]),
     }
+    temperature = vae.config.prior.temperature
+    if temperature != 1.0:
+        tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=temperature)
+        grids["samples_tempered"] = figures.image_grid(tempered, NUM_COLUMNS)
     return metrics, grids
 
 
@@ -130,6 +137,16 @@ def interpolations(vae: TrainedVAE, images: np.ndarray, num_rows: int = 8) -> np
     t = np.linspace(0.0, 1.0, NUM_COLUMNS).reshape(-1, *[1] * (ends.ndim - 1))
     lines = [(1.0 - t) * ends[2 * i] + t * ends[2 * i + 1] for i in range(num_rows)]
     return figures.image_grid(vae.decode(np.concatenate(lines)), NUM_COLUMNS)
+
+
+def nearest_neighbours_grid(vae: TrainedVAE, samples: np.ndarray) -> np.ndarray:
+    """Grid: samples [N, H, W, C], and below each the nearest training image, by squared error."""
+    train = configuration.load_split(vae.config, "train")
+    chosen = np.random.default_rng(0).permutation(len(train))[:NUM_NEIGHBOURS]
+    images = train.take(chosen)
+    rows = (figures.to_uint8(x).reshape(len(x), -1) for x in (samples, images))
+    nearest, _ = manifold.nearest_neighbours(*rows, k=1)
+    return figures.paired_grid(samples, images[nearest[:, 0]], NUM_COLUMNS)
 
 
 def traversals(vae: TrainedVAE, image: np.ndarray, posterior: DiagonalGaussian) -> np.ndarray:

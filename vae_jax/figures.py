@@ -95,6 +95,11 @@ CURVES = (
 )
 
 
+def _scale(scale: str, values: Sequence[float]) -> str:
+    """`scale`, but linear where no value is positive and there is no logarithm."""
+    return scale if len(values) == 0 or np.any(np.asarray(values) > 0) else "linear"
+
+
 def _limit_to_settled(axis: plt.Axes, points: Sequence[tuple[int, float]]) -> None:
     """Cuts the start (the first 5% of the steps) off the vertical axis, and nothing else."""
     last = max((step for step, _ in points), default=0)
@@ -138,13 +143,40 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 
         for label, height in panel.thresholds.items():
             axis.axhline(height, color="grey", linestyle="--", linewidth=1)
             axis.annotate(label, (0.01, height), xycoords=("axes fraction", "data"), fontsize=7)
-        axis.set(title=panel.title, xlabel=panel.xlabel, yscale="log" if panel.log_y else "linear")
+        axis.set(title=panel.title, xlabel=panel.xlabel)
+        heights = np.concatenate([np.ravel(y) for _, y in panel.lines.values()])
+        axis.set_yscale(_scale("log" if panel.log_y else "linear", heights))
         axis.locator_params(axis="x", nbins=5)  # long numbers do not overlap
         if panel.settled:
             points = [point for x, y in panel.lines.values() for point in zip(x, y, strict=True)]
             _limit_to_settled(axis, points)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def save_scatter_panels(
+    path: pathlib.Path, panels: Mapping[str, np.ndarray], num_columns: int = 4
+) -> None:
+    """Writes a PNG of points [N, 2] under each title, all on the same axes."""
+    num_rows = -(-len(panels) // num_columns)
+    figure, axes = plt.subplots(
+        num_rows,
+        num_columns,
+        figsize=(3.2 * num_columns, 2.6 * num_rows),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
+        axis.plot(*np.transpose(points), ".", markersize=2.5, alpha=0.5, markeredgewidth=0)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelbottom=True, labelleft=True)  # below it there may be no panel
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -166,7 +198,7 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
                 marker = "o" if name.startswith("validation") else ""
                 axis.plot(steps, values, marker=marker, markersize=3, label=name)
                 plotted += points
-        axis.set(title=title, xlabel="step", yscale=scale)
+        axis.set(title=title, xlabel="step", yscale=_scale(scale, [v for _, v in plotted]))
         if scale == "linear" and "KL" not in title:
             _limit_to_settled(axis, plotted)
         axis.grid(alpha=0.3)

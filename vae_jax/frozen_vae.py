@@ -19,7 +19,8 @@ OWN_DATA_KEYS = ("dir", "resident")  # of this machine
 def complete_config(config: ConfigDict) -> ConfigDict:
     """`config` with what the VAE's run decides: data, model and likelihood.
 
-    An ex-post mixture is fitted as a whole before the first step, so there is but one.
+    The KL weight has no part in the training of a prior, so there is no warm-up. An ex-post mixture
+    is fitted as a whole before the first step, so there is but one.
 
     Raises:
       FileNotFoundError: no run was started in config.vae_workdir.
@@ -31,6 +32,7 @@ def complete_config(config: ConfigDict) -> ConfigDict:
         of_vae["data"][key] = config.data[key]
     sections = {section: of_vae[section] for section in ("data", "model", "likelihood")}
     complete = ConfigDict({**config.to_dict(), **sections})
+    complete.kl.warmup_steps = 0
     if config.prior.name == "ex_post_mixture":
         complete.optim.warmup_steps = 0
         for key in ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):

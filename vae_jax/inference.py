@@ -89,10 +89,12 @@ class TrainedVAE:
         noise = jax.random.normal(key, posterior.mean.shape)
         return self.decode(posterior.reparameterise(noise))
 
-    def sample(self, key: jax.Array, n: int, draw: bool = False) -> np.ndarray:
+    def sample(
+        self, key: jax.Array, n: int, draw: bool = False, temperature: float = 1.0
+    ) -> np.ndarray:
         """n images at z ~ p(z): the likelihood's mean, or with `draw` a draw from it."""
         z_key, x_key = jax.random.split(key)
-        return self.decode(self.sample_prior(z_key, n), x_key if draw else None)
+        return self.decode(self.sample_prior(z_key, n, temperature), x_key if draw else None)
 
     def sample_prior(self, key: jax.Array, n: int, temperature: float = 1.0) -> np.ndarray:
         """n latents z ~ p(z), float32 [n, *latent_shape], in one call.

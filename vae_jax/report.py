@@ -24,6 +24,9 @@ CAPTIONS = {
     "reconstructions": "Images; below each its reconstruction (mean of p(x|z) at E[z|x])",
     "samples": "Samples of the prior, mean of p(x|z)",
     "samples_drawn": "The same samples, drawn from p(x|z)",
+    "samples_tempered": "Samples of the prior at prior.temperature, another model, mean of p(x|z)",
+    "nearest_neighbours": "Samples; below each the nearest of at most 10,000 training images, by "
+    "squared error",
     "aggregate_posterior": "Decoded draws z ~ q(z|x) of random training images, mean of p(x|z): "
     "where these are better than samples, the prior is to blame",
     "interpolations": "Straight lines between the codes of two images (first and last column)",

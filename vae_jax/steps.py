@@ -146,7 +146,7 @@ def make_train_step(
             return loss_fn(params, x, noise_key, kl_weight)
 
         part = trained_part(state.params, frozen_vae)
-        (loss, (terms, log_std)), grads = jax.value_and_grad(loss_of_part, has_aux=True)(part)
+        (loss, (of_bound, log_std)), grads = jax.value_and_grad(loss_of_part, has_aux=True)(part)
         _, skipped_before = optim.num_skipped(state.opt_state)
         updates, opt_state = tx.update(grads, state.opt_state, part)
         params = optax.apply_updates(part, updates)
@@ -155,7 +155,7 @@ def make_train_step(
             params = _with_log_std(params, log_std, skip=skipped_in_a_row > 0)
         metrics = {
             "loss": loss,
-            **terms,
+            **of_bound,
             "kl_weight": kl_weight,
             "learning_rate": learning_rate(state.step - skipped_before),
             "grad_norm": optax.tree.norm(grads),

@@ -139,8 +139,7 @@ class Trainer:
                     elbo = self._evaluate(step)
                 if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
                     # At a lower KL weight the bound may be higher and the codes far from the prior.
-                    # A frozen VAE's bound has weight 1 throughout.
-                    warm = self._config.vae_workdir or step >= self._config.kl.warmup_steps
+                    warm = step >= self._config.kl.warmup_steps
                     self._checkpoints.save(self._state, elbo if warm else None)
                 if stopping:
                     LOGGER.info(

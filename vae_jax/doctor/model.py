@@ -140,7 +140,13 @@ def prior_hole(config: ConfigDict, e: Examination) -> Finding | None:
 
 def _closer_to_prior(config: ConfigDict) -> str:
     """Flags that bring codes and prior together; a weight above 4 costs more than it brings."""
-    flags = []
+    if config.prior.name != "standard_normal":
+        longer = f"--config.train.num_steps={2 * config.train.num_steps} (in a new --workdir)"
+        return longer if config.prior.name == "diffusion" else f"{longer} or prior.name=diffusion"
+    learned = "--config.prior.name=diffusion --config.vae_workdir=THIS_WORKDIR"
+    if config.kl.free_bits:
+        learned += " --config.kl.free_bits=0"
+    flags = [f"a prior learned on this VAE (docs/priors.md): {learned} (in a --workdir of its own)"]
     if config.kl.weight < MAX_WEIGHT:
         weight = min(MAX_WEIGHT, max(1.0, 4.0 * config.kl.weight))
         flags.append(f"--config.kl.weight={weight:g}")
@@ -148,7 +154,7 @@ def _closer_to_prior(config: ConfigDict) -> str:
     if len(latent_shape) == 1 and latent_shape[0] >= 4:
         fewer = f"--config.model.latent_shape='({latent_shape[0] // 2},)'"
         flags.append(f"fewer dimensions: {fewer}")
-    return ", or ".join(flags) or "a prior that is learned"
+    return ", or ".join(flags)
 
 
 def over_regularised_blur(config: ConfigDict, e: Examination) -> Finding | None:

@@ -3,7 +3,7 @@
     python -m vae_jax.priors.compare --config=configs/fashion_mnist_prior.py \
         --workdir=workdir/fashion_mnist_grid
 
-The file of `--config` has `get_config(name)`: the configuration of the prior of that name. Each is
+The file of `--config` has `get_config(name)`: the configuration for each name of `--priors`. Each is
 trained in priors/NAME/ of the VAE's workdir, as train.py would, and priors/ receives table.md,
 table.json and samples.png. The same command again goes on where it was stopped; given in several
 processes at a time, it shares the fits among them, and the last one writes the table.
@@ -45,7 +45,7 @@ class Row:
     """A prior at a temperature.
 
     Attributes:
-      name: of the prior.
+      name: of the prior's configuration.
       temperature: of its samples.
       workdir: of its run; that of the VAE for the prior it was trained with.
     """
@@ -84,9 +84,9 @@ class Comparison:
     """All priors on the VAE of `workdir`.
 
     Args:
-      get_config: name of a prior -> configuration of its training.
+      get_config: name -> configuration of a prior's training.
       workdir: of the VAE.
-      names: of the priors that are fitted.
+      names: what is fitted.
       tempered: (name, temperature) of further rows.
       num_samples: of each prior, and of test images.
       num_iw_images: test images for the importance-weighted bound.
@@ -288,7 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="vae_jax.priors.compare", description=__doc__)
     parser.add_argument("--config", required=True, help="file, as configs/fashion_mnist_prior.py")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a trained VAE")
-    parser.add_argument("--priors", default=",".join(PRIORS[1:]), help="names, with commas")
+    names = ",".join(PRIORS[1:])
+    parser.add_argument("--priors", default=names, help=f"what is fitted; by default {names}")
     parser.add_argument("--tempered", default="", help="further rows: flow:0.8,diffusion:0.9")
     parser.add_argument("--num_samples", type=int, default=10_000, help="of each prior")
     parser.add_argument("--num_iw_images", type=int, default=1000)
@@ -298,9 +299,6 @@ def main(arguments: list[str] | None = None) -> None:
     process.log_to_stderr()
     try:
         names = args.priors.split(",")
-        unknown = set(names) - set(PRIORS[1:])
-        if unknown:
-            raise ValueError(f"--priors={args.priors}: use names of {', '.join(PRIORS[1:])}.")
         data_dir = args.data_dir or configuration.load(args.workdir).data.dir
         weights = inception_weights.find_or_download(
             args.inception_weights, pathlib.Path(data_dir).expanduser()

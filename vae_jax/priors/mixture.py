@@ -39,6 +39,9 @@ def mixture_log_prob(
       log_weights: logarithms of weights that sum to 1, [K].
       means, log_stds: [K, D].
     """
+    # XLA's CPU backend (jaxlib 0.10.2) returns wrong numbers where these are a constant of equal
+    # entries under jit.
+    log_stds = jax.lax.optimization_barrier(log_stds)
     # The result does not depend on the centre, and neither should the rounding of its gradient.
     centre = jax.lax.stop_gradient(means.mean(axis=0))
     offsets, centred, precisions = means - centre, z - centre, jnp.exp(-2.0 * log_stds)
@@ -185,13 +188,12 @@ def initialise_components(
 def fit_full_mixture(z: np.ndarray, num_components: int, seed: int) -> dict[str, np.ndarray]:
     """Parameters of FullGaussianMixture by expectation maximisation, in float64.
 
-    Needs scikit-learn, which nothing else here does.
-
     Args:
       z: [N, *latent_shape], N more than D and at least `num_components`.
       num_components: K.
       seed: of the k-means that EM starts from.
     """
+    # Imported here: it takes a second, and nothing else needs it.
     from sklearn import mixture
     from sklearn.exceptions import ConvergenceWarning
 

@@ -1,0 +1,190 @@
+"""Every learned prior on a latent of two dimensions, where a picture shows what each can do.
+
+    python -m benchmarks.two_moons --output=docs/images/two_moons.png
+
+The latents are two interleaved half circles with noise, stretched and shifted, whose density is
+known: on held-out latents, no prior can be better than that but by chance. Takes two minutes.
+"""
+
+import argparse
+import functools
+import math
+import pathlib
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.special import logsumexp
+
+from vae_jax import figures
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.priors import Prior, create_prior, set_from_data
+
+NOISE = 0.1  # standard deviation about the half circles, which have radius 1
+SCALE, SHIFT = np.array([3.0, 1.0]), np.array([5.0, -2.0])  # of what a prior sees
+
+NAMES = ("vamp", "mixture", "ex_post_mixture", "flow", "diffusion")
+NUM_STEPS = {
+    "vamp": 1000,
+    "mixture": 1000,
+    "ex_post_mixture": 0,  # complete as it is set from the data
+    "flow": 3000,
+    "diffusion": 6000,
+}
+LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3, "flow": 2e-3, "diffusion": 2e-3}
+NUM_COMPONENTS = {"vamp": 100, "mixture": 20, "ex_post_mixture": 10}
+BATCH_SIZE = 256
+NUM_TRAIN, NUM_HELD_OUT, NUM_SHOWN = 10_000, 5_000, 2_000
+POSTERIOR_STD = 0.15  # of the VampPrior's encoder
+
+
+def arcs(t: np.ndarray) -> np.ndarray:
+    """Points of both half circles at angles t in [0, pi], as a prior sees them: [2, T, 2]."""
+    upper = np.stack([np.cos(t), np.sin(t)], axis=-1)
+    lower = np.stack([1.0 - np.cos(t), 0.5 - np.sin(t)], axis=-1)
+    return SCALE * np.stack([upper, lower]) + SHIFT
+
+
+def draw_moons(num_samples: int, seed: int) -> np.ndarray:
+    """Latents, float32 [N, 2]: a half circle and an angle at random, and noise."""
+    rng = np.random.default_rng(seed)
+    points = arcs(rng.uniform(0.0, math.pi, num_samples))
+    chosen = points[rng.integers(2, size=num_samples), np.arange(num_samples)]
+    noise = NOISE * SCALE * rng.normal(size=(num_samples, 2))
+    return (chosen + noise).astype(np.float32)
+
+
+def moons_log_prob(z: np.ndarray, num_nodes: int = 200) -> np.ndarray:
+    """log p of the moons in nats, [N]: the integral over the angle by Gauss-Legendre quadrature."""
+    nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
+    points = arcs(0.5 * math.pi * (nodes + 1.0)).reshape(-1, 2)
+    log_weights = np.tile(np.log(weights / 4.0), 2)  # the nodes' weights sum to 2, of two arcs
+    standardised = (z[:, None] - points) / (NOISE * SCALE)
+    log_normal = -0.5 * (standardised**2).sum(axis=-1) - np.log(2 * math.pi * NOISE**2)
+    return logsumexp(log_weights + log_normal, axis=1) - np.log(SCALE).sum()
+
+
+class Gaussian:
+    """The Gaussian with mean and covariance of latents [N, 2]: what no learned prior may be."""
+
+    def __init__(self, z: np.ndarray):
+        self._mean = z.mean(axis=0, dtype=np.float64)
+        self._cholesky = np.linalg.cholesky(np.cov(z.T))
+
+    def log_prob(self, z: np.ndarray) -> np.ndarray:
+        """Nats, [N]."""
+        whitened = np.linalg.solve(self._cholesky, (z - self._mean).T)
+        log_det = np.log(np.diagonal(self._cholesky)).sum()
+        return -0.5 * (whitened**2).sum(axis=0) - math.log(2.0 * math.pi) - log_det
+
+    def draw(self, num_samples: int, seed: int) -> np.ndarray:
+        noise = np.random.default_rng(seed).normal(size=(num_samples, 2))
+        return self._mean + noise @ self._cholesky.T
+
+
+class Encoder(nn.Module):
+    """The two pixels of an image [B, 1, 2, 1] are the latent, of which [0, 1] is the range.
+
+    The standard deviation is a parameter that no gradient reaches. As a constant it would let
+    jaxlib 0.10.2 compile the mixture's density wrong for the CPU (an XLA "YNN" fusion).
+    """
+
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+    def setup(self):
+        constant = nn.initializers.constant(math.log(POSTERIOR_STD))
+        self.log_std = self.param("log_std", constant, (2,))
+
+    def __call__(self, images: jax.Array) -> DiagonalGaussian:
+        low, high = jnp.array(self.low), jnp.array(self.high)
+        mean = low + (high - low) * images.reshape(-1, 2)
+        log_std = jnp.broadcast_to(jax.lax.stop_gradient(self.log_std), mean.shape)
+        return DiagonalGaussian(mean, log_std)
+
+
+def fit(name: str, z: np.ndarray, num_steps: int, seed: int) -> tuple[Prior, dict]:
+    """(the prior `name`, its parameters) after `num_steps` of Adam on batches of latents [N, 2]."""
+    low, high = z.min(axis=0), z.max(axis=0)
+    images = np.round(255.0 * (z - low) / (high - low)).astype(np.uint8).reshape(-1, 1, 2, 1)
+    encoder = Encoder(tuple(low.tolist()), tuple(high.tolist()))
+    num_components = NUM_COMPONENTS.get(name, 1)
+    prior = create_prior(name, (2,), images.shape[1:], encoder, num_components)
+    init_key, batch_key = jax.random.split(jax.random.key(seed))
+    init = jax.jit(functools.partial(prior.init, method="log_prob"))
+    params = init(init_key, z[:1], jax.random.split(init_key, 1))["params"]
+    params = set_from_data(name, params, images, z, num_components, seed)
+    if not num_steps:
+        return prior, params
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATES.get(name, 1e-3), num_steps))
+
+    def mean_loss(params, batch, key):
+        return prior.apply({"params": params}, batch, key, method="loss")[0].mean()
+
+    def step(state, key):
+        params, opt_state = state
+        rows_key, loss_key = jax.random.split(key)
+        batch = train[jax.random.randint(rows_key, (BATCH_SIZE,), 0, len(train))]
+        gradients = jax.grad(mean_loss)(params, batch, loss_key)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    train, keys = jnp.asarray(z), jax.random.split(batch_key, num_steps)
+    params = jax.tree.map(jnp.asarray, params)
+    state = (params, optimizer.init(params))
+    (params, _), _ = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
+    return prior, params
+
+
+def log_prob(prior: Prior, params: dict, z: np.ndarray, key: jax.Array) -> np.ndarray:
+    """log p(z) or its bound, float64 [N]."""
+    apply = jax.jit(functools.partial(prior.apply, method="log_prob"))
+    return np.float64(apply({"params": params}, z, jax.random.split(key, len(z))))
+
+
+def draw(prior: Prior, params: dict, num_samples: int, key: jax.Array) -> np.ndarray:
+    """Samples, float32 [N, 2]."""
+
+    def sample(params):
+        return prior.apply({"params": params}, key, num_samples, method="sample")
+
+    return np.asarray((sample if prior.samples_in_steps else jax.jit(sample))(params))
+
+
+def write_picture(path: pathlib.Path) -> None:
+    """Fits all priors; writes their samples and prints their densities."""
+    train, held_out = draw_moons(NUM_TRAIN, seed=0), draw_moons(NUM_HELD_OUT, seed=1)
+    gaussian = Gaussian(train)
+    panels = {}
+
+    def add(label: str, log_probs: np.ndarray, samples: np.ndarray) -> None:
+        error = log_probs.std() / math.sqrt(len(log_probs))
+        print(f"{label}: {log_probs.mean():.3f} +- {error:.3f} nats", flush=True)
+        panels[f"{label}: {log_probs.mean():.2f} nats"] = samples
+
+    add("data, exact", moons_log_prob(held_out), held_out[:NUM_SHOWN])
+    add("one Gaussian", gaussian.log_prob(held_out), gaussian.draw(NUM_SHOWN, seed=2))
+    for name in NAMES:
+        start = time.perf_counter()
+        prior, params = fit(name, train, NUM_STEPS[name], seed=0)
+        seconds = time.perf_counter() - start
+        log_probs = log_prob(prior, params, held_out, jax.random.key(1))
+        samples = draw(prior, params, NUM_SHOWN, jax.random.key(2))
+        print(f"{name}: fitted in {seconds:.1f} s", flush=True)
+        bound = "" if prior.is_exact else ", bound"
+        add(f"{name}{bound}", log_probs, samples)
+    figures.save_scatter_panels(path, panels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, default="docs/images/two_moons.png")
+    write_picture(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()
