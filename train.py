@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
         stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)
     except (
         ValueError,
+        FileNotFoundError,
         process.WorkdirBusyError,
         checkpoints.CheckpointsDamagedError,
         training.TrainingDivergedError,

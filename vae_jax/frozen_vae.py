@@ -51,6 +51,9 @@ def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:
     Raises:
       FileNotFoundError, CheckpointsDamagedError: the VAE cannot be loaded.
     """
+    c = config.prior
+    if c.name == "standard_normal":
+        return params
     images = train.take(np.random.default_rng(config.seed).permutation(len(train))[:NUM_IMAGES])
     z = None
     if config.vae_workdir:
@@ -60,9 +63,6 @@ def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:
         posterior = vae.encode(images)
         noise = jax.random.normal(jax.random.key(config.seed), posterior.mean.shape)
         z = np.asarray(posterior.reparameterise(noise))
-    c = config.prior
-    if c.name == "standard_normal":
-        return params
     of_prior = priors.set_from_data(
         c.name, dict(params["prior"]), images, z, c.num_components, config.seed
     )

@@ -269,9 +269,9 @@ def _render_report(
         f"# Evaluation on {_describe_data(config)}",
         "",
         f"Checkpoint of step {first.checkpoint_step:,} of {config.train.num_steps:,}, {parameters} "
-        f"parameters, likelihood `{config.likelihood.name}`, latent {config.model.latent_shape}, "
-        f"training seed {config.seed}, evaluation seed {first.seed}. "
-        "Values are means over images with their standard error.",
+        f"parameters, likelihood `{config.likelihood.name}`, prior `{config.prior.name}`, "
+        f"latent {config.model.latent_shape}, training seed {config.seed}, evaluation seed "
+        f"{first.seed}. Values are means over images with their standard error.",
         "",
         markdown_table(metrics),
         "",

@@ -3,8 +3,8 @@
     python -m vae_jax.priors.compare --config=configs/fashion_mnist_prior.py \
         --workdir=workdir/fashion_mnist_grid
 
-The file of `--config` has `get_config(name)`: the configuration for each name of `--priors`. Each is
-trained in priors/NAME/ of the VAE's workdir, as train.py would, and priors/ receives table.md,
+The file of `--config` has `get_config(name)`: the configuration for each name of `--priors`. Each
+is trained in priors/NAME/ of the VAE's workdir, as train.py would, and priors/ receives table.md,
 table.json and samples.png. The same command again goes on where it was stopped; given in several
 processes at a time, it shares the fits among them, and the last one writes the table.
 """
