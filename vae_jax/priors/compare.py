@@ -35,7 +35,7 @@ from vae_jax.priors.creation import PRIORS
 LOGGER = logging.getLogger("vae_jax.priors.compare")  # __name__ is __main__ as a command
 
 DIRECTORY, FIT_FILE = "priors", "fit.json"
-NUM_SHOWN = 20  # samples of each prior in the picture
+NUM_SHOWN = 20  # samples of each prior, at temperature 1, in the picture
 AGGREGATE = "decoded aggregate posterior"
 SAMPLE_COLUMNS = ("fid", "kid", "precision", "recall")
 
@@ -160,7 +160,9 @@ class Comparison:
         of_aggregate = {"samples": self._distances(second, real, first)}
         results, shown = {AGGREGATE: of_aggregate}, {AGGREGATE: decoded[1][:NUM_SHOWN]}
         for row in self.rows:
-            results[row.label], shown[row.label] = self._measure(row, real, first)
+            results[row.label], images = self._measure(row, real, first)
+            if row.temperature == 1.0:
+                shown[row.label] = images
         (self._directory / "table.json").write_text(json.dumps(results, indent=2) + "\n")
         (self._directory / "table.md").write_text(self._markdown(results))
         figures.save_labelled_rows(self._directory / "samples.png", shown)
