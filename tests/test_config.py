@@ -87,8 +87,15 @@ def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name):
         (["--config.kl.schedule=triangle"], "train.py: kl.schedule = 'triangle' is unknown"),
         (["--config.data.name=nothing"], "train.py: dataset 'nothing'"),
         (["stray"], "Unknown arguments ['stray']"),
+        (
+            ["--config.prior.name=flow", "--config.vae_workdir=nowhere"],
+            "train.py: nowhere/config.json is missing",
+        ),
     ],
-    ids=["misspelled_key", "wrong_type", "invalid_value", "unknown_dataset", "stray_argument"],
+    ids=[
+        *("misspelled_key", "wrong_type", "invalid_value", "unknown_dataset", "stray_argument"),
+        "no_frozen_vae",
+    ],
 )
 def test_wrong_command_line_of_train_ends_with_the_reason(data_dir, tmp_path, flags, message):
     completed = run_python(
@@ -107,14 +114,19 @@ def test_wrong_command_line_of_train_ends_with_the_reason(data_dir, tmp_path, fl
 
 def test_json_round_trip_keeps_everything_tuples_included(tmp_path):
     config = make_config(
-        tmp_path, model__latent_shape=(4, 4, 8), model__widths=(8, 16), model__num_blocks=(0, 1)
+        tmp_path,
+        model__latent_shape=(4, 4, 8),
+        model__widths=(8, 16),
+        model__num_blocks=(0, 1),
+        prior__widths=(8, 24),
     )
     configuration.save(config, (16, 8, 3), {"python": "3"}, tmp_path)
     loaded = configuration.load(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.model.latent_shape == (4, 4, 8) and loaded.model.widths == (8, 16)
     assert loaded.model.num_blocks == (0, 1)
-    assert loaded.model.attention_resolutions == ()
+    assert loaded.model.attention_resolutions == loaded.prior.attention_resolutions == ()
+    assert loaded.prior.widths == (8, 24)
     assert loaded.is_locked
     assert configuration.load_image_shape(tmp_path) == (16, 8, 3)
     content = json.loads((tmp_path / configuration.CONFIG_FILE).read_text())
@@ -167,12 +179,15 @@ def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_pa
     path = tmp_path / configuration.CONFIG_FILE
     content = json.loads(path.read_text())
     for key in configuration.ADDED_KEYS:
-        section, name = key.split(".")
-        del content["config"][section][name]
+        *section, name = key.split(".")
+        del (content["config"][section[0]] if section else content["config"])[name]
+    assert content["config"].pop("prior") == {}  # there was no such section
     path.write_text(json.dumps(content))
     loaded = configuration.load(tmp_path)
-    assert loaded.is_locked
+    assert loaded.is_locked and loaded.prior.is_locked
     assert loaded.likelihood.reduction == "sum"  # the bound
+    assert (loaded.prior.name, loaded.vae_workdir) == ("standard_normal", "")
+    assert loaded.prior.to_dict() == config.prior.to_dict()
     assert loaded.optim.ema_warmup
     # There was no fixed variance; any standard deviation goes.
     assert loaded.likelihood.gaussian_variance != "fixed" and loaded.likelihood.gaussian_std > 0
@@ -248,6 +263,14 @@ def test_counts_below_one_are_refused(tmp_path, key):
         ("likelihood.gaussian_variance", "constant", "'constant' is unknown: use one of learned"),
         ("eval.num_iw_images", -1, "eval.num_iw_images = -1"),
         ("train.steps_per_call", 3, "train.steps_per_call = 3 must divide"),
+        ("prior.name", "normal", "prior.name = 'normal' is unknown: use one of standard_normal"),
+        ("prior.weighting", "snr", "prior.weighting = 'snr' is unknown: use one of bound, simple"),
+        ("prior.weighting", "simple", "prior.weighting = 'simple' is for a frozen VAE only"),
+        ("prior.sampler", "euler", "prior.sampler = 'euler' is unknown: use one of ancestral"),
+        ("prior.widths", (), "prior.widths = () must be positive"),
+        ("prior.temperature", -0.1, "prior.temperature = -0.1 must not be negative"),
+        ("prior.name", "ex_post_mixture", "prior.name = 'ex_post_mixture' is for a frozen VAE"),
+        ("vae_workdir", "runs/vae", "prior.name = 'standard_normal' has nothing to train on the"),
     ],
 )
 def test_value_that_breaks_a_rule_is_refused(tmp_path, key, value, message):
@@ -255,6 +278,31 @@ def test_value_that_breaks_a_rule_is_refused(tmp_path, key, value, message):
     with pytest.raises(ValueError) as caught:
         configuration.validate(config)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vamp", "mixture", "flow", "diffusion"])
+def test_free_bits_of_a_rate_that_does_not_split_are_refused(tmp_path, name):
+    configuration.validate(make_config(tmp_path, prior__name=name))
+    with pytest.raises(ValueError, match=f"kl.free_bits = 0.5 is of the rate .* not '{name}'"):
+        configuration.validate(make_config(tmp_path, prior__name=name, kl__free_bits=0.5))
+    configuration.validate(make_config(tmp_path, kl__free_bits=0.5))
+
+
+def test_what_is_for_a_frozen_vae_is_taken_with_one(tmp_path):
+    for overrides in (
+        {"prior.name": "ex_post_mixture"},
+        {"prior.name": "diffusion", "prior.weighting": "simple"},
+        {"prior.name": "vamp", "prior.temperature": 0.0},
+    ):
+        configuration.validate(make_config(tmp_path, vae_workdir="runs/vae", **overrides))
+
+
+def test_widths_that_do_not_halve_the_latent_grid_are_refused(tmp_path):
+    overrides = {"prior.name": "diffusion", "model.latent_shape": (4, 4, 2)}
+    configuration.validate(make_config(tmp_path, **overrides, prior__widths=(8, 8, 8)))
+    config = make_config(tmp_path, **overrides, prior__widths=(8, 8, 8, 8))
+    with pytest.raises(ValueError, match=r"prior.widths = .* halves the latent grid \(4, 4\) 3"):
+        configuration.validate(config)
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,13 @@ def healthy(**overrides) -> Examination:
             "validation_elbo": elbo,
             "raw_elbo": elbo,
             "rate_per_dim": np.full(NUM_DIMS, 2.5),
+            "log_prior_ratio": 0.0,
             "code_variance": np.full(NUM_DIMS, 0.9),
             "swap_gap": 100.0 + SPREAD * standardised(),
             "aggregate_mean": np.zeros(NUM_DIMS),
             "aggregate_variance": np.ones(NUM_DIMS),
+            "prior_mean": np.zeros(NUM_DIMS),
+            "prior_variance": np.ones(NUM_DIMS),
             "mmd": 0.01,
             "mmd_null": np.linspace(0.005, 0.02, 199),
             "decoded_accuracy": 0.5,
@@ -207,8 +210,12 @@ def test_decoder_that_does_not_care_about_the_code_is_found(gap, noise, is_found
         (model.HOLE_SEVERE, "severe"),  # where the moments are off, too
     ],
 )
-def test_samples_told_from_decoded_codes_are_found(accuracy, severity, moment, gap):
-    """KL(N(m, v), N(0, 1)) is m^2 / 2 at v = 1 and (v - 1 - log v) / 2 at m = 0."""
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-2.5, 3.0)], ids=["N(0,1)", "other_prior"])
+def test_samples_told_from_decoded_codes_are_found(accuracy, severity, moment, gap, mean, std):
+    """KL(N(m, v), N(0, 1)) is m^2 / 2 at v = 1 and (v - 1 - log v) / 2 at m = 0.
+
+    So is that of both moved and stretched alike.
+    """
     nats = gap * model.MOMENT_GAP
     means, variances = np.zeros(NUM_DIMS), np.ones(NUM_DIMS)
     if moment == "mean":
@@ -218,13 +225,29 @@ def test_samples_told_from_decoded_codes_are_found(accuracy, severity, moment, g
         variances[3] = brentq(lambda v: 0.5 * (v - 1.0 - math.log(v)) - nats, *bracket)
     if severity == "severe" and gap < 1.0:
         severity = "warning"
+    means, variances = mean + std * means, std**2 * variances
     finding = check(
-        healthy(decoded_accuracy=accuracy, aggregate_mean=means, aggregate_variance=variances),
+        healthy(
+            decoded_accuracy=accuracy,
+            aggregate_mean=means,
+            aggregate_variance=variances,
+            prior_mean=np.full(NUM_DIMS, mean),
+            prior_variance=np.full(NUM_DIMS, std**2),
+        ),
         "prior_hole",
         severity,
     )
     if finding is not None:
-        assert f"dimension 3: mean {means[3]:.2f}, variance {variances[3]:.2f}" in finding.evidence
+        assert (
+            f"dimension 3: mean {means[3]:.2f} for {mean:.2f}, variance {variances[3]:.2f} for "
+            f"{std**2:.2f}" in finding.evidence
+        )
+
+
+def test_rate_is_that_of_the_learned_prior():
+    """KL(q, N(0, I)) less what the prior says more of the codes than N(0, I) does."""
+    assert healthy().rate == 2.5 * NUM_DIMS
+    assert healthy(log_prior_ratio=4.0).rate == 2.5 * NUM_DIMS - 4.0
 
 
 @pytest.mark.parametrize(("mmd", "p_value"), [(1.0, "0.005"), (0.0, "1"), (0.0126, "0.5")])
@@ -244,11 +267,21 @@ def test_recommended_weight_against_a_hole_rises_to_4_at_most(weight, recommende
     assert apply_remedy(finding.remedy, make_config(overrides)).kl.weight == recommended
 
 
-def test_against_a_hole_that_no_flag_mends_there_is_none():
-    overrides = {"kl.weight": 4.0, "model.latent_shape": (3,)}
-    examination = healthy(decoded_accuracy=0.9)
-    finding = model.prior_hole(make_config(overrides), examination)
-    assert "--config" not in finding.remedy
+@pytest.mark.parametrize("free_bits", [0.0, 0.5])
+def test_against_a_hole_a_learned_prior_is_recommended(free_bits):
+    overrides = {"kl.weight": 4.0, "model.latent_shape": (3,), "kl.free_bits": free_bits}
+    (finding,) = find(healthy(decoded_accuracy=0.9), overrides)
+    changed = apply_remedy(finding.remedy, make_config(overrides))
+    assert changed.prior.name == "diffusion" and changed.vae_workdir
+
+
+@pytest.mark.parametrize("name", ["mixture", "diffusion"])
+def test_against_the_hole_of_a_learned_prior_a_longer_training_is_recommended(name):
+    overrides = {"prior.name": name}
+    (finding,) = find(healthy(decoded_accuracy=0.9), overrides)
+    config = make_config(overrides)
+    assert apply_remedy(finding.remedy, config).train.num_steps == 2 * config.train.num_steps
+    assert ("or prior.name=diffusion" in finding.remedy) == (name != "diffusion")
 
 
 @pytest.mark.parametrize("latent_shape", [(32,), (3,), (4, 4, 8)])

@@ -67,6 +67,10 @@ def test_every_metric_says_what_is_needed_to_compare_it(metrics, vae):
     }
 
 
+def test_rate_to_a_standard_normal_needs_no_estimate(metrics):
+    assert metrics["rate"].protocol == "KL(q(z|x), p(z)) in closed form"
+
+
 def test_elbo_is_minus_rate_minus_distortion(metrics):
     total = metrics["rate"].value + metrics["distortion"].value
     np.testing.assert_allclose(metrics["elbo"].value, -total, rtol=1e-6)
@@ -254,6 +258,7 @@ class DensityVAE:
 
     step, image_shape = 7, (16, 16, 1)
     likelihood = Gaussian(1)
+    prior_is_exact = True
 
     def __init__(self, config):
         self.config = config
@@ -264,7 +269,8 @@ class DensityVAE:
 
 def test_density_has_no_bits_per_dim(tmp_path, images, test_split):
     vae = DensityVAE(make_config(tmp_path))
-    terms = ElboTerms(np.arange(NUM_TEST, dtype=np.float32), np.zeros((NUM_TEST, 4), np.float32))
+    zeros = np.zeros((NUM_TEST, 4), np.float32)
+    terms = ElboTerms(np.arange(NUM_TEST, dtype=np.float32), zeros, zeros[:, 0])
     bounds = evaluation._bound_metrics(vae, test_split, terms)
     bounds |= evaluation._iw_metrics(vae, test_split, images, terms.elbo, KEY)
     assert bounds.keys() == {"elbo", "rate", "distortion", "iw_elbo"}
@@ -276,7 +282,8 @@ def test_density_has_no_bits_per_dim(tmp_path, images, test_split):
 def test_grids_are_pictures(evaluated):
     grids = evaluated[1]
     assert grids.keys() == {
-        *("reconstructions", "samples", "samples_drawn", "interpolations", "traversals")
+        *("reconstructions", "samples", "samples_drawn", "interpolations", "traversals"),
+        "nearest_neighbours",
     }
     for name, grid in grids.items():
         assert grid.dtype == np.uint8 and grid.ndim == 3 and grid.shape[2] == 3
@@ -300,6 +307,31 @@ def test_each_reconstruction_stands_below_its_image(evaluated, vae, images):
     shown = tiles(evaluated[1]["reconstructions"])
     assert_same_grey(shown[0::2].reshape(-1, 16, 16), images / 255.0)
     assert_same_grey(shown[1::2].reshape(-1, 16, 16), vae.reconstruct(images))
+
+
+def test_nearest_training_image_stands_below_each_sample(evaluated, vae):
+    train = configuration.load_split(vae.config, "train")
+    real = train.take(np.arange(len(train)))[..., 0].astype(np.float64)
+    shown = tiles(evaluated[1]["nearest_neighbours"]).astype(np.float64)
+    samples, neighbours = (rows.reshape(-1, 16, 16) for rows in (shown[0::2], shown[1::2]))
+    assert len(samples) == evaluation.NUM_RECONSTRUCTIONS
+    np.testing.assert_array_equal(samples, tiles(evaluated[1]["samples"]).reshape(-1, 16, 16)[:40])
+    distances = ((samples[:, None] - real) ** 2).sum(axis=(2, 3))
+    nearest = real[distances.argmin(axis=1)]
+    np.testing.assert_array_equal(neighbours, nearest)
+    assert len(np.unique(distances.argmin(axis=1))) > 1
+
+
+def test_samples_at_another_temperature_are_shown_besides(vae, test_split, evaluated):
+    config = vae.config.copy_and_resolve_references()
+    config.prior.temperature = 0.0
+    cold = TrainedVAE(vae.model, vae.likelihood, vae.params, config, eval_steps=vae._steps)
+    few = dataclasses.replace(test_split, indices=test_split.indices[:4])
+    _, grids = evaluation.evaluate(cold, few)
+    np.testing.assert_array_equal(grids["samples"], evaluated[1]["samples"])
+    shown = tiles(grids["samples_tempered"]).reshape(-1, 16, 16)
+    centre = vae.decode(np.zeros((1, LATENT_DIMS)))
+    assert_same_grey(shown, np.repeat(centre, len(shown), axis=0))
 
 
 def test_interpolations_begin_and_end_at_reconstructions(evaluated, vae, images):

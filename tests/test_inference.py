@@ -1,11 +1,13 @@
 """Tests of vae_jax/inference.py on the trained run."""
 
+import json
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from conftest import IMAGE_SHAPE, TINY, smooth_images
 
 import vae_jax
@@ -109,6 +111,18 @@ def test_batch_size_is_rounded_up_to_a_multiple_of_the_devices(trained_workdir):
     assert vae_jax.load(trained_workdir, batch_size=7).batch_size == 8  # on two devices
 
 
+def test_run_of_before_there_were_learned_priors_is_loaded(copied_workdir, vae):
+    """Its config.json has no such section, and its checkpoints have no such parameters."""
+    path = copied_workdir / configuration.CONFIG_FILE
+    content = json.loads(path.read_text())
+    del content["config"]["prior"], content["config"]["vae_workdir"]
+    path.write_text(json.dumps(content))
+    loaded = vae_jax.load(copied_workdir)
+    assert set(loaded.params) == {"encoder", "decoder"}
+    assert loaded.config.prior.name == "standard_normal"
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (loaded.params, vae.params)))
+
+
 # Shapes and types
 
 
@@ -192,6 +206,23 @@ def test_samples_decode_standard_normal_codes(vae, monkeypatch):
     assert z.shape == (5000, *LATENT_SHAPE)
     assert np.all(np.abs(z.mean(axis=0)) < 5 / np.sqrt(5000))
     assert np.all(np.abs(z.var(axis=0) - 1) < 5 * np.sqrt(2 / 5000))
+
+
+def test_samples_of_a_standard_normal_prior_are_those_of_earlier_versions(vae):
+    z_key, x_key = jax.random.split(KEY)
+    z = jax.random.normal(z_key, (N, *LATENT_SHAPE))
+    np.testing.assert_array_equal(vae.sample(KEY, N), vae.decode(z))
+    np.testing.assert_array_equal(vae.sample(KEY, N, draw=True), vae.decode(z, x_key))
+    np.testing.assert_array_equal(vae.sample_prior(z_key, N), z)
+    np.testing.assert_allclose(vae.sample_prior(z_key, N, 0.3), 0.3 * z, rtol=1e-6)
+    assert vae.prior_is_exact
+
+
+def test_log_prior_of_a_standard_normal_is_its_density(vae):
+    z = np.random.default_rng(0).normal(size=(N, *LATENT_SHAPE))
+    log_prior = vae.log_prior(z, KEY)
+    assert isinstance(log_prior, np.ndarray) and log_prior.dtype == np.float32
+    np.testing.assert_allclose(log_prior, scipy.stats.norm.logpdf(z).sum(axis=1), rtol=1e-5)
 
 
 # The likelihood at a code

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.models import VAE, blocks, check_shapes, parameter_table
+from vae_jax import blocks
+from vae_jax.models import VAE, check_shapes, parameter_table
 
 MODELS = {
     "vector": {"image_shape": (28, 28, 1), "latent_shape": (5,)},

@@ -181,3 +181,14 @@ def test_ema_of_constant_parameters_is_those_parameters():
         ema = optim.update_ema(ema, params(), jnp.int32(step), 0.999)
     for actual, expected in zip(jax.tree.leaves(ema), jax.tree.leaves(params()), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_what_does_not_change_is_not_changed_by_rounding(warmup):
+    """As a frozen VAE's parameters: thousands of roundings would make others of them."""
+    values = {"a": jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)}
+    update = jax.jit(lambda e, p, t: optim.update_ema(e, p, t, 0.999, warmup))
+    ema = values
+    for step in (0, 1, 2, 7, 1000, 10**6):
+        ema = update(ema, values, jnp.int32(step))
+        assert_trees_equal(ema, values)

@@ -26,7 +26,8 @@ from vae_jax.metrics.inception_layers import LAYER_SHAPES
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.sample_quality import Options
 
-GENERATED = tuple(name for name in sample_quality.SETS if name not in ("train", "test"))
+TEMPERED = ("tempered_samples", "tempered_sample_means")  # where a temperature is asked for
+GENERATED = tuple(name for name in sample_quality.SETS if name not in ("train", "test", *TEMPERED))
 PAIRS = (
     *(f"{name}_vs_test" for name in (*GENERATED, "train")),
     *(f"{name}_vs_train" for name in ("samples", "sample_means", "test")),
@@ -767,3 +768,21 @@ def test_damaged_file_is_an_error(own_vae, tmp_path, monkeypatch, requests, give
     with pytest.raises(ValueError, match=f"{damaged}: the file is damaged"):
         sample_quality.find_weights(own_vae, options)
     assert requests == []
+
+
+def test_samples_at_a_temperature_are_sets_of_their_own(evaluated, vae, data_dir, tmp_path):
+    """The same noise, scaled; all other sets are those of temperature 1."""
+    own_vae = make_own_vae(vae, data_dir, tmp_path)
+    own_vae.config.prior.temperature = 0.5
+    evaluation, seen = evaluate(own_vae)
+    assert {f"{name}_vs_{split}/kid" for name in TEMPERED for split in ("test", "train")} <= (
+        evaluation.metrics.keys()
+    )
+    key = next(sample_quality._block_keys(sample_quality._set_keys(own_vae)["prior"], 1))[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
+        z, _ = sample_quality._prior_block(own_vae, key, draw=False)
+    expected = figures.to_uint8(own_vae.decode(0.5 * z))
+    tempered = seen["pytorch_fid", "tempered sample means"][1][:BLOCK_SIZE]
+    np.testing.assert_allclose(tempered.astype(float), expected, atol=1.0)
+    assert np.any(tempered != seen["pytorch_fid", "sample means"][1][:BLOCK_SIZE])

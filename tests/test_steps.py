@@ -6,6 +6,7 @@ read off the images; it compiles in no time and makes the expected value plain.
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ import pytest
 from conftest import IMAGE_SHAPE, smooth_images
 
 from vae_jax import optim, sharding, steps
-from vae_jax.distributions import DiagonalGaussian, sum_event
+from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, sum_event
 from vae_jax.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
 from vae_jax.models import VAE
+from vae_jax.priors import StandardNormal
+from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.state import TrainState, create_train_state
 
 MESH = sharding.create_mesh(jax.local_devices()[:1])
@@ -75,6 +78,18 @@ def scanned(model) -> RealSteps:
 @pytest.fixture(scope="module")
 def indices() -> np.ndarray:
     return np.random.default_rng(0).permutation(32).astype(np.int32).reshape(4, 8)
+
+
+class StandardNormalStub:
+    """What steps ask of a model about its prior, which is N(0, I)."""
+
+    def bind(self, variables):
+        return SimpleNamespace(prior=StandardNormal(self.latent_shape))
+
+    def score(self, z, method):
+        """What `prior_log_prob` or `prior_loss` returns."""
+        log_prob = standard_normal_log_prob(z)
+        return log_prob if method == "prior_log_prob" else (-log_prob, log_prob)
 
 
 # The real model
@@ -155,12 +170,14 @@ def test_elbo_has_no_weight_and_no_free_bits_but_the_loss_has(model, single, ima
     assert other["kl_weight"] == weight
 
 
-class LinearModel:
+class LinearModel(StandardNormalStub):
     """A code per image from its mean level, one slope and one offset each way."""
 
     latent_shape = (1,)
 
-    def apply(self, variables, x, method):
+    def apply(self, variables, x, *keys, method):
+        if method.startswith("prior"):
+            return self.score(x, method)
         params = variables["params"]
         if method == "encode":
             level = x.mean(axis=(1, 2, 3))[:, None]
@@ -203,7 +220,7 @@ def test_gradient_of_the_averaged_distortion_is_that_of_a_larger_kl_weight(image
 # What the model is shown
 
 
-class StubModel:
+class StubModel(StandardNormalStub):
     """The posterior is N(0, 1); the decoder hands z on."""
 
     latent_shape = IMAGE_SHAPE
@@ -211,7 +228,9 @@ class StubModel:
     def init(self, key, x):
         return {"params": {"unused": jnp.zeros(())}}
 
-    def apply(self, variables, x, method):
+    def apply(self, variables, x, *keys, method):
+        if method.startswith("prior"):
+            return self.score(x, method)
         if method == "encode":
             return DiagonalGaussian(jnp.zeros_like(x), jnp.zeros_like(x))
         return x
@@ -307,12 +326,14 @@ def test_noise_is_a_function_of_key_and_step_and_standard_normal():
 # The optimal variance of a batch
 
 
-class ConstantGrey:
+class ConstantGrey(StandardNormalStub):
     """Decodes everything to one grey value, sigmoid(bias)."""
 
     latent_shape = (1,)
 
-    def apply(self, variables, x, method):
+    def apply(self, variables, x, *keys, method):
+        if method.startswith("prior"):
+            return self.score(x, method)
         params = variables["params"]["decoder"]
         if method == "encode":
             zeros = jnp.zeros((len(x), 1))
@@ -364,6 +385,124 @@ def test_skipped_update_leaves_the_variance_as_it_was(variance):
         assert params["decoder"] == {"bias": 0.0, "log_std": -1.0}
 
 
+# A frozen VAE, and priors that are learned with it
+
+
+class ScoredModel:
+    """The posterior is N(mean, 1), the decoder hands z on, and the prior's parts are told apart.
+
+    Its log p(z) is `log_prior` + z; what it minimises is `scale` squared.
+    """
+
+    latent_shape = (1,)
+
+    def apply(self, variables, x, *keys, method):
+        params = variables["params"]
+        if method == "encode":
+            mean = jnp.full((len(x), 1), params["encoder"]["mean"])
+            return DiagonalGaussian(mean, jnp.zeros_like(mean))
+        if method == "decode":
+            return x + params["decoder"]["bias"]
+        assert method == "prior_loss" and len(keys) == 1
+        log_prior = params["prior"]["log_prior"] + x[:, 0]
+        return jnp.full(len(x), params["prior"]["scale"] ** 2), log_prior
+
+
+def make_scored_state(tx, frozen: bool) -> TrainState:
+    params = {
+        "encoder": {"mean": jnp.asarray(0.3)},
+        "decoder": {"bias": jnp.asarray(0.7), "log_std": jnp.asarray(-1.0)},
+        "prior": {"log_prior": jnp.asarray(-1.5), "scale": jnp.asarray(2.0)},
+    }
+    part = params["prior"] if frozen else params
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(part), params)
+
+
+def train_scored(images, frozen: bool, likelihood=None, **kwargs):
+    """(state before, state after one step of gradient descent at rate 0.1, metrics)."""
+    tx = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=1)
+    likelihood = likelihood or StubLikelihood(lambda z, x: (z**2).sum(axis=1))
+    train_step = steps.make_train_step(
+        ScoredModel(), likelihood, tx, constant(0.5), constant(0.1), frozen_vae=frozen, **kwargs
+    )
+    state = make_scored_state(tx, frozen)
+    x = steps.to_unit_interval(jnp.asarray(images))
+    return state, *jax.jit(train_step)(state, x, jax.random.key(3))
+
+
+def scored_draws(images) -> np.ndarray:
+    """z of that step."""
+    _, noise_key = steps.prepare_batch(
+        StubLikelihood(None), False, jnp.zeros((len(images), 1)), jax.random.key(3), 0
+    )
+    return np.float64(0.3 + jax.random.normal(noise_key, (len(images), 1)))[:, 0]
+
+
+def test_step_on_a_frozen_vae_minimises_the_priors_loss_and_changes_nothing_else(images):
+    # Not even the variance that is set to the optimum of each batch.
+    batch_optimal = Gaussian(1, "batch_optimal")
+    before, after, metrics = train_scored(images, frozen=True, likelihood=batch_optimal)
+    for params in (after.params, after.ema_params):
+        for part in ("encoder", "decoder"):
+            jax.tree.map(np.testing.assert_array_equal, params[part], before.params[part])
+        # The loss is scale^2 and not minus log p(z): another has no gradient.
+        assert params["prior"]["log_prior"] == -1.5
+    np.testing.assert_allclose(after.params["prior"]["scale"], 2.0 - 0.1 * 4.0, rtol=1e-6)
+    # The first average after a step with warm-up is 0.1 e + 0.9 p.
+    ema = after.ema_params["prior"]["scale"]
+    np.testing.assert_allclose(ema, 0.1 * 2.0 + 0.9 * 1.6, rtol=1e-6)
+    assert int(after.step) == 1
+    assert metrics.keys().isdisjoint({"elbo", "distortion"})
+    np.testing.assert_allclose(metrics["loss"], 4.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], 4.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["update_norm"], 0.4, rtol=1e-5)
+    np.testing.assert_allclose(metrics["param_norm"], np.hypot(1.6, 1.5), rtol=1e-5)
+    # KL(N(0.3, 1), N(0, 1)) less what the prior says more of z than N(0, 1) does.
+    z = scored_draws(images)
+    log_normal = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    rate = 0.5 * 0.3**2 - (z - 1.5 - log_normal).mean()
+    np.testing.assert_allclose(metrics["rate"], rate, rtol=1e-5)
+
+
+def test_step_in_joint_training_minimises_the_bound_with_the_learned_prior(images):
+    before, after, metrics = train_scored(images, frozen=False)
+    z = scored_draws(images)
+    log_normal = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    rate = 0.5 * 0.3**2 - (z - 1.5 - log_normal).mean()
+    distortion = ((z + 0.7) ** 2).mean()
+    np.testing.assert_allclose(metrics["rate"], rate, rtol=1e-5)
+    np.testing.assert_allclose(metrics["distortion"], distortion, rtol=1e-5)
+    np.testing.assert_allclose(metrics["elbo"], -distortion - rate, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], distortion + 0.5 * rate, rtol=1e-5)
+    gradient = {
+        # d/dmean of KL(N(mean, 1), N(0, 1)) - z - z^2 / 2, and of (z + bias)^2.
+        "mean": (2 * (z + 0.7)).mean() + 0.5 * (0.3 - (1.0 + z).mean()),
+        "bias": (2 * (z + 0.7)).mean(),
+        "log_prior": -0.5,
+        "scale": 0.0,  # another loss than the bound's has no place here
+    }
+    for part in ("encoder", "decoder", "prior"):
+        for name, old in before.params[part].items():
+            moved = np.float64(old) - np.float64(after.params[part][name])
+            np.testing.assert_allclose(moved, 0.1 * gradient.get(name, 0.0), rtol=1e-4, atol=1e-6)
+
+
+def test_state_on_a_frozen_vae_optimises_the_prior_only(model):
+    model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
+    tx = optim.create_optimizer("adam", constant(1e-3))
+    joint, frozen = (
+        jax.eval_shape(lambda f=f: create_train_state(model, tx, jax.random.key(0), f))
+        for f in (False, True)
+    )
+    assert jax.tree.structure(joint.params) == jax.tree.structure(frozen.params)
+    moments = optax.tree.get(frozen.opt_state, "mu")
+    assert jax.tree.structure(moments) == jax.tree.structure(frozen.params["prior"])
+    assert steps.trained_part(frozen.params, True) is frozen.params["prior"]
+    assert steps.trained_part(frozen.params, False) is frozen.params
+    moments = optax.tree.get(joint.opt_state, "mu")
+    assert jax.tree.structure(moments) == jax.tree.structure(joint.params)
+
+
 # Skipped updates
 
 
@@ -372,8 +511,9 @@ def test_update_with_nan_gradients_changes_nothing_but_the_counts(images):
     poisoned = StubLikelihood(lambda z, x: z.mean(axis=(1, 2, 3)) * jnp.nan)
 
     class Scaled(StubModel):
-        def apply(self, variables, x, method):
-            return super().apply(variables, x * variables["params"]["scale"], method)
+        def apply(self, variables, x, *keys, method):
+            scaled = x * variables["params"]["scale"]
+            return super().apply(variables, scaled, *keys, method=method)
 
     train_step = steps.make_train_step(Scaled(), poisoned, tx, constant(1.0), constant(0.1))
     params = {"scale": jnp.ones(())}
@@ -393,10 +533,10 @@ def test_update_with_nan_gradients_changes_nothing_but_the_counts(images):
 class CopyModel(StubModel):
     """The posterior's mean is the image itself, its standard deviation 1."""
 
-    def apply(self, variables, x, method):
+    def apply(self, variables, x, *keys, method):
         if method == "encode":
             return DiagonalGaussian(x, jnp.zeros_like(x))
-        return x
+        return super().apply(variables, x, *keys, method=method)
 
 
 @pytest.fixture(scope="module")

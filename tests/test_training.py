@@ -27,7 +27,7 @@ from conftest import (
 from PIL import Image
 
 from vae_jax import config as configuration
-from vae_jax import evaluation, process, steps, training
+from vae_jax import evaluation, frozen_vae, process, steps, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.state import create_train_state
 from vae_jax.training import TrainingDivergedError, check_not_diverged
@@ -358,6 +358,61 @@ def test_start_that_came_to_no_checkpoint_does_not_bind_the_workdir(data_dir, tm
     assert training.train_and_evaluate(config, tmp_path, evaluate_nothing) is None
     assert configuration.load(tmp_path).optim.learning_rate == config.optim.learning_rate
     assert read_metrics(tmp_path)[0]["step"] == 1
+
+
+# A prior learned with the VAE; one on a frozen VAE is in test_frozen_vae.py
+
+
+@pytest.mark.parametrize("name", ["vamp", "mixture", "flow", "diffusion"])
+def test_joint_training_moves_every_parameter_of_model_and_prior(
+    data_dir, tmp_path, monkeypatch, name
+):
+    starts, validated, set_initial_params = [], [], frozen_vae.set_initial_params
+
+    def record_start(*args):
+        params = set_initial_params(*args)
+        starts.append(jax.device_get(params))
+        return params
+
+    def validate(vae, split):
+        validated.append(vae)
+        return evaluate_nothing(vae, split)
+
+    monkeypatch.setattr(frozen_vae, "set_initial_params", record_start)
+    num_steps = 6
+    config = make_config(
+        data_dir,
+        prior__name=name,
+        prior__num_components=3,
+        prior__num_couplings=2,
+        prior__widths=(8,),
+        prior__num_blocks=1,
+        train__num_steps=num_steps,
+        train__eval_every_steps=num_steps,
+        train__checkpoint_every_steps=num_steps,
+        train__diagnose=False,
+    )
+    assert training.train_and_evaluate(config, tmp_path, validate) is None
+    records = [r for r in read_metrics(tmp_path) if "train/loss" in r]
+    assert len(records) == num_steps
+    for record in records:
+        assert np.isfinite(record["train/loss"]) and record["train/skipped_updates"] == 0
+        total = record["train/distortion"] + record["train/rate"]
+        np.testing.assert_allclose(record["train/elbo"], -total, rtol=1e-5)
+    (start,) = starts
+    state = jax.device_get(read_state(tmp_path))
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params, start)
+    if name == "vamp":
+        assert set(changed["prior"]) == {"pseudo_inputs"}
+    else:  # a standardisation is set once, and here not at all
+        assert not changed["prior"].pop("mean") and not changed["prior"].pop("std")
+        np.testing.assert_array_equal(state.params["prior"]["mean"], 0.0)
+        np.testing.assert_array_equal(state.params["prior"]["std"], 1.0)
+    assert all(jax.tree.leaves(changed)), changed
+    # What was validated is the average of all of them.
+    (vae,) = validated
+    assert set(vae.params) == {"encoder", "decoder", "prior"}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(vae.params), state.ema_params)
 
 
 # Refusals

@@ -71,11 +71,11 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> int | None:
     """
     if config.train.num_steps in checkpoints.Checkpoints(workdir).steps():
         return None
-    start = time.perf_counter()
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, start = workdir / FIT_FILE, time.perf_counter()
     try:
         return training.train_and_evaluate(config, workdir, evaluation.validate)
     finally:
-        path = workdir / FIT_FILE
         before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
         path.write_text(json.dumps({"seconds": before + time.perf_counter() - start}) + "\n")
 
