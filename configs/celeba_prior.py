@@ -3,7 +3,7 @@
     python train.py --config=configs/celeba_prior.py --config.vae_workdir=workdir/celeba \
         --workdir=workdir/celeba_prior
 
-Tried for a few steps on a CPU only.
+Not trained yet.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
     python -m vae_jax.priors.compare --config=configs/cifar10_prior.py --workdir=workdir/cifar10
 
 After a colon (`cifar10_prior.py:flow`): vamp, mixture, ex_post_mixture or flow. The diffusion takes
-6 GFLOP an image, encoder included, and sees 15 million images. Tried for a few steps on a CPU only.
+some 6 GFLOP an image, encoder included, and sees 15 million images. Not trained yet.
 """
 
 from ml_collections import ConfigDict

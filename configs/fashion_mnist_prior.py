@@ -13,13 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-NUM_STEPS = {
-    "vamp": 2000,
-    "mixture": 4000,
-    "ex_post_mixture": 1,
-    "flow": 4000,
-    "diffusion": 6000,
-}
+NUM_STEPS = {"vamp": 2000, "mixture": 4000, "flow": 4000, "diffusion": 6000}
 NUM_COMPONENTS = {"vamp": 200, "mixture": 200, "ex_post_mixture": 10}
 LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 

@@ -16,6 +16,14 @@ import scipy.stats
 from conftest import IMAGE_SHAPE, make_config, smooth_images
 from flax.traverse_util import flatten_dict
 
+from configs import (
+    celeba,
+    celeba_prior,
+    cifar10,
+    cifar10_prior,
+    fashion_mnist_grid,
+    fashion_mnist_prior,
+)
 from vae_jax import config as configuration
 from vae_jax import priors, sharding, steps
 from vae_jax.inference import TrainedVAE
@@ -25,6 +33,7 @@ from vae_jax.priors.fitting import MIN_STD
 from vae_jax.priors.flow import Flow
 from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
 from vae_jax.priors.vamp import VampPrior
+from vae_jax.state import create_train_state
 
 LEARNED = priors.PRIORS[1:]
 GRID = (4, 4, 2)
@@ -470,3 +479,30 @@ def test_options_are_checked(changed, message):
     assert message in str(caught.value)
     with pytest.raises(ValueError):
         create(**options)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(
+    ("of_vae", "of_prior", "image_shape"),
+    [
+        (fashion_mnist_grid, fashion_mnist_prior, (28, 28, 1)),
+        (cifar10, cifar10_prior, (32, 32, 3)),
+        (celeba, celeba_prior, (64, 64, 3)),
+    ],
+)
+def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, name):
+    """Traced only: nothing is computed."""
+    vae_config, config = of_vae.get_config(), of_prior.get_config(name)
+    config.vae_workdir = "trained"
+    config.model.update(vae_config.model)
+    config.likelihood.update(vae_config.likelihood)
+    configuration.validate(config)
+    model, tx = (
+        configuration.create_model(config, image_shape),
+        configuration.create_optimizer(config),
+    )
+    state = jax.eval_shape(
+        lambda: create_train_state(model, tx, jax.random.key(0), frozen_vae=True)
+    )
+    assert config.prior.name == name
+    assert jax.tree.leaves(state.params["prior"])

@@ -24,7 +24,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import checkpoints, evaluation, figures, inference, process, sample_quality, training
+from vae_jax import (
+    checkpoints,
+    evaluation,
+    figures,
+    frozen_vae,
+    inference,
+    process,
+    sample_quality,
+    training,
+)
 from vae_jax import config as configuration
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import inception_weights
@@ -69,7 +78,8 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> int | None:
     Raises:
       WorkdirBusyError: another process is at it.
     """
-    if config.train.num_steps in checkpoints.Checkpoints(workdir).steps():
+    num_steps = frozen_vae.complete_config(config).train.num_steps
+    if num_steps in checkpoints.Checkpoints(workdir).steps():
         return None
     workdir.mkdir(parents=True, exist_ok=True)
     path, start = workdir / FIT_FILE, time.perf_counter()
