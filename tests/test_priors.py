@@ -6,6 +6,7 @@ test_diffusion.py.
 
 import functools
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -506,3 +507,22 @@ def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, 
     )
     assert config.prior.name == name
     assert jax.tree.leaves(state.params["prior"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"prior__attention_resolutions": (3,)}, "height: width is {4: 8}"),
+        (
+            {"prior__attention_resolutions": (4,), "prior__widths": (6,)},
+            "whose width is a multiple of 4",
+        ),
+        ({"prior__name": "flow", "model__latent_shape": (1,)}, "needs 2 or more"),
+    ],
+)
+def test_what_does_not_fit_the_latent_is_refused_before_anything_is_written(
+    tmp_path, overrides, message
+):
+    options = {"model__latent_shape": GRID, "prior__name": "diffusion", **SMALL, **overrides}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        configuration.validate(make_config(tmp_path, **options))

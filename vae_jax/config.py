@@ -108,7 +108,14 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_prior(config: ConfigDict) -> None:
     c = config.prior
-    priors.check_options(c.name, config.model.latent_shape, c.widths, c.weighting, c.sampler)
+    priors.check_options(
+        c.name,
+        config.model.latent_shape,
+        c.widths,
+        c.weighting,
+        c.sampler,
+        c.attention_resolutions,
+    )
     if c.temperature < 0:
         raise ValueError(f"prior.temperature = {c.temperature} must not be negative.")
     if c.name != "standard_normal" and config.kl.free_bits:

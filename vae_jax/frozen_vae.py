@@ -35,6 +35,7 @@ def complete_config(config: ConfigDict) -> ConfigDict:
     complete.kl.warmup_steps = 0
     if config.prior.name == "ex_post_mixture":
         complete.optim.warmup_steps = 0
+        complete.train.steps_per_call = 0
         for key in ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
             complete.train[key] = 1
     return complete.lock()

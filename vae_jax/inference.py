@@ -69,12 +69,7 @@ class TrainedVAE:
 
     def decode(self, z: np.ndarray, key: jax.Array | None = None) -> np.ndarray:
         """Images at z [N, *latent_shape]: the likelihood's mean, or with a key a draw from it."""
-        z = np.asarray(z, np.float32)
-        if z.shape[1:] != self.latent_shape or not len(z):
-            raise ValueError(
-                f"z has shape {z.shape}: this model takes {_batched(self.latent_shape)} with N at "
-                "least 1."
-            )
+        z = self._check_latents(z)
         if key is None:
             return self._map(lambda z: self._steps.decode_mean(self.params, z), z)
         return self._map(
@@ -115,7 +110,7 @@ class TrainedVAE:
         """
         return self._map(
             lambda z, ids: self._steps.log_prior(self.params, z, ids, key),
-            np.asarray(z, np.float32),
+            self._check_latents(z),
             np.arange(len(z)),
         )
 
@@ -176,6 +171,16 @@ class TrainedVAE:
             np.arange(len(images)),
             description=f"importance-weighted bound, K = {num_samples}" if progress else None,
         )
+
+    def _check_latents(self, z: np.ndarray) -> np.ndarray:
+        """`z` as float32."""
+        z = np.asarray(z, np.float32)
+        if z.shape[1:] != self.latent_shape or not len(z):
+            raise ValueError(
+                f"z has shape {z.shape}: this model takes {_batched(self.latent_shape)} with N at "
+                "least 1."
+            )
+        return z
 
     def _check_images(self, images: np.ndarray) -> None:
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape) or not len(images):

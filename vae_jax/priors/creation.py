@@ -3,9 +3,10 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vae_jax.blocks import NUM_HEADS
 from vae_jax.priors import diffusion, networks, samplers
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
-from vae_jax.priors.flow import Flow
+from vae_jax.priors.flow import Flow, coupling_masks
 from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
 from vae_jax.priors.vamp import VampPrior
 
@@ -42,7 +43,7 @@ def create_prior(
       weighting, sampler, num_sampling_steps: as in `Diffusion`.
       dtype: of a diffusion network's activations.
     """
-    check_options(name, latent_shape, widths, weighting, sampler)
+    check_options(name, latent_shape, widths, weighting, sampler, attention_resolutions)
     if name == "standard_normal":
         return StandardNormal(latent_shape)
     if name == "vamp":
@@ -69,9 +70,14 @@ def create_prior(
 
 
 def check_options(
-    name: str, latent_shape: tuple[int, ...], widths: tuple[int, ...], weighting: str, sampler: str
+    name: str,
+    latent_shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    weighting: str,
+    sampler: str,
+    attention_resolutions: tuple[int, ...] = (),
 ) -> None:
-    """Raises a ValueError for an unknown name, or widths that do not fit the latent."""
+    """Raises a ValueError for an unknown name, or for what does not fit the latent."""
     for key, value, valid in (
         ("prior.name", name, PRIORS),
         ("prior.weighting", weighting, diffusion.WEIGHTINGS),
@@ -81,9 +87,20 @@ def check_options(
             raise ValueError(f"{key} = {value!r} is unknown: use one of {', '.join(valid)}.")
     if not widths or any(width < 1 for width in widths):
         raise ValueError(f"prior.widths = {widths} must be positive channel counts.")
+    if name == "flow":
+        coupling_masks(latent_shape, num_couplings=1)
+    if name != "diffusion" or len(latent_shape) == 1:
+        return
     factor = 2 ** (len(widths) - 1)
-    if name == "diffusion" and len(latent_shape) == 3 and any(n % factor for n in latent_shape[:2]):
+    if any(n % factor for n in latent_shape[:2]):
         raise ValueError(
             f"prior.widths = {widths} halves the latent grid {latent_shape[:2]} "
             f"{len(widths) - 1} times, of which it is no multiple: use fewer widths."
         )
+    levels = {latent_shape[0] // 2**i: width for i, width in enumerate(widths)}
+    for height in attention_resolutions:
+        if height not in levels or levels[height] % NUM_HEADS:
+            raise ValueError(
+                f"prior.attention_resolutions = {attention_resolutions} must be heights of levels "
+                f"whose width is a multiple of {NUM_HEADS}; height: width is {levels}."
+            )
