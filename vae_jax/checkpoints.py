@@ -4,8 +4,11 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import pathlib
+import re
 import shutil
+import zlib
 
 import jax
 import numpy as np
@@ -20,20 +23,40 @@ LOGGER = logging.getLogger(__name__)
 DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+METADATA_FILE = "_CHECKPOINT_METADATA"  # orbax's; what is to be verified is in its custom_metadata
 
 
 class CheckpointsDamagedError(RuntimeError):
     """There are checkpoints, and none that was asked for can be read."""
 
 
+class CheckpointNotSavedError(RuntimeError):
+    """A checkpoint that the run is to be resumed from could not be written."""
+
+
 def _get_elbo(metrics: dict) -> float:
     return metrics["elbo"]
+
+
+def compute_checksums(state: TrainState) -> dict[str, int]:
+    """CRC-32 of the bytes of every array, by its path in the state.
+
+    Orbax verifies its small files and not the arrays: a flipped bit in one would be restored. The
+    arrays must be replicated over the devices.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(np.asarray(leaf).reshape(-1).view(np.uint8))
+        for path, leaf in leaves
+    }
 
 
 class Checkpoints:
     """The latest `num_latest` checkpoints of a workdir and the best by validation ELBO.
 
-    Saving is asynchronous: `close` (or leaving the `with` block) waits for what is under way.
+    Saving is asynchronous: `close` (or leaving the `with` block) waits for what is under way. A
+    save that fails, for lack of space say, is a warning and leaves nothing behind: a run goes on,
+    and tries again at its next checkpoint. Whether the last one is there, `require_saved` says.
     Reading goes around orbax's manager, which refuses a directory as a whole where one checkpoint
     is damaged.
     """
@@ -41,6 +64,9 @@ class Checkpoints:
     def __init__(self, workdir: str | pathlib.Path, num_latest: int = 1):
         self._workdir = pathlib.Path(workdir).absolute()  # orbax refuses relative paths
         self._num_latest = num_latest
+        self._under_way: int | None = None  # the step that is being written
+        self._failure = ""  # what has become of the save asked for last, if it failed
+        self._failure_is_told = True
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -52,7 +78,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
             best_fn=_get_elbo,
+            cleanup_tmp_directories=True,  # of a killed process
         )
+        self._set_torn_aside()  # orbax would refuse the directory
         return ocp.CheckpointManager(self._workdir / DIRECTORY, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -63,8 +91,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for saves under way and releases the manager's threads."""
+        self._await_save()
+        self._tell_failure()
         if "_manager" in self.__dict__:
-            self._manager.wait_until_finished()
             self._manager.close()
 
     def steps(self) -> list[int]:
@@ -77,19 +106,85 @@ class Checkpoints:
         """The step of highest validation ELBO, the latest where none has one, None without any."""
         steps, elbos = self.steps(), {}
         for step in steps:
-            with contextlib.suppress(ValueError, KeyError):  # a torn file makes no best
+            with contextlib.suppress(ValueError, KeyError):  # a damaged file makes no best
                 elbos[step] = self._read_elbo(step)
         known = [step for step in steps if elbos.get(step) is not None]
         return max(known, key=elbos.get) if known else max(steps, default=None)
 
     def save(self, state: TrainState, elbo: float | None = None) -> None:
         """Saves `state` under its step, once; `elbo` is its validation ELBO in nats if known."""
+        self._await_save()
+        self._tell_failure()
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
+        self._under_way, self._failure = step, ""
         # A NaN would compare as the best of all.
-        metrics = None if elbo is None else {"elbo": elbo if np.isfinite(elbo) else -np.inf}
-        self._manager.save(step, args=StandardSave(state), metrics=metrics, force=True)
+        metrics = None if elbo is None else {"elbo": float(elbo) if np.isfinite(elbo) else -np.inf}
+        to_verify = {"crc32": compute_checksums(state), **(metrics or {})}
+        try:
+            if step not in self._manager.all_steps():
+                self._manager.save(
+                    step,
+                    args=StandardSave(state),
+                    metrics=metrics,
+                    custom_metadata=to_verify,
+                    force=True,
+                )
+        except Exception as error:  # orbax raises many types
+            self._give_up_save(error)
+
+    def report_failed_save(self) -> None:
+        """Warns where the last save has failed; waits for nothing."""
+        if self._under_way is not None and not self._manager.is_saving_in_progress():
+            self._await_save()
+        self._tell_failure()
+
+    def require_saved(self) -> None:
+        """Waits for the save under way.
+
+        Raises:
+          CheckpointNotSavedError: what was to be saved last is not on disk.
+        """
+        self._await_save()
+        self._failure_is_told = True
+        if self._failure:
+            raise CheckpointNotSavedError(
+                f"{self._failure} Put that right and give the same command again: it resumes at "
+                "that one."
+            )
+
+    def _await_save(self) -> None:
+        try:
+            if self._under_way is not None:
+                self._manager.wait_until_finished()
+        except Exception as error:  # orbax raises many types
+            self._give_up_save(error)
+        self._under_way = None
+
+    def _give_up_save(self, error: Exception) -> None:
+        """Leaves the directory as it was before the save under way."""
+        if jax.process_count() > 1:
+            raise error  # the other processes would wait for this one for ever
+        step, self._under_way = self._under_way, None
+        LOGGER.debug("Traceback:", exc_info=error)
+        manager = self.__dict__.pop("_manager", None)  # it is in no state to go on
+        with contextlib.suppress(Exception):
+            if manager:
+                manager.close()
+        for unfinished in (self._workdir / DIRECTORY).glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if step in self.steps():
+            LOGGER.warning("After checkpoint %d was saved: %s.", step, _reason(error))
+            return
+        self._failure = (
+            f"Checkpoint {step} could not be saved in {self._workdir / DIRECTORY} "
+            f"({_reason(error)}); the last good one is {max(self.steps(), default='none')}."
+        )
+        self._failure_is_told = False
+
+    def _tell_failure(self) -> None:
+        if not self._failure_is_told:
+            LOGGER.warning("%s The next checkpoint is tried all the same.", self._failure)
+        self._failure_is_told = True
 
     def restore(self, template: TrainState, which: str | int = "best") -> TrainState:
         """One checkpoint, with the shapes, types and shardings of `template`.
@@ -164,12 +259,36 @@ class Checkpoints:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(self._path(step) / "default", abstract)
         self._read_elbo(step)
+        saved = self._read_to_verify(step).get("crc32")
+        if saved is not None:
+            actual = compute_checksums(restored)
+            differing = [name for name in actual | saved if actual.get(name) != saved.get(name)]
+            if differing:
+                raise ValueError(f"{differing[0]} has another checksum than when it was saved")
         return restored
 
     def _read_elbo(self, step: int) -> float | None:
-        """The validation ELBO saved with a checkpoint, None without; ValueError where torn."""
+        """The validation ELBO saved with a checkpoint, None without; ValueError where damaged."""
         path = self._path(step) / "metrics" / "metrics"
-        return _get_elbo(json.loads(path.read_text())) if path.exists() else None
+        elbo = _get_elbo(json.loads(path.read_text())) if path.exists() else None
+        saved = self._read_to_verify(step).get("elbo", elbo)
+        if elbo != saved:
+            raise ValueError(f"its validation ELBO is {elbo} and was {saved} when it was saved")
+        return elbo
+
+    def _read_to_verify(self, step: int) -> dict:
+        """Checksums and ELBO of a checkpoint, empty for those of earlier versions."""
+        path = self._path(step) / METADATA_FILE
+        content = json.loads(path.read_text()) if path.exists() else {}
+        return content.get("custom_metadata") or {}
+
+    def _set_torn_aside(self) -> None:
+        if jax.process_index() == 0:
+            for step in self.steps():
+                try:
+                    self._read_elbo(step)
+                except (ValueError, KeyError) as error:
+                    self._set_aside(step, error)
 
     def _path(self, step: int) -> pathlib.Path:
         return self._workdir / DIRECTORY / str(step)
@@ -177,10 +296,7 @@ class Checkpoints:
     def _set_aside(self, step: int, error: Exception) -> None:
         moved = self._workdir / DAMAGED_DIRECTORY / str(step)
         LOGGER.warning(
-            "Checkpoint %d is damaged (%s): moved to %s, falling back to the one before.",
-            step,
-            _first_line(error),
-            moved,
+            "Checkpoint %d is damaged (%s): moved to %s.", step, _first_line(error), moved
         )
         shutil.rmtree(moved, ignore_errors=True)
         moved.parent.mkdir(exist_ok=True)
@@ -188,4 +304,15 @@ class Checkpoints:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    """Without what tensorstore appends to its messages, kilobytes of settings."""
+    line = (str(error).splitlines() or [""])[0].split(" [tensorstore_spec")[0]
+    return line or type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    """Why something could not be written; tensorstore has the system's error number in its text."""
+    number = getattr(error, "errno", None)
+    in_text = re.search(r"os_error_code='(\d+)'", str(error))
+    if number is None and in_text:
+        number = int(in_text[1])
+    return _first_line(error) if number is None else os.strerror(number)

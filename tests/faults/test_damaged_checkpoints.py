@@ -1,0 +1,181 @@
+"""Every file of a checkpoint truncated, emptied, removed, or with a bit flipped.
+
+What is restored is bit for bit what was saved, or the checkpoint is called damaged.
+"""
+
+import gc
+import logging
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.checkpoints import (
+    DAMAGED_DIRECTORY,
+    DIRECTORY,
+    METADATA_FILE,
+    Checkpoints,
+    compute_checksums,
+)
+from vae_jax.state import TrainState
+
+# Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+NUM_FLIPS = 4  # bits of each file, at random
+
+
+def make_state(step: int) -> TrainState:
+    """Arrays too large for tensorstore to keep them inside its verified nodes, and small ones."""
+    rng = np.random.default_rng(step)
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=(40, 50)), jnp.float32),
+        "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
+        "half": jnp.asarray(rng.normal(size=600), jnp.bfloat16),
+    }
+    opt_state = {"count": jnp.int32(step), "finite": jnp.asarray(step % 2 == 0), "mu": params}
+    return TrainState(jnp.int32(step), params, opt_state, jax.tree.map(lambda p: 2 * p, params))
+
+
+def is_state(state: TrainState, step: int) -> bool:
+    return all(
+        a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(make_state(step)), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory) -> pathlib.Path:
+    """A workdir with the steps 1 and 2, the first of them the best."""
+    workdir = tmp_path_factory.mktemp("checkpoints")
+    with Checkpoints(workdir, num_latest=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), elbo=-float(step))
+    return workdir
+
+
+@pytest.fixture
+def abandoned_coroutines_end_here() -> Iterator[None]:
+    yield
+    time.sleep(0.1)
+    gc.collect()
+
+
+def flip_bit(seed: int) -> Callable[[pathlib.Path], None]:
+    def flip(path: pathlib.Path) -> None:
+        content = bytearray(path.read_bytes())
+        position = int(np.random.default_rng(seed).integers(8 * len(content)))
+        content[position // 8] ^= 1 << position % 8
+        path.write_bytes(content)
+
+    return flip
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": pathlib.Path.unlink,
+    **{f"flipped_{seed}": flip_bit(seed) for seed in range(NUM_FLIPS)},
+}
+
+
+def files_of(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
+    directory = workdir / DIRECTORY / str(step)
+    return sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
+
+
+@pytest.mark.usefixtures("abandoned_coroutines_end_here")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_of_the_latest_checkpoint(two_checkpoints, tmp_path, damage):
+    restored_from: dict[int, int] = {1: 0, 2: 0}
+    for number, file in enumerate(files_of(two_checkpoints, 2)):
+        workdir = shutil.copytree(two_checkpoints, tmp_path / str(number))
+        DAMAGES[damage](workdir / DIRECTORY / "2" / file)
+        with Checkpoints(workdir, num_latest=2) as checkpoints:
+            best_before = checkpoints.best_step()
+            state = checkpoints.restore_latest_intact(make_state(0))
+            step = int(state.step)
+            assert is_state(state, step), file
+            moved = (workdir / DAMAGED_DIRECTORY / "2").exists()
+            assert moved == (step == 1), file
+            assert best_before == 1
+            checkpoints.save(make_state(3), elbo=-3.0)
+        assert Checkpoints(workdir).steps() == ([1, 3] if moved else [1, 2, 3]), file
+        restored_from[step] += 1
+    print(f"{damage}: {restored_from[1]} files damaged the checkpoint, {restored_from[2]} did not")
+
+
+@pytest.mark.usefixtures("abandoned_coroutines_end_here")
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "flipped_0"])
+def test_damaged_file_of_an_older_checkpoint_does_not_stop_a_run(two_checkpoints, tmp_path, damage):
+    """The latest is intact, so that nobody has read the older one before something is saved."""
+    for number, file in enumerate(files_of(two_checkpoints, 1)):
+        workdir = shutil.copytree(two_checkpoints, tmp_path / str(number))
+        DAMAGES[damage](workdir / DIRECTORY / "1" / file)
+        with Checkpoints(workdir, num_latest=2) as checkpoints:
+            assert is_state(checkpoints.restore_latest_intact(make_state(0)), 2), file
+            checkpoints.save(make_state(3), elbo=-3.0)
+            checkpoints.require_saved()
+            assert is_state(checkpoints.restore(make_state(0), 3), 3), file
+
+
+def test_flipped_bit_in_an_array_is_what_the_checksums_are_for(two_checkpoints, tmp_path):
+    """Without them some bits of an array are restored wrong."""
+    silent = 0
+    for seed in range(20):
+        workdir = shutil.copytree(two_checkpoints, tmp_path / str(seed))
+        directory = workdir / DIRECTORY / "2"
+        largest = max(
+            (p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+        )
+        flip_bit(seed)(largest)
+        (directory / METADATA_FILE).unlink()
+        with Checkpoints(workdir) as checkpoints:
+            state = checkpoints.restore_latest_intact(make_state(0))
+        silent += not is_state(state, int(state.step))
+    print(f"without checksums {silent} of 20 flipped bits are restored")
+    assert silent > 0
+
+
+def test_differing_array_is_named(two_checkpoints, tmp_path, caplog):
+    workdir = shutil.copytree(two_checkpoints, tmp_path / "run")
+    path = workdir / DIRECTORY / "2" / METADATA_FILE
+    name = ".params['bias']"
+    saved = compute_checksums(make_state(2))[name]
+    text = path.read_text()
+    assert text.count(str(saved)) == 2  # and in the optimiser's
+    path.write_text(text.replace(str(saved), str(saved ^ 1)))
+    with Checkpoints(workdir) as checkpoints, caplog.at_level(logging.WARNING, "vae_jax"):
+        assert is_state(checkpoints.restore_latest_intact(make_state(0)), 1)
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints"]
+    assert f"{name} has another checksum than when it was saved" in message
+    assert message.startswith("Checkpoint 2 is damaged")
+
+
+def test_checkpoint_of_an_earlier_version_has_no_checksums_and_is_restored(
+    two_checkpoints, tmp_path
+):
+    workdir = shutil.copytree(two_checkpoints, tmp_path / "run")
+    path = workdir / DIRECTORY / "2" / METADATA_FILE
+    start = path.read_text().index(', "custom_metadata"')
+    path.write_text(path.read_text()[:start] + ', "custom_metadata": {}}')
+    with Checkpoints(workdir) as checkpoints:
+        assert is_state(checkpoints.restore_latest_intact(make_state(0)), 2)
+    path.unlink()
+    with Checkpoints(workdir) as checkpoints:
+        assert is_state(checkpoints.restore(make_state(0), "latest"), 2)
+
+
+def test_changed_elbo_makes_no_best(two_checkpoints, tmp_path):
+    """A flipped bit in a number leaves JSON whole."""
+    workdir = shutil.copytree(two_checkpoints, tmp_path / "run")
+    path = workdir / DIRECTORY / "2" / "metrics" / "metrics"
+    path.write_text(path.read_text().replace("-2.0", "-0.0"))
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.best_step() == 1
+        assert is_state(checkpoints.restore_latest_intact(make_state(0)), 1)
