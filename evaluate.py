@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
         )
         gallery.check_num_failures(FLAGS.num_failures)
         vae = vae_jax.load(workdir, FLAGS.checkpoint)
+        process.check_writable(directory if directory.exists() else workdir)
         if FLAGS.data_dir is not None:
             vae.config.data.dir = FLAGS.data_dir
         if FLAGS.num_iw_images is not None:
@@ -89,15 +90,14 @@ def main(argv: list[str]) -> None:
         except sample_quality.NotFiniteError as error:  # the rest has been evaluated
             failures = []
             notes.append(f"Missing: the failure gallery: {error}")
-    except (
-        ValueError,
-        FileNotFoundError,
-        ImportError,
-        checkpoints.CheckpointsDamagedError,
-    ) as error:
+        report.write_evaluation(directory, vae.config, metrics, grids, notes, failures, diagnosis)
+    except OSError as error:
+        logger.debug("Traceback:", exc_info=True)
+        message = process.describe_os_error(error, directory)
+        sys.exit(f"evaluate.py: {message} (--verbosity=1 shows where)")
+    except (ValueError, ImportError, checkpoints.CheckpointsDamagedError) as error:
         logger.debug("Traceback:", exc_info=True)
         sys.exit(f"evaluate.py: {error} (--verbosity=1 shows where)")
-    report.write_evaluation(directory, vae.config, metrics, grids, notes, failures, diagnosis)
     for note in notes:
         logger.info(note)
     for finding in diagnosis.findings:

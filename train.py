@@ -22,11 +22,15 @@ def main(argv: list[str]) -> None:
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
     try:
         stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)
+    except OSError as error:
+        logger.debug("Traceback:", exc_info=True)
+        message = process.describe_os_error(error, FLAGS.workdir)
+        sys.exit(f"train.py: {message} (--verbosity=1 shows where)")
     except (
         ValueError,
-        FileNotFoundError,
         process.WorkdirBusyError,
         checkpoints.CheckpointsDamagedError,
+        checkpoints.CheckpointNotSavedError,
         training.TrainingDivergedError,
     ) as error:
         logger.debug("Traceback:", exc_info=True)

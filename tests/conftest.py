@@ -70,21 +70,26 @@ def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
     return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in values.items())]
 
 
+def python_environment() -> dict[str, str]:
+    """For a process on one CPU device, without a network."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
+    return {
+        **environment,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        # Nothing listens there, so that a download fails at once.
+        **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+        "no_proxy": "",
+    }
+
+
 def run_python(*arguments, timeout: int = 300, **kwargs) -> subprocess.CompletedProcess:
     """Runs Python in the repository on one CPU device, as a user would, without a network."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
-        env={
-            **environment,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": "1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            # Nothing listens there, so that a download fails at once.
-            **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
-            "no_proxy": "",
-        },
+        env=python_environment(),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,5 +1,6 @@
 """The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
 
+import contextlib
 import logging
 import math
 import pathlib
@@ -142,12 +143,14 @@ class Trainer:
                     warm = step >= self._config.kl.warmup_steps
                     self._checkpoints.save(self._state, elbo if warm else None)
                 if stopping:
+                    self._checkpoints.require_saved()
                     LOGGER.info(
                         "Stopped by %s at step %d; the same command resumes there.",
                         signal.Signals(received[0]).name,
                         step,
                     )
                     return received[0]
+        self._checkpoints.require_saved()
         return None
 
     def close(self) -> None:
@@ -220,6 +223,7 @@ class Trainer:
     def _log(self, step: int) -> str:
         """Writes the means since the last log; returns a short text for the progress bar."""
         c = self._config
+        self._checkpoints.report_failed_save()
         window = jax.device_get(self._window)
         metrics = {name: np.concatenate([m[name] for m in window]) for name in window[0]}
         images = self._images_timed + len(metrics["loss"]) * c.train.batch_size
@@ -248,7 +252,8 @@ class Trainer:
             check_not_diverged(metrics, step, c.optim.max_skipped_in_a_row)
         except TrainingDivergedError:
             if c.train.diagnose:
-                self._diagnose(None)
+                with contextlib.suppress(OSError):
+                    self._diagnose(None)
             raise
         self._timer = time.perf_counter()
         return text
@@ -324,6 +329,8 @@ class Trainer:
                 self._image_findings,
             )
             diagnosis.write(self._workdir)
+        except OSError:  # no room, say: nothing else could be written either
+            raise
         except Exception as error:
             LOGGER.exception("The diagnosis failed; training goes on.")
             return f"failed: {type(error).__name__}: {error}"
@@ -354,12 +361,15 @@ def train_and_evaluate(
       ValueError: a wrong configuration or dataset, or a workdir that holds another run.
       WorkdirBusyError: another process trains in `workdir`.
       CheckpointsDamagedError: none of its checkpoints can be read.
+      CheckpointNotSavedError: the last one, at the end or when stopped, could not be written.
+      OSError: `workdir` cannot be made or written, or there is no room for the run's records.
       TrainingDivergedError: too many updates in a row had non-finite gradients.
     """
     config = frozen_vae.complete_config(config)
     configuration.validate(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    process.check_writable(workdir)
     with process.lock_workdir(workdir):
         trainer = Trainer(config, workdir, evaluate_fn)
         try:

@@ -3,12 +3,14 @@
 The only file that imports clu's writers, and only when a writer is created: they import TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -79,7 +81,8 @@ class MetricWriter:
         temporary = workdir / f"{METRICS_FILE}.tmp"
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         temporary.replace(workdir / METRICS_FILE)
-        self._file = (workdir / METRICS_FILE).open("a")
+        self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
+        self._workdir = workdir
         self._tensorboard = _create_tensorboard_writer(workdir)
 
     def __enter__(self) -> "MetricWriter":
@@ -89,24 +92,48 @@ class MetricWriter:
         self.close()
 
     def write(self, step: int, prefix: str, summary: Summary) -> None:
-        """Writes a summary; its contents are named `prefix/name`."""
+        """Writes a summary; its contents are named `prefix/name`.
+
+        Raises:
+          OSError: there is no room, say. What was written of the record is taken back.
+        """
         scalars = {f"{prefix}/{name}": float(v) for name, v in summary.scalars.items()}
         texts = {f"{prefix}/{name}": text for name, text in summary.texts.items()}
-        self._file.write(json.dumps({"step": step, **scalars, **texts}) + "\n")
-        self._file.flush()
+        self._append(json.dumps({"step": step, **scalars, **texts}) + "\n")
         if self._tensorboard is None:
             return
-        self._tensorboard.write_scalars(step, scalars)
-        for write, values in (
-            (self._tensorboard.write_images, {k: v[None] for k, v in summary.images.items()}),
-            (self._tensorboard.write_histograms, summary.histograms),
-            (self._tensorboard.write_texts, summary.texts),
-        ):
-            if values:
-                write(step, {f"{prefix}/{name}": value for name, value in values.items()})
-        self._tensorboard.flush()
+        with self._full_disk_as_os_error():
+            self._tensorboard.write_scalars(step, scalars)
+            for write, values in (
+                (self._tensorboard.write_images, {k: v[None] for k, v in summary.images.items()}),
+                (self._tensorboard.write_histograms, summary.histograms),
+                (self._tensorboard.write_texts, summary.texts),
+            ):
+                if values:
+                    write(step, {f"{prefix}/{name}": value for name, value in values.items()})
+            self._tensorboard.flush()
+
+    def _append(self, line: str) -> None:
+        rest, end = line.encode(), os.fstat(self._file.fileno()).st_size
+        try:
+            while rest:  # a disk that becomes full takes a part
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def close(self) -> None:
         self._file.close()
         if self._tensorboard:
-            self._tensorboard.close()
+            with self._full_disk_as_os_error():
+                self._tensorboard.close()
+
+    @contextlib.contextmanager
+    def _full_disk_as_os_error(self) -> Iterator[None]:
+        from tensorflow.errors import ResourceExhaustedError
+
+        try:
+            yield
+        except ResourceExhaustedError as error:
+            number, path = errno.ENOSPC, self._workdir / "tensorboard"
+            raise OSError(number, os.strerror(number), str(path)) from error

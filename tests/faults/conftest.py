@@ -1,0 +1,130 @@
+"""Runs of train.py in processes of their own that faults are done to, and what they are held to."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import REPOSITORY, config_flags, python_environment
+
+from vae_jax import config as configuration
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.state import create_train_state
+from vae_jax.writers import read_metrics
+
+# The tiny configuration with a checkpoint at every other step, and without the doctor for speed.
+OVERRIDES = {"train__diagnose": False, "train__checkpoint_every_steps": 2}
+
+# Runs a script of the repository after code that prepares the fault.
+RUNNER = """
+import runpy, sys
+{tensorflow}
+{fault}
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+WITHOUT_TENSORFLOW = 'sys.modules["tensorflow"] = None  # saves seconds'
+
+
+class Runs:
+    """Starts scripts of the repository; a cache of compiled functions makes restarts quick."""
+
+    def __init__(self, data_dir: pathlib.Path, cache: pathlib.Path):
+        self.data_dir = data_dir
+        self._environment = {
+            **python_environment(),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+    def start(
+        self, script: str, *arguments, fault: str = "", prefix=(), tensorflow: bool = False
+    ) -> subprocess.Popen:
+        """A process of `script`, run by the command `prefix`, after the code `fault`."""
+        code = RUNNER.format(tensorflow="" if tensorflow else WITHOUT_TENSORFLOW, fault=fault)
+        return subprocess.Popen(
+            [*map(str, prefix), sys.executable, "-c", code, script, *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start_training(
+        self, workdir: pathlib.Path, *flags, data_dir: pathlib.Path | None = None, **options
+    ) -> subprocess.Popen:
+        config = config_flags(data_dir or self.data_dir, **OVERRIDES)
+        return self.start("train.py", f"--workdir={workdir}", *config, *flags, **options)
+
+    def train(self, *arguments, **options) -> subprocess.CompletedProcess:
+        return finish(self.start_training(*arguments, **options))
+
+    def evaluate(self, workdir: pathlib.Path, *flags, **options) -> subprocess.CompletedProcess:
+        flags = [f"--workdir={workdir}", "--num_samples=0", "--num_failures=0", *flags]
+        return finish(self.start("evaluate.py", *flags, **options))
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="session")
+def runs(data_dir, tmp_path_factory) -> Runs:
+    return Runs(data_dir, tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(runs, tmp_path_factory) -> pathlib.Path:
+    """The workdir of a run that nothing happened to. It must not be changed: copy it first."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    completed = runs.train(workdir)
+    assert completed.returncode == 0, completed.stderr
+    return workdir
+
+
+def read_state(workdir: pathlib.Path, which="latest"):
+    config = configuration.load(workdir)
+    model = configuration.create_model(config, configuration.load_image_shape(workdir))
+    tx = configuration.create_optimizer(config)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
+    template = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
+    )
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore(template, which)
+
+
+def read_records(workdir: pathlib.Path) -> list[dict]:
+    """The records of a run but for its speed."""
+    return [
+        {k: v for k, v in record.items() if k != "train/images_per_second"}
+        for record in read_metrics(workdir)
+    ]
+
+
+def assert_ended_as(workdir: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """Same bits of the final state, same records, same checkpoints, nothing half written."""
+    jax.tree.map(np.testing.assert_array_equal, read_state(workdir), read_state(undisturbed))
+    assert read_records(workdir) == read_records(undisturbed)
+    names = [sorted(p.name for p in (w / "checkpoints").iterdir()) for w in (workdir, undisturbed)]
+    assert names[0] == names[1]
+
+
+def assert_no_traceback(completed: subprocess.CompletedProcess) -> None:
+    assert "Traceback" not in completed.stdout + completed.stderr, completed.stderr
+
+
+def assert_one_line(completed: subprocess.CompletedProcess, script: str, *parts: str) -> None:
+    """It ended with exit code 1 and one line that has all of `parts`."""
+    assert completed.returncode == 1, completed.stderr
+    assert_no_traceback(completed)
+    lines = [line for line in completed.stderr.splitlines() if line.startswith(f"{script}: ")]
+    assert len(lines) == 1 and completed.stderr.rstrip().endswith(lines[0]), completed.stderr
+    for part in parts:
+        assert part in lines[0], (part, lines[0])
