@@ -1,10 +1,12 @@
 """Configurations: their checks, the workdir's copy, and the typed parts they make."""
 
 import functools
+import importlib.util
 import json
+import logging
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -14,7 +16,11 @@ from ml_collections import ConfigDict
 
 from vae_jax import data, likelihoods, models, optim, priors, schedules
 
+LOGGER = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
+DEFAULTS_FILE = pathlib.Path(__file__).resolve().parent.parent / "configs" / "default.py"
+DATA_HASH = "data_sha256"  # of the images, in config.json
 MAX_STEPS_PER_CALL = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # JSON has no tuples.
@@ -141,6 +147,7 @@ def save(
     image_shape: tuple[int, int, int],
     provenance: Mapping,
     workdir: pathlib.Path,
+    data_hash: str | None = None,
 ) -> None:
     """Writes config.json: all that is needed to build the model again without the data.
 
@@ -149,10 +156,12 @@ def save(
       image_shape: (H, W, C) of the dataset.
       provenance: what made the run: versions, commit, hardware.
       workdir: an existing directory.
+      data_hash: of the training and validation images, `data.hash_images`.
     """
     content = {
         "config": config.to_dict(),
         "image_shape": list(image_shape),
+        **({DATA_HASH: data_hash} if data_hash else {}),
         "provenance": dict(provenance),
     }
     temporary = workdir / f"{CONFIG_FILE}.tmp"
@@ -167,7 +176,13 @@ def _read(workdir: str | pathlib.Path) -> dict:
             f"{path} is missing, so {workdir} is no training run: give the --workdir that train.py "
             "wrote."
         )
-    return json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): put back a copy, or give another --workdir."
+        ) from error
+    return content
 
 
 def load_image_shape(workdir: str | pathlib.Path) -> tuple[int, int, int]:
@@ -180,15 +195,40 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
 
     Raises:
       FileNotFoundError: no run was started in that directory.
+      ValueError: its config.json is damaged, or has other keys than this version of the program.
     """
-    content = _read(workdir)["config"]
+    of_file = _read(workdir)
+    content = of_file["config"]
     for key, value in ADDED_KEYS.items():
         *section, name = key.split(".")
         (content.setdefault(section[0], {}) if section else content).setdefault(name, value)
+    keys, known = flatten(content).keys(), flatten(_defaults()).keys()
+    if keys != known:
+        commit = of_file.get("provenance", {}).get("git_commit")
+        raise ValueError(
+            f"{pathlib.Path(workdir) / CONFIG_FILE} is of another version of this program"
+            + _listed(", with keys that this one does not know", keys - known)
+            + _listed(", without keys that this one needs", known - keys)
+            + f". The run was started at commit {commit or '(not recorded)'}: go there, or give "
+            "another --workdir."
+        )
     for key in TUPLE_KEYS:
         section, name = key.split(".")
         content[section][name] = tuple(content[section][name])
     return ConfigDict(content).lock()
+
+
+@functools.cache
+def _defaults() -> ConfigDict:
+    """configs/default.py, which holds every key; by its path, wherever Python was started."""
+    spec = importlib.util.spec_from_file_location("vae_jax_default_config", DEFAULTS_FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def _listed(text: str, keys: Iterable[str]) -> str:
+    return f"{text}: {', '.join(sorted(keys))}" if keys else ""
 
 
 def check_unchanged(
@@ -213,6 +253,24 @@ def check_unchanged(
             f"{workdir} holds a run with another configuration:\n"
             + "\n".join(differing)
             + "\nGive another --workdir, or the configuration that this one was started with."
+        )
+
+
+def check_same_data(config: ConfigDict, data_hash: str, workdir: str | pathlib.Path) -> None:
+    """Raises a ValueError unless the run in `workdir` saw the images of this hash, if it tells."""
+    old = _read(workdir).get(DATA_HASH)
+    if old is None:
+        LOGGER.info(
+            "%s has no hash of the images, as in earlier versions: whether they are the same as "
+            "now is not checked.",
+            pathlib.Path(workdir) / CONFIG_FILE,
+        )
+    elif old != data_hash:
+        raise ValueError(
+            f"data.name = {config.data.name!r} in data.dir = {config.data.dir!r}: these are not "
+            f"the training and validation images that the run in {workdir} saw (SHA-256 "
+            f"{data_hash[:12]} now, {old[:12]} in its {CONFIG_FILE}), and they must be the same. "
+            "Put those back, or give another --workdir."
         )
 
 

@@ -9,9 +9,10 @@ decoded into such a directory once; any other directory of arrays is a dataset a
 
 import argparse
 import dataclasses
+import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from vae_jax import data_sources
 DEFAULT_DATA_DIR = "~/.cache/vae_jax"
 SPLITS = ("train", "validation", "test")
 _CELEB_A_SUBSET = "celeb_a_10k_crop148_64"
+_HASHED_AT_A_TIME = 16 * 2**20  # bytes of a memory map
 _NUM_IMAGES_CHECKED = 64  # a sample shows a wrong value range without reading the whole map
 
 
@@ -132,6 +134,22 @@ def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[
         return stream[offset : offset + batch_size]
 
     return batch_indices
+
+
+def hash_images(splits: Sequence[Split]) -> str:
+    """SHA-256 of the whole image arrays that `splits` are parts of, hexadecimal; about 1 s per GB.
+
+    Of shapes and pixels, wherever the files lie. Splits of one file count once, so that it also
+    tells whether the validation images were carved out of the training images.
+    """
+    arrays = {getattr(s.images, "filename", None) or id(s.images): s.images for s in splits}
+    digest = hashlib.sha256()
+    for images in arrays.values():
+        digest.update(f"{images.dtype} {images.shape} ".encode())
+        step = max(1, _HASHED_AT_A_TIME // images[0].nbytes)
+        for start in range(0, len(images), step):
+            digest.update(np.ascontiguousarray(images[start : start + step]))
+    return digest.hexdigest()
 
 
 def dataset_directory(

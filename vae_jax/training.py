@@ -93,10 +93,15 @@ class Trainer:
         tx = configuration.create_optimizer(config)
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
         self._checkpoints = Checkpoints(workdir, c.keep_checkpoints)
+        data_hash = data.hash_images([self._train, self._validation])
         if self._checkpoints.steps():
             configuration.check_unchanged(config, image_shape, workdir)
+            configuration.check_same_data(config, data_hash, workdir)
         else:  # nothing to lose: an earlier start here came to no checkpoint
-            configuration.save(config, image_shape, process.collect_provenance(), workdir)
+            if config.vae_workdir:
+                configuration.check_same_data(config, data_hash, config.vae_workdir)
+            provenance = process.collect_provenance()
+            configuration.save(config, image_shape, provenance, workdir, data_hash)
         self._state = self._create_or_restore_state(tx, init_key)
         # A step reached with fewer steps per call (on another backend) must not be jumped over.
         self._steps_per_call = math.gcd(configuration.steps_per_call(config), self.step)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from faults.conftest import assert_ended_as, assert_no_traceback, assert_one_line
 from vae_jax.checkpoints import (
     DAMAGED_DIRECTORY,
     DIRECTORY,
@@ -140,6 +141,44 @@ def test_flipped_bit_in_an_array_is_what_the_checksums_are_for(two_checkpoints, 
         silent += not is_state(state, int(state.step))
     print(f"without checksums {silent} of 20 flipped bits are restored")
     assert silent > 0
+
+
+def flip_in_largest(directory: pathlib.Path) -> None:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    flip_bit(0)(max(files, key=lambda path: path.stat().st_size))
+
+
+def remove_arrays(directory: pathlib.Path) -> None:
+    for path in directory.rglob("d/*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(flip_in_largest, "another checksum than when it was saved"), (remove_arrays, "NOT_FOUND")],
+)
+def test_training_falls_back_and_ends_the_same(runs, undisturbed, tmp_path, damage, reason):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    damage(workdir / DIRECTORY / "24")
+    completed = runs.train(workdir)
+    assert completed.returncode == 0, completed.stderr
+    assert_no_traceback(completed)
+    (warning,) = [line for line in completed.stderr.splitlines() if "is damaged" in line]
+    assert reason in warning and str(workdir / DAMAGED_DIRECTORY / "24") in warning
+    assert len(warning) < 800
+    assert "Resuming from step 22." in completed.stderr
+    assert_ended_as(workdir, undisturbed)
+
+
+def test_run_without_an_intact_checkpoint_ends_in_one_line(runs, undisturbed, tmp_path):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    for directory in (workdir / DIRECTORY).iterdir():
+        flip_in_largest(directory)
+    before = sorted(workdir.rglob("*"))
+    message = "has another checksum than when it was saved"
+    assert_one_line(runs.train(workdir), "train.py", f"No checkpoint in {workdir} can", message)
+    assert_one_line(runs.evaluate(workdir), "evaluate.py", "cannot be read", message)
+    assert sorted(workdir.rglob("*")) == before
 
 
 def test_differing_array_is_named(two_checkpoints, tmp_path, caplog):

@@ -1,0 +1,133 @@
+"""kill -9 at any moment, also while a checkpoint is written and before the old one is deleted."""
+
+import collections
+import os
+import pathlib
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from faults.conftest import Runs, assert_ended_as, assert_no_traceback, finish
+from vae_jax.checkpoints import Checkpoints
+
+# Long enough for twenty restarts; with one checkpoint kept, each save deletes the one before.
+LONG = ("--config.train.num_steps=64", "--config.train.keep_checkpoints=1")
+WRITING, COMMITTED, ANY_TIME = "while writing", "before the old one was deleted", "at any time"
+
+
+class Victim:
+    """A training process, and what its checkpoints look like from outside."""
+
+    def __init__(self, runs: Runs, workdir: pathlib.Path, *flags: str):
+        self._directory = workdir / "checkpoints"
+        self.process = runs.start_training(workdir, *flags)
+
+    def names(self) -> set[str]:
+        return set(os.listdir(self._directory)) if self._directory.exists() else set()
+
+    def stop(self) -> None:
+        """Nothing happens between this and the kill."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def kill_at(self, moment: str, random: np.random.Generator) -> str | None:
+        """Returns at which moment it was killed, None where it has ended before."""
+        before, deadline = self.names(), time.monotonic() + random.uniform(0.0, 12.0)
+        wait_for_save = int(random.integers(0, 4))  # not always the first one
+        while self.process.poll() is None:
+            names = self.names()
+            if moment == WRITING and any("tmp" in name for name in names - before):
+                if wait_for_save:
+                    wait_for_save -= 1
+                    while self.process.poll() is None and self.names() == names:
+                        time.sleep(0.0002)
+                else:
+                    time.sleep(random.uniform(0.0, 0.03))
+                    break
+            finished = {name for name in names if name.isdigit()}
+            if moment == COMMITTED and finished > {name for name in before if name.isdigit()}:
+                break
+            if moment == ANY_TIME and time.monotonic() > deadline:
+                break
+            before = names
+            time.sleep(0.0002)
+        if self.process.poll() is not None:
+            return None
+        self.stop()
+        self._wait_until_stopped()
+        names = self.names()
+        self.process.kill()
+        if any("tmp" in name for name in names):
+            return WRITING
+        if before and {n for n in names if n.isdigit()} > {n for n in before if n.isdigit()}:
+            return COMMITTED
+        return ANY_TIME
+
+    def _wait_until_stopped(self) -> None:
+        path = pathlib.Path(f"/proc/{self.process.pid}/stat")
+        while path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "TZ":
+            time.sleep(0.0005)
+
+
+def kill_and_resume(runs, workdir, undisturbed, moments, random, *flags) -> collections.Counter:
+    """Kills one process of a run after the other, beginning anew where the run has come to its end.
+
+    Returns how many were killed at each moment.
+    """
+    killed, moments = collections.Counter(), list(moments)
+    while moments:
+        expected = max(Checkpoints(workdir).steps(), default=None)
+        victim = Victim(runs, workdir, *flags)
+        moment = victim.kill_at(moments[0], random)
+        completed = finish(victim.process)
+        assert_resumed_at(completed, expected)
+        if moment is None:
+            assert completed.returncode == 0, completed.stderr
+            assert_ended_as(workdir, undisturbed, checkpoints_may_be_left=True)
+            shutil.rmtree(workdir)
+        else:
+            assert completed.returncode == -signal.SIGKILL
+            killed[moment] += 1
+            moments.pop(0)
+    expected = max(Checkpoints(workdir).steps(), default=None)
+    completed = runs.train(workdir, *flags)
+    assert completed.returncode == 0, completed.stderr
+    assert_resumed_at(completed, expected)
+    # Of a process killed between its last save and the deletion of the one before.
+    assert_ended_as(workdir, undisturbed, checkpoints_may_be_left=True)
+    print(dict(killed))
+    return killed
+
+
+def assert_resumed_at(completed, step: int | None) -> None:
+    """If it came so far."""
+    assert_no_traceback(completed)
+    assert "damaged" not in completed.stderr
+    if "step " in completed.stderr and step is not None:
+        assert f"Resuming from step {step}." in completed.stderr or "already" in completed.stderr
+
+
+@pytest.fixture(scope="module")
+def undisturbed_long(runs, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    completed = runs.train(workdir, *LONG)
+    assert completed.returncode == 0, completed.stderr
+    return workdir
+
+
+def test_kill_while_a_checkpoint_is_written(runs, undisturbed, tmp_path):
+    random = np.random.default_rng(1)
+    killed = kill_and_resume(runs, tmp_path / "run", undisturbed, [WRITING] * 2, random)
+    assert killed.total() == 2
+
+
+@pytest.mark.long
+def test_twenty_kills(runs, undisturbed_long, tmp_path):
+    moments = [WRITING] * 8 + [COMMITTED] * 6 + [ANY_TIME] * 6
+    random = np.random.default_rng(0)
+    random.shuffle(moments)
+    killed = kill_and_resume(runs, tmp_path / "run", undisturbed_long, moments, random, *LONG)
+    assert killed.total() == 20
+    assert killed[WRITING] >= 4 and killed[COMMITTED] >= 1

@@ -1,0 +1,115 @@
+"""config.json of an older or newer version of the program, or damaged."""
+
+import copy
+import json
+import pathlib
+import shutil
+
+import pytest
+from conftest import REPOSITORY
+
+from faults.conftest import assert_ended_as, assert_one_line
+from vae_jax import config as configuration
+
+# Runs of this repository's past.
+COMMITTED = sorted(REPOSITORY.glob("workdir/**/config.json"))
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def run(undisturbed, tmp_path) -> pathlib.Path:
+    """A copy of the whole run that has lost its last checkpoint."""
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "24")
+    return workdir
+
+
+def edit(workdir: pathlib.Path, change) -> None:
+    path = workdir / configuration.CONFIG_FILE
+    content = json.loads(path.read_text())
+    content["provenance"]["git_commit"] = COMMIT
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def remove_added_keys(content: dict) -> None:
+    for key in configuration.ADDED_KEYS:
+        *section, name = key.split(".")
+        parent = content["config"][section[0]] if section else content["config"]
+        del parent[name]
+    assert content["config"].pop("prior") == {}
+    del content[configuration.DATA_HASH]
+
+
+def set_key(key: str, value):
+    def change(content: dict) -> None:
+        section, name = key.split(".")
+        content["config"].setdefault(section, {})[name] = value
+
+    return change
+
+
+def test_run_that_lacks_every_added_key_goes_on(runs, undisturbed, run):
+    edit(run, remove_added_keys)
+    completed = runs.train(run)
+    assert completed.returncode == 0, completed.stderr
+    assert_ended_as(run, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("script", "key"), [("train.py", "teacher.name"), ("evaluate.py", "likelihood.temperature")]
+)
+def test_key_of_a_newer_version_is_named_with_the_commit(runs, run, script, key):
+    edit(run, set_key(key, 3))
+    completed = (runs.train if script == "train.py" else runs.evaluate)(run)
+    assert_one_line(
+        completed,
+        script,
+        f"{run / 'config.json'} is of another version of this program, with keys that this one "
+        f"does not know: {key}. The run was started at commit {COMMIT}: go there",
+    )
+
+
+def test_key_that_is_neither_there_nor_was_added_is_named(runs, run):
+    def remove(content: dict) -> None:
+        del content["config"]["kl"]["weight"]
+        content["provenance"]["git_commit"] = None
+
+    edit(run, remove)
+    assert_one_line(
+        runs.evaluate(run),
+        "evaluate.py",
+        "without keys that this one needs: kl.weight. The run was started at commit (not recorded)",
+    )
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_torn_config_file_is_named(runs, run, script):
+    path = run / configuration.CONFIG_FILE
+    path.write_text(path.read_text()[:100])
+    completed = (runs.train if script == "train.py" else runs.evaluate)(run)
+    assert_one_line(completed, script, f"{script}: {path} is damaged (", "put back a copy")
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: str(p.parent.relative_to(REPOSITORY)))
+def test_config_of_a_committed_run_loads(path):
+    old = json.loads(path.read_text())["config"]
+    config = configuration.load(path.parent)
+    configuration.validate(config)
+    flat, loaded = configuration.flatten(old), configuration.flatten(config)
+    assert {key: loaded[key] for key in flat} == flat
+    assert {k: v for k, v in loaded.items() if k not in flat} == {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in configuration.ADDED_KEYS.items()
+        if key not in flat
+    }
+    image_shape = configuration.load_image_shape(path.parent)
+    configuration.check_unchanged(copy.deepcopy(config), image_shape, path.parent)
+
+
+def test_some_committed_run_is_of_an_earlier_version():
+    assert any(
+        configuration.flatten(json.loads(path.read_text())["config"]).keys()
+        < configuration.flatten(configuration.load(path.parent)).keys()
+        for path in COMMITTED
+    )

@@ -1,0 +1,108 @@
+"""A workdir that cannot be made or written: one line with path, reason and remedy; exit code 1."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from faults.conftest import assert_one_line
+
+# Permissions do not bind root: this gives up the capabilities that let it pass over them.
+AS_ANYBODY = (
+    *("setpriv", "--bounding-set=-dac_override,-dac_read_search"),
+    *("--inh-caps=-dac_override,-dac_read_search", "--"),
+)
+REMEDY = "Give this user the right to read and write it, or name another place."
+
+
+@pytest.fixture(scope="module")
+def bound() -> tuple[str, ...]:
+    """The command before a command that permissions bind."""
+    prefix = AS_ANYBODY if os.geteuid() == 0 else ()
+    if prefix and shutil.which("setpriv") is None:
+        pytest.skip("permissions do not bind root, and there is no setpriv (util-linux)")
+    test = ["sh", "-c", "d=$(mktemp -d); chmod 555 $d; touch $d/x; code=$?; rm -rf $d; exit $code"]
+    completed = subprocess.run([*prefix, *test], capture_output=True, text=True, check=False)
+    if completed.returncode == 0:
+        pytest.skip("permissions do not bind this user, not even without its capabilities")
+    if "setpriv" in completed.stderr:
+        pytest.skip(f"permissions do not bind root here: {completed.stderr.strip()}")
+    return prefix
+
+
+def make_read_only(directory: pathlib.Path) -> None:
+    for path in [directory, *directory.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+@pytest.fixture
+def run(undisturbed, tmp_path):
+    """A copy of a whole run, which may be made read-only."""
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    yield workdir
+    for path in [workdir, *workdir.rglob("*")]:
+        path.chmod(0o755)
+
+
+def test_path_that_cannot_be_made(runs, bound, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    (tmp_path / "file").write_text("")
+    for parent, reason in (("closed", "Permission denied. " + REMEDY), ("file", "Not a directory")):
+        workdir = tmp_path / parent / "run"
+        completed = runs.train(workdir, prefix=bound)
+        assert_one_line(completed, "train.py", f"train.py: {workdir}: {reason}")
+    completed = runs.train(tmp_path / "file")
+    assert_one_line(completed, "train.py", f"{tmp_path / 'file'}: File exists. A directory")
+
+
+def test_path_that_is_not_there_is_no_run_to_evaluate(runs, tmp_path):
+    assert_one_line(runs.evaluate(tmp_path / "run"), "evaluate.py", "is no training run")
+
+
+def test_directory_without_write_permission(runs, bound, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir(mode=0o555)
+    completed = runs.train(workdir, prefix=bound)
+    assert_one_line(completed, "train.py", f"train.py: {workdir}: Permission denied. {REMEDY}")
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_run_made_read_only(runs, bound, run, script):
+    make_read_only(run)
+    command = runs.train if script == "train.py" else runs.evaluate
+    completed = command(run, prefix=bound)
+    assert_one_line(completed, script, f"{script}: {run}: Permission denied. {REMEDY}")
+
+
+def test_run_of_another_user(runs, bound, run):
+    """Its directory can be written, and what is in it cannot."""
+    make_read_only(run)
+    run.chmod(0o755)
+    completed = runs.train(run, prefix=bound)
+    assert_one_line(completed, "train.py", f"{run}/", f": Permission denied. {REMEDY}")
+
+
+def test_evaluation_that_may_be_written_needs_nothing_else(runs, bound, run):
+    (run / "eval").mkdir()
+    make_read_only(run)
+    (run / "eval").chmod(0o755)
+    completed = runs.evaluate(run, prefix=bound)
+    assert completed.returncode == 0, completed.stderr
+    assert (run / "eval" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_read_only_file_system(runs, run, script):
+    mount = ("unshare", "-rm", "sh", "-c", f'mount --bind -o ro {run} {run} && exec "$@"', "sh")
+    try:
+        possible = subprocess.run([*mount, "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("a read-only file system is made with unshare (util-linux)")
+    if possible.returncode:
+        pytest.skip(f"nothing can be mounted in a namespace here: {possible.stderr.strip()}")
+    command = runs.train if script == "train.py" else runs.evaluate
+    completed = command(run, prefix=mount)
+    assert_one_line(completed, script, f"{script}: {run}: Read-only file system. {REMEDY}")
