@@ -148,8 +148,7 @@ class Checkpoints:
         self._failure_is_told = True
         if self._failure:
             raise CheckpointNotSavedError(
-                f"{self._failure} Put that right and give the same command again: it resumes at "
-                "that one."
+                f"{self._failure} Put that right and give the same command again."
             )
 
     def _await_save(self) -> None:
@@ -162,11 +161,14 @@ class Checkpoints:
 
     def _give_up_save(self, error: Exception) -> None:
         """Leaves the directory as it was before the save under way."""
-        if jax.process_count() > 1:
-            raise error  # the other processes would wait for this one for ever
         step, self._under_way = self._under_way, None
         LOGGER.debug("Traceback:", exc_info=error)
         manager = self.__dict__.pop("_manager", None)  # it is in no state to go on
+        if jax.process_count() > 1:  # the others would wait for this one for ever
+            raise CheckpointNotSavedError(
+                f"Checkpoint {step} could not be saved in {self._workdir / DIRECTORY} "
+                f"({_reason(error)}). Put that right and give the same command again."
+            ) from error
         with contextlib.suppress(Exception):
             if manager:
                 manager.close()
@@ -175,9 +177,10 @@ class Checkpoints:
         if step in self.steps():
             LOGGER.warning("After checkpoint %d was saved: %s.", step, _reason(error))
             return
+        good = f"the last good one is {max(self.steps())}" if self.steps() else "there is none yet"
         self._failure = (
             f"Checkpoint {step} could not be saved in {self._workdir / DIRECTORY} "
-            f"({_reason(error)}); the last good one is {max(self.steps(), default='none')}."
+            f"({_reason(error)}); {good}."
         )
         self._failure_is_told = False
 

@@ -81,25 +81,16 @@ def test_same_images_elsewhere_are_accepted(runs, halfway, undisturbed, changed)
     assert_ended_as(halfway, undisturbed)
 
 
-def test_run_of_an_earlier_version_is_not_compared_and_that_is_said(
-    runs, halfway, undisturbed, changed
-):
-    path = halfway / "config.json"
-    content = json.loads(path.read_text())
-    del content[configuration.DATA_HASH]
-    path.write_text(json.dumps(content))
-    completed = runs.train(halfway, data_dir=changed(np.copy))
-    assert completed.returncode == 0, completed.stderr
-    message = f"{path} has no hash of the images, as in earlier versions"
-    assert completed.stderr.count(message) == 1
-    assert_ended_as(halfway, undisturbed)
-
-
-def test_prior_is_trained_on_the_images_of_its_vae(runs, undisturbed, changed, tmp_path):
+def test_prior_is_not_trained_on_other_images_than_its_vae(runs, undisturbed, changed, tmp_path):
     workdir, flags = tmp_path / "prior", [*PRIOR, f"--config.vae_workdir={undisturbed}"]
     completed = runs.train(workdir, *flags, data_dir=changed(flip_pixel))
     assert_one_line(completed, "train.py", f"that the run in {undisturbed} saw (SHA-256")
     assert not (workdir / "config.json").exists()
+
+
+@pytest.mark.long
+def test_prior_is_trained_on_the_images_of_its_vae(runs, undisturbed, tmp_path):
+    workdir, flags = tmp_path / "prior", [*PRIOR, f"--config.vae_workdir={undisturbed}"]
     completed = runs.train(workdir, *flags, "--config.train.num_steps=2")
     assert completed.returncode == 0, completed.stderr
     assert hash_of(workdir) == hash_of(undisturbed)

@@ -48,7 +48,9 @@ def test_clock_that_goes_back_during_a_run(runs, undisturbed, tmp_path):
     assert_no_negative_speed(tmp_path / "run", completed.stderr)
 
 
-@pytest.mark.parametrize("files_from_the_future", [False, True])
+@pytest.mark.parametrize(
+    "files_from_the_future", [pytest.param(False, marks=pytest.mark.long), True]
+)
 def test_clock_that_goes_back_between_two_runs(runs, undisturbed, tmp_path, files_from_the_future):
     workdir = tmp_path / "run"
     stopped = runs.train(workdir, fault=STOP_AT_10)

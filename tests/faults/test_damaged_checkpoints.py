@@ -28,7 +28,7 @@ from vae_jax.state import TrainState
 # Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-NUM_FLIPS = 4  # bits of each file, at random
+NUM_FLIPS = 10  # bits of each file, at random
 
 
 def make_state(step: int) -> TrainState:
@@ -90,8 +90,13 @@ def files_of(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
     return sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
 
 
+LONG = [f"flipped_{seed}" for seed in range(2, NUM_FLIPS)]
+
+
 @pytest.mark.usefixtures("abandoned_coroutines_end_here")
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(d, marks=[pytest.mark.long] * (d in LONG)) for d in DAMAGES]
+)
 def test_damaged_file_of_the_latest_checkpoint(two_checkpoints, tmp_path, damage):
     restored_from: dict[int, int] = {1: 0, 2: 0}
     for number, file in enumerate(files_of(two_checkpoints, 2)):

@@ -252,6 +252,14 @@ def test_last_save_that_failed_is_an_error_and_no_warning(refused, caplog):
     assert warnings(caplog) == []
 
 
+def test_run_without_any_checkpoint_is_told_so(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints._manager.save = fail_for_space
+        checkpoints.save(make_state(1))
+        with pytest.raises(CheckpointNotSavedError, match="; there is none yet. Put that right"):
+            checkpoints.require_saved()
+
+
 def test_same_step_can_be_saved_again(refused):
     refused.save(make_state(2))
     refused.require_saved()

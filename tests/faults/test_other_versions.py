@@ -53,6 +53,10 @@ def test_run_that_lacks_every_added_key_goes_on(runs, undisturbed, run):
     edit(run, remove_added_keys)
     completed = runs.train(run)
     assert completed.returncode == 0, completed.stderr
+    # Nor was there a hash of the images.
+    assert (
+        completed.stderr.count(f"{run / 'config.json'} has no hash of the images, as in ear") == 1
+    )
     assert_ended_as(run, undisturbed)
 
 

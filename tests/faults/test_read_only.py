@@ -85,6 +85,7 @@ def test_run_of_another_user(runs, bound, run):
     assert_one_line(completed, "train.py", f"{run}/", f": Permission denied. {REMEDY}")
 
 
+@pytest.mark.long
 def test_evaluation_that_may_be_written_needs_nothing_else(runs, bound, run):
     (run / "eval").mkdir()
     make_read_only(run)
