@@ -1,10 +1,12 @@
-"""Configurations: their checks, the workdir's copy, and the typed parts they make."""
+"""Configurations: their files, their checks, the workdir's copy, and the typed parts they make."""
 
 import functools
+import importlib.util
 import json
 import math
 import pathlib
 from collections.abc import Mapping
+from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -61,6 +63,29 @@ POSITIVE_KEYS = (
     "prior.num_blocks",
     "prior.num_sampling_steps",
 )
+
+
+def load_module(path: str | pathlib.Path, functions: tuple[str, ...], example: str) -> ModuleType:
+    """The Python file that a command was given as `--config`.
+
+    Args:
+      path: of the file.
+      functions: what the command calls of it.
+      example: a file of that kind, for the message.
+
+    Raises:
+      ValueError: there is no such file, or it lacks a function.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"--config={path}: no such Python file; one is {example}.")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    missing = [name for name in functions if not hasattr(module, name)]
+    if missing:
+        raise ValueError(f"--config={path} lacks {' and '.join(missing)}: see {example}.")
+    return module
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:

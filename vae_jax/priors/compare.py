@@ -11,14 +11,12 @@ processes at a time, it shares the fits among them, and the last one writes the 
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import logging
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -281,17 +279,6 @@ def _cells(row: Mapping) -> list[str]:
     ]
 
 
-def _load_module(path: pathlib.Path) -> ModuleType:
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(f"--config={path}: no such Python file; one is configs/*_prior.py.")
-    specification = importlib.util.spec_from_file_location("prior_config", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={path} lacks get_config: see configs/fashion_mnist_prior.py.")
-    return module
-
-
 def _parse_tempered(text: str, names: Sequence[str]) -> list[tuple[str, float]]:
     """'flow:0.8,diffusion:0.9' -> [('flow', 0.8), ('diffusion', 0.9)]."""
     rows = []
@@ -327,8 +314,11 @@ def main(arguments: list[str] | None = None) -> None:
         weights = inception_weights.find_or_download(
             args.inception_weights, pathlib.Path(data_dir).expanduser()
         )
+        config_module = configuration.load_module(
+            args.config, ("get_config",), "configs/fashion_mnist_prior.py"
+        )
         comparison = Comparison(
-            _load_module(pathlib.Path(args.config)).get_config,
+            config_module.get_config,
             args.workdir,
             names,
             _parse_tempered(args.tempered, names),
