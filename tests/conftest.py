@@ -6,6 +6,7 @@ The run is made once, by train.py in a process of its own, and must not be chang
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 import vae_jax
 from configs import default
+from vae_jax import steps
 
 # Before anything asks JAX for its devices.
 jax.config.update("jax_platforms", "cpu")
@@ -46,6 +48,14 @@ TINY = {
     "eval.batch_size": 8,
     "eval.num_iw_samples": 4,
     "eval.num_iw_images": 10,
+}
+# For `make_config`, whatever the prior.
+SMALL_PRIOR = {
+    "prior__num_components": 3,
+    "prior__num_couplings": 2,
+    "prior__widths": (8,),
+    "prior__num_blocks": 1,
+    "prior__num_sampling_steps": 3,
 }
 
 
@@ -90,6 +100,24 @@ def run_python(*arguments, timeout: int = 300, **kwargs) -> subprocess.Completed
         timeout=timeout,
         **kwargs,
     )
+
+
+def raise_sigterm_after(monkeypatch, step: int) -> None:
+    """Has training receive SIGTERM while it does the step of this number."""
+    jit_train_steps = steps.jit_train_steps
+
+    def jit_and_signal(*args):
+        train_steps = jit_train_steps(*args)
+
+        def call(state, *rest):
+            state, metrics = train_steps(state, *rest)
+            if int(state.step) == step:
+                signal.raise_signal(signal.SIGTERM)
+            return state, metrics
+
+        return call
+
+    monkeypatch.setattr(steps, "jit_train_steps", jit_and_signal)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_TEST, make_config
+from conftest import IMAGE_SHAPE, NUM_TEST, SMALL_PRIOR, make_config
 from test_sample_quality import features_of, stand_in_weights
 
 from vae_jax import config as configuration
@@ -31,12 +31,6 @@ SMALL = {
     "train__diagnose": False,
     "kl__warmup_steps": 2,
 }
-OF_PRIOR = {
-    "prior__num_components": 3,
-    "prior__widths": (8,),
-    "prior__num_blocks": 1,
-    "prior__num_sampling_steps": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +42,7 @@ def vae_workdir(data_dir, tmp_path_factory):
 
 def make_comparison(data_dir, workdir, names=NAMES, taps=(TAP,)) -> compare.Comparison:
     def get_config(name):
-        return make_config(data_dir, **SMALL, **OF_PRIOR, prior__name=name)
+        return make_config(data_dir, **SMALL, **SMALL_PRIOR, prior__name=name)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "TAPS", (TAP,))

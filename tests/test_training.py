@@ -22,6 +22,7 @@ from conftest import (
     TINY,
     config_flags,
     make_config,
+    raise_sigterm_after,
     run_python,
 )
 from PIL import Image
@@ -288,24 +289,6 @@ def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_di
 
     assert training.train_and_evaluate(make_config(data_dir), copied_workdir, fail) is None
     assert snapshot(copied_workdir) == before
-
-
-def raise_sigterm_after(monkeypatch, step: int) -> None:
-    """Has training receive SIGTERM while it does the step of this number."""
-    jit_train_steps = steps.jit_train_steps
-
-    def jit_and_signal(*args):
-        train_steps = jit_train_steps(*args)
-
-        def call(state, *rest):
-            state, metrics = train_steps(state, *rest)
-            if int(state.step) == step:
-                signal.raise_signal(signal.SIGTERM)
-            return state, metrics
-
-        return call
-
-    monkeypatch.setattr(steps, "jit_train_steps", jit_and_signal)
 
 
 def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
