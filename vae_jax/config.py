@@ -5,7 +5,7 @@ import importlib.util
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vae_jax import data, likelihoods, models, optim, priors, schedules
+from vae_jax import data, likelihoods, models, optim, priors, schedules, steps
 
 CONFIG_FILE = "config.json"
 MAX_STEPS_PER_CALL = 50
@@ -34,6 +34,9 @@ ADDED_KEYS = {
     "likelihood.reduction": "sum",
     "optim.ema_warmup": True,
     "train.diagnose": False,
+    "train.accumulation_steps": 1,
+    "train.profile": False,
+    "model.remat": False,
     "vae_workdir": "",
     "prior.name": "standard_normal",
     "prior.num_components": 100,
@@ -47,8 +50,9 @@ ADDED_KEYS = {
     "prior.temperature": 1.0,
 }
 REDUCTIONS = ("sum", "mean")
+AUTO = "auto"
 POSITIVE_KEYS = (
-    "train.batch_size",
+    "train.accumulation_steps",
     "train.num_steps",
     "train.log_every_steps",
     "train.eval_every_steps",
@@ -105,6 +109,7 @@ def validate(config: ConfigDict) -> None:
     for key in POSITIVE_KEYS:
         if flat[key] < 1:
             raise ValueError(f"{key} = {flat[key]} must be at least 1.")
+    _validate_batch(config)
     if not 0 <= config.optim.ema_decay < 1:
         raise ValueError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
     if config.eval.num_iw_images < 0:
@@ -129,6 +134,31 @@ def validate(config: ConfigDict) -> None:
     create_optimizer(config)
     create_likelihood(config, num_channels=1)
     steps_per_call(config)
+
+
+def _validate_batch(config: ConfigDict) -> None:
+    c = config.train
+    size, parts = c.batch_size, c.accumulation_steps
+    if size != AUTO and (type(size) is not int or size < 1):
+        raise ValueError(
+            f"train.batch_size = {size!r} must be an integer, at least 1, or {AUTO!r}."
+        )
+    if size != AUTO and size % parts:
+        raise ValueError(
+            f"train.accumulation_steps = {parts} must divide train.batch_size = {size}."
+        )
+    not_a_mean = {
+        "kl.free_bits": config.kl.free_bits,
+        "likelihood.gaussian_variance": config.likelihood.gaussian_variance == "batch_optimal"
+        and config.likelihood.name == "gaussian",
+    }
+    for key, is_set in not_a_mean.items():
+        if parts > 1 and is_set:
+            raise ValueError(
+                f"train.accumulation_steps = {parts} sums the gradients of parts of a batch, and "
+                f"{key} = {flatten(config)[key]!r} makes the loss a function of the whole batch: "
+                "change one of the two."
+            )
 
 
 def _validate_prior(config: ConfigDict) -> None:
@@ -216,16 +246,25 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
     return ConfigDict(content).lock()
 
 
+def with_batch_size_of(workdir: str | pathlib.Path, config: ConfigDict) -> ConfigDict:
+    """`config` with the numbers that a run in `workdir` found for train.batch_size = 'auto'."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for key in ("batch_size", "steps_per_call"):
+            config.train[key] = load(workdir).train[key]
+    return config
+
+
 def check_unchanged(
     config: ConfigDict, image_shape: tuple[int, int, int], workdir: pathlib.Path
 ) -> None:
     """Raises a ValueError that lists the keys in which `config` differs from the workdir's.
 
     `data.dir` may differ: it says where the images lie, not what they are. Their shape counts.
-    `train.diagnose` may: it changes nothing in the run.
+    `train.diagnose` and `train.profile` may: they change nothing in the run.
     """
     old, new = flatten(load(workdir)), flatten(config)
-    for key in ("data.dir", "train.diagnose"):
+    for key in ("data.dir", "train.diagnose", "train.profile"):
         new[key] = old[key]
     old["image_shape"], new["image_shape"] = load_image_shape(workdir), tuple(image_shape)
     differing = [
@@ -266,6 +305,7 @@ def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> model
         patch_size=c.patch_size,
         attention_resolutions=c.attention_resolutions,
         dtype=DTYPES[c.dtype],
+        remat=c.remat,
         make_prior=functools.partial(_create_prior, config, tuple(image_shape)),
     )
     models.check_shapes(model)
@@ -306,6 +346,25 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     c = config.optim
     return optim.create_optimizer(
         c.name, create_learning_rate(config), c.b1, c.b2, c.weight_decay, c.clip_norm
+    )
+
+
+def create_train_step(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
+    """One update, as `steps.make_train_step` returns it."""
+    c = config
+    return steps.make_train_step(
+        create_model(c, image_shape),
+        create_likelihood(c, image_shape[-1]),
+        create_optimizer(c),
+        create_kl_schedule(c),
+        create_learning_rate(c),
+        free_bits=c.kl.free_bits,
+        distortion_weight=distortion_weight(c, image_shape),
+        ema_decay=c.optim.ema_decay,
+        ema_warmup=c.optim.ema_warmup,
+        flip=c.data.flip,
+        frozen_vae=bool(c.vae_workdir),
+        accumulation_steps=c.train.accumulation_steps,
     )
 
 

@@ -110,3 +110,16 @@ class MetricWriter:
         self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+
+class NoWriter:
+    """Writes nothing: of the processes that are not the main one."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def write(self, step: int, prefix: str, summary: Summary) -> None:
+        pass
