@@ -23,6 +23,7 @@ from conftest import (
     config_flags,
     make_config,
     raise_sigterm_after,
+    read_state,
     run_python,
 )
 from PIL import Image
@@ -30,7 +31,6 @@ from PIL import Image
 from vae_jax import config as configuration
 from vae_jax import evaluation, frozen_vae, process, steps, training
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.state import create_train_state
 from vae_jax.training import TrainingDivergedError, check_not_diverged
 from vae_jax.writers import Summary, read_metrics
 
@@ -46,19 +46,6 @@ def no_tensorflow(monkeypatch):
 
 def evaluate_nothing(vae, split) -> Summary:
     return Summary({"elbo": -1.0, "rate": 0.0, "distortion": 1.0})
-
-
-def read_state(workdir: pathlib.Path, which="latest"):
-    config = configuration.load(workdir)
-    model = configuration.create_model(config, configuration.load_image_shape(workdir))
-    tx = configuration.create_optimizer(config)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
-    template = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
-    )
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore(template, which)
 
 
 def snapshot(directory: pathlib.Path) -> dict[str, int]:
