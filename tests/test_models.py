@@ -3,6 +3,7 @@
 import math
 import re
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -300,3 +301,27 @@ def test_rematerialisation_changes_memory_and_nothing_else(latent_shape):
     )
     recomputed = [str(jax.make_jaxpr(grads(remat))(params)).count("remat") for remat in (0, 1)]
     assert recomputed[0] == 0 and recomputed[1] > 0
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 24), (3, 24)])
+def test_group_norm_is_that_of_flax(shape):
+    """Values and gradients, to rounding."""
+    rng = np.random.default_rng(0)
+    x, slope = (jnp.asarray(rng.normal(0.7, 2.0, shape), jnp.float32) for _ in range(2))
+    parameters = {
+        name: jnp.asarray(rng.normal(1.0, 0.3, 24), jnp.float32) for name in ("scale", "bias")
+    }
+    ours = blocks.group_norm(24, jnp.float32)
+
+    def value_and_grads(module):
+        def f(parameters, x):
+            return jnp.sum(slope * module.apply({"params": parameters}, x))
+
+        return module.apply({"params": parameters}, x), jax.grad(f, argnums=(0, 1))(parameters, x)
+
+    theirs = nn.GroupNorm(num_groups=ours.num_groups)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        value_and_grads(ours),
+        value_and_grads(theirs),
+    )

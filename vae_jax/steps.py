@@ -262,6 +262,7 @@ def jit_train_steps(train_step: Callable, mesh: Mesh, steps_per_call: int) -> Ca
         donate_argnums=0,
         in_shardings=(everywhere, everywhere, batched, everywhere),
         out_shardings=(everywhere, everywhere),
+        compiler_options=sharding.compiler_options(mesh),
     )
 
 

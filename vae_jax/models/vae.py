@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from vae_jax.blocks import (
     NUM_HEADS,
     AttentionBlock,
+    PositionWise,
     ResidualBlock,
     depth_to_space,
     group_norm,
@@ -68,7 +69,9 @@ class Encoder(nn.Module):
         h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")(h)
         for i, width in enumerate(self.widths):
             if i > 0:
-                h = nn.Dense(width, dtype=self.dtype, name=f"downsample_{i}")(space_to_depth(h, 2))
+                h = PositionWise(width, dtype=self.dtype, name=f"downsample_{i}")(
+                    space_to_depth(h, 2)
+                )
             h = Stage(
                 self.num_blocks[i],
                 self.attention_resolutions,
@@ -120,7 +123,9 @@ class Decoder(nn.Module):
                 name=f"stage_{i}",
             )(h)
             if i > 0:
-                upsample = nn.Dense(4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}")
+                upsample = PositionWise(
+                    4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}"
+                )
                 h = depth_to_space(upsample(h), 2)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         num_maps = self.num_outputs - int(self.has_log_std)
