@@ -7,7 +7,7 @@ DATA_DIR ?= $(HOME)/.cache/vae_jax
 DEMO := workdir/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long doctor-table ablation bench-fid lint format clean
+.PHONY: help setup demo test test-long doctor-table ablation bench-fid bench-train lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ ablation: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## co
 
 bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception network, beside pytorch-fid
 	$(PY) -m benchmarks.fid
+
+bench-train: $(VENV)/.requirements-dev ## images per second of training, beside PyTorch and flax's example
+	$(PY) -m benchmarks.train
 
 lint: $(VENV)/.requirements-dev ## check style with ruff
 	$(PY) -m ruff check .

@@ -56,7 +56,10 @@ def main(argv: list[str]) -> None:
         )
         gallery.check_num_failures(FLAGS.num_failures)
         vae = vae_jax.load(workdir, FLAGS.checkpoint)
-        process.check_writable(directory if directory.exists() else workdir)
+        if directory.exists():
+            process.check_writable(directory)
+        else:
+            process.check_writable(workdir, contents=False)
         if FLAGS.data_dir is not None:
             vae.config.data.dir = FLAGS.data_dir
         if FLAGS.num_iw_images is not None:

@@ -5,7 +5,7 @@ overrides any key: `--config.kl.weight=0.5 --config.model.latent_shape="(4,4,8)"
 is an error.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     model.patch_size = 2  # pixels per side that become one position of the first stage
     model.attention_resolutions = ()  # feature-map heights followed by self-attention
     model.dtype = "float32"  # of activations: float32 or bfloat16; parameters stay float32
+    model.remat = False  # compute activations again in the backward pass: less memory, more time
 
     config.prior = prior = ConfigDict()
     # standard_normal, vamp, mixture, ex_post_mixture, flow, diffusion; docs/priors.md
@@ -83,11 +84,14 @@ def get_config() -> ConfigDict:
     optim.max_skipped_in_a_row = 20  # non-finite updates in a row that end the run
 
     config.train = train = ConfigDict()
-    train.batch_size = 128  # images per step over all devices
+    # Images per step over all devices; auto: the smallest that is nearly as fast as any here.
+    train.batch_size = FieldReference(128, field_type=object)
+    train.accumulation_steps = 1  # parts of a batch, one in memory at a time
     train.num_steps = 10_000
     train.steps_per_call = 0  # steps per jitted call; 0: 1 on CPU, up to 50 elsewhere
     train.log_every_steps = 100
     train.eval_every_steps = 1000  # validation, images, curves and a checkpoint
+    train.profile = False  # trace steps 20 to 25 into profile/, for TensorBoard or Perfetto
     train.diagnose = True  # look for failure modes at each evaluation: diagnosis.md
     train.checkpoint_every_steps = 1000  # further checkpoints, where smaller
     train.keep_checkpoints = 2  # the latest ones; the best by validation ELBO is kept besides

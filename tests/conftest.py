@@ -6,6 +6,7 @@ The run is made once, by train.py in a process of its own, and must not be chang
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,10 @@ from ml_collections import ConfigDict
 
 import vae_jax
 from configs import default
+from vae_jax import config as configuration
+from vae_jax import steps
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.state import create_train_state
 
 # Before anything asks JAX for its devices.
 jax.config.update("jax_platforms", "cpu")
@@ -47,6 +52,14 @@ TINY = {
     "eval.num_iw_samples": 4,
     "eval.num_iw_images": 10,
 }
+# For `make_config`, whatever the prior.
+SMALL_PRIOR = {
+    "prior__num_components": 3,
+    "prior__num_couplings": 2,
+    "prior__widths": (8,),
+    "prior__num_blocks": 1,
+    "prior__num_sampling_steps": 3,
+}
 
 
 def smooth_images(num_images: int, seed: int = 0, num_channels: int = 1) -> np.ndarray:
@@ -70,31 +83,66 @@ def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
     return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in values.items())]
 
 
-def python_environment() -> dict[str, str]:
-    """For a process on one CPU device, without a network."""
+def user_environment(num_devices: int = 1) -> dict[str, str]:
+    """Of a user's Python on CPU devices, without a network."""
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     return {
         **environment,
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_NUM_CPU_DEVICES": str(num_devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_ENABLE_COMPILATION_CACHE": "0",  # the user's own
         # Nothing listens there, so that a download fails at once.
         **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
-        "no_proxy": "",
+        "no_proxy": "127.0.0.1",  # where several processes meet
     }
 
 
-def run_python(*arguments, timeout: int = 300, **kwargs) -> subprocess.CompletedProcess:
-    """Runs Python in the repository on one CPU device, as a user would, without a network."""
+def run_python(
+    *arguments, timeout: int = 300, num_devices: int = 1, **kwargs
+) -> subprocess.CompletedProcess:
+    """Runs Python in the repository, as a user would."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
-        env=python_environment(),
+        env=user_environment(num_devices),
         capture_output=True,
         text=True,
         timeout=timeout,
         **kwargs,
     )
+
+
+def raise_sigterm_after(monkeypatch, step: int) -> None:
+    """Has training receive SIGTERM while it does the step of this number."""
+    jit_train_steps = steps.jit_train_steps
+
+    def jit_and_signal(*args):
+        train_steps = jit_train_steps(*args)
+
+        def call(state, *rest):
+            state, metrics = train_steps(state, *rest)
+            if int(state.step) == step:
+                signal.raise_signal(signal.SIGTERM)
+            return state, metrics
+
+        return call
+
+    monkeypatch.setattr(steps, "jit_train_steps", jit_and_signal)
+
+
+def read_state(workdir: pathlib.Path, which="latest"):
+    """A checkpoint of a run, on one device."""
+    config = configuration.load(workdir)
+    model = configuration.create_model(config, configuration.load_image_shape(workdir))
+    tx = configuration.create_optimizer(config)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
+    template = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
+    )
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore(template, which)
 
 
 @pytest.fixture(scope="session")

@@ -355,3 +355,39 @@ def test_steps_per_call_that_do_not_divide_an_interval_are_refused(tmp_path, ste
     message = f"train.steps_per_call = {steps_per_call} must divide .*log_every_steps': 4"
     with pytest.raises(ValueError, match=message):
         configuration.steps_per_call(config)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("value", [64, "auto"])
+def test_batch_size_is_a_number_or_auto(data_dir, value):
+    configuration.validate(make_config(data_dir, train__batch_size=value))
+
+
+@pytest.mark.parametrize("value", [0, -8, 6.5, "many", True])
+def test_other_batch_sizes_are_refused(data_dir, value):
+    message = f"train.batch_size = {value!r} must be an integer, at least 1, or 'auto'"
+    with pytest.raises(ValueError, match=message):
+        configuration.validate(make_config(data_dir, train__batch_size=value))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({}, "train.accumulation_steps = 3 must divide train.batch_size = 8"),
+        ({"train__batch_size": 9, "kl__free_bits": 0.1}, "kl.free_bits = 0.1 makes the loss"),
+        (
+            {
+                "train__batch_size": 9,
+                "likelihood__name": "gaussian",
+                "likelihood__gaussian_variance": "batch_optimal",
+            },
+            "likelihood.gaussian_variance = 'batch_optimal' makes the loss",
+        ),
+    ],
+)
+def test_batch_that_cannot_be_accumulated_is_refused(data_dir, overrides, message):
+    config = make_config(data_dir, train__accumulation_steps=3, **overrides)
+    with pytest.raises(ValueError, match=message):
+        configuration.validate(config)

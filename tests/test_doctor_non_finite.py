@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vae_jax.doctor import first_non_finite
 from vae_jax.likelihoods import Bernoulli, Gaussian
 from vae_jax.models import VAE
-from vae_jax.steps import make_loss_fn
+from vae_jax.steps import make_loss_fn, prepare_batch
 
 LATENT_DIMS, WIDTH, BATCH = 4, 8, 3
 POSITIONS = 16  # of the only stage: 16 x 16 pixels in patches of 4 x 4
@@ -49,12 +49,13 @@ def locate(model, params, x=None, likelihood=None, kl_weight=1.0, **planted) -> 
     changed = {name.replace("__", "/"): value for name, value in planted.items()}
     assert changed.keys() <= params.keys()
     filled = {name: jnp.full_like(params[name], value) for name, value in changed.items()}
+    likelihood = likelihood or Bernoulli(1)
+    x = jax.random.uniform(jax.random.key(1), (BATCH, *IMAGE_SHAPE)) if x is None else x
     return first_non_finite(
         model,
-        make_loss_fn(model, likelihood or Bernoulli(1)),
+        make_loss_fn(model, likelihood),
         unflatten_dict({**params, **filled}, sep="/"),
-        jax.random.uniform(jax.random.key(1), (BATCH, *IMAGE_SHAPE)) if x is None else x,
-        jax.random.key(2),
+        prepare_batch(model, likelihood, False, x, jax.random.key(2), step=0),
         kl_weight,
     )
 

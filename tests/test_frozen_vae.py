@@ -11,7 +11,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_TEST, NUM_TRAIN, make_config, smooth_images
+from conftest import (
+    IMAGE_SHAPE,
+    NUM_TEST,
+    NUM_TRAIN,
+    SMALL_PRIOR,
+    make_config,
+    raise_sigterm_after,
+    smooth_images,
+)
 
 import vae_jax
 from vae_jax import config as configuration
@@ -28,13 +36,6 @@ SHORT = {
     "train__eval_every_steps": NUM_STEPS,
     "train__checkpoint_every_steps": NUM_STEPS,
     "train__diagnose": False,
-}
-SMALL = {
-    "prior__num_components": 3,
-    "prior__num_couplings": 2,
-    "prior__widths": (8,),
-    "prior__num_blocks": 1,
-    "prior__num_sampling_steps": 3,
 }
 KEY = jax.random.key(5)
 N = 11  # no multiple of the batch size, 8
@@ -84,7 +85,7 @@ def frozen(vae_workdir) -> TrainedVAE:
 
 def prior_config(data_dir, vae_workdir, name: str, **overrides):
     """As of a user who leaves what the VAE's run decides at other values."""
-    overrides = {"optim__learning_rate": 1e-2, **SHORT, **SMALL, **overrides}
+    overrides = {"optim__learning_rate": 1e-2, **SHORT, **SMALL_PRIOR, **overrides}
     return make_config(data_dir, prior__name=name, vae_workdir=str(vae_workdir), **overrides)
 
 
@@ -212,24 +213,6 @@ def test_diagnosis_of_a_prior_on_a_frozen_vae_is_written(run):
     assert (workdir / "diagnosis.md").exists() and (workdir / "diagnosis.png").exists()
     assert (workdir / "curves.png").exists()
     assert len(list((workdir / "images").iterdir())) == 2
-
-
-def raise_sigterm_after(monkeypatch, step: int) -> None:
-    """Has training receive SIGTERM while it does the step of this number."""
-    jit_train_steps = steps.jit_train_steps
-
-    def jit_and_signal(*args):
-        train_steps = jit_train_steps(*args)
-
-        def call(state, *rest):
-            state, metrics = train_steps(state, *rest)
-            if int(state.step) == step:
-                signal.raise_signal(signal.SIGTERM)
-            return state, metrics
-
-        return call
-
-    monkeypatch.setattr(steps, "jit_train_steps", jit_and_signal)
 
 
 @pytest.mark.parametrize("name", ["mixture"])

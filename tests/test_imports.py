@@ -13,13 +13,15 @@ PACKAGE = REPOSITORY / "vae_jax"
 # module here, but for commands that use all of the package.
 COMMANDS = {"priors/compare.py": "priors.compare"}
 LAYERS = (
-    {"schedules", "distributions", "figures", "data_sources", "sharding", "process", "writers"},
+    {"schedules", "distributions", "figures", "data_sources"},
+    {"sharding", "process", "writers", "profiling"},
     {"blocks"},
     {"priors"},
     {"data", "likelihoods", "models", "optim", "metrics"},
     {"objectives", "state"},
-    {"steps", "checkpoints", "config"},
-    {"inference"},
+    {"steps", "checkpoints"},
+    {"config"},
+    {"inference", "autotune"},
     {"doctor", "frozen_vae"},
     {"training", "evaluation"},
     {"sample_quality"},
@@ -29,7 +31,7 @@ LAYERS = (
 )
 SEES_CONFIG_DICT = {
     *{"config", "doctor", "inference", "frozen_vae", "training", "evaluation", "report"},
-    *{"ablation", "priors.compare"},
+    *{"ablation", "autotune", "priors.compare"},
 }
 
 

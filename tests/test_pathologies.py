@@ -13,19 +13,10 @@ from sklearn.datasets import load_digits
 from benchmarks import doctor_table
 
 PATHOLOGIES = doctor_table.load_pathologies()
-# Those whose finding has another run here, or tests on constructed images or records.
-LONG = {
-    "blur",
-    "collapsed_dimensions",
-    "constant_images",
-    "duplicated_images",
-    "exploding_gradients",
-    "fixed_variance",
-    "learning_rate_too_low",
-    "narrow_range",
-    "variance_floor",
-}
-CASES = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in PATHOLOGIES]
+# One of each way to a finding: by the model, by the records, by a run that diverged; and none.
+# Every finding has quick tests on constructed examinations, records or images: test_doctor_*.py.
+SHORT = {"posterior_collapse", "undertrained", "non_finite", "healthy_gaussian"}
+CASES = [pytest.param(n, marks=[pytest.mark.long] * (n not in SHORT)) for n in PATHOLOGIES]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import NUM_TEST, make_config
+from conftest import IMAGE_SHAPE, NUM_TEST, SMALL_PRIOR, make_config
 from test_sample_quality import features_of, stand_in_weights
 
 from vae_jax import config as configuration
@@ -31,12 +31,6 @@ SMALL = {
     "train__diagnose": False,
     "kl__warmup_steps": 2,
 }
-OF_PRIOR = {
-    "prior__num_components": 3,
-    "prior__widths": (8,),
-    "prior__num_blocks": 1,
-    "prior__num_sampling_steps": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +40,15 @@ def vae_workdir(data_dir, tmp_path_factory):
     return workdir
 
 
-def make_comparison(data_dir, workdir, names=NAMES) -> compare.Comparison:
+def make_comparison(data_dir, workdir, names=NAMES, taps=(TAP,)) -> compare.Comparison:
     def get_config(name):
-        return make_config(data_dir, **SMALL, **OF_PRIOR, prior__name=name)
+        return make_config(data_dir, **SMALL, **SMALL_PRIOR, prior__name=name)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "TAPS", (TAP,))
         patch.setattr(sample_quality, "FID_TAP", TAP)
         patch.setattr(compare, "FeatureExtractor", StandIn)
-        weights = stand_in_weights((TAP,), has_logits=False)
+        weights = stand_in_weights(taps, has_logits=False)
         tempered = [("diffusion", 0.5)] if "diffusion" in names else []
         return compare.Comparison(get_config, workdir, names, tempered, NUM_SAMPLES, 4, weights)
 
@@ -80,6 +74,17 @@ def test_rows_are_the_priors_and_the_temperature(results):
         *("decoded aggregate posterior", "standard_normal", *NAMES),
         "diffusion, temperature 0.5",
     ]
+
+
+def test_prior_trained_with_the_vae_has_a_row_of_its_own(data_dir, tmp_path):
+    """Also where a prior of its name is fitted."""
+    for own, label in (("diffusion", "diffusion, trained with the VAE"), ("vamp", "vamp")):
+        config = make_config(data_dir, prior__name=own)
+        configuration.save(config, IMAGE_SHAPE, {}, tmp_path)
+        rows = {row.label: row.workdir for row in make_comparison(data_dir, tmp_path).rows}
+        fitted = {name: tmp_path / "priors" / name for name in NAMES}
+        tempered = {"diffusion, temperature 0.5": fitted["diffusion"]}
+        assert rows == {label: tmp_path, **fitted, **tempered}
 
 
 def test_bounds_are_those_of_the_runs(results, compared, vae_workdir):
@@ -171,6 +176,12 @@ def test_seconds_of_interrupted_fits_add_up(tmp_path, data_dir, monkeypatch):
     assert compare.fit(config, tmp_path) == 15
     assert compare.fit(config, tmp_path) is None
     assert json.loads((tmp_path / "fit.json").read_text()) == {"seconds": 5.0}
+
+
+def test_weights_without_a_usable_layer_are_refused(data_dir, vae_workdir):
+    rule = r"have the features \(3, 4\), but distances need one of \(6,\): give --inception_weights"
+    with pytest.raises(ValueError, match=rule):
+        make_comparison(data_dir, vae_workdir, taps=(3, 4))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import IMAGE_SHAPE, make_config, smooth_images
+from conftest import IMAGE_SHAPE, SMALL_PRIOR, make_config, smooth_images
 from flax.traverse_util import flatten_dict
 
 from configs import (
@@ -39,13 +39,6 @@ from vae_jax.state import create_train_state
 LEARNED = priors.PRIORS[1:]
 GRID = (4, 4, 2)
 KEY = jax.random.key(5)
-SMALL = {
-    "prior__num_components": 3,
-    "prior__num_couplings": 2,
-    "prior__widths": (8,),
-    "prior__num_blocks": 1,
-    "prior__num_sampling_steps": 3,
-}
 NUM_IMAGES = 11  # no multiple of the batch size, 8
 EXP_GAMMA_MIN = math.exp(Diffusion.gamma_min)
 
@@ -57,7 +50,12 @@ def images() -> np.ndarray:
 
 @functools.cache
 def make_model(name: str, latent_shape=(4,), **overrides):
-    overrides = {"prior__name": name, "model__latent_shape": latent_shape, **SMALL, **overrides}
+    overrides = {
+        "prior__name": name,
+        "model__latent_shape": latent_shape,
+        **SMALL_PRIOR,
+        **overrides,
+    }
     config = make_config("nowhere", **overrides)
     return config, configuration.create_model(config, IMAGE_SHAPE)
 
@@ -523,6 +521,6 @@ def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, 
 def test_what_does_not_fit_the_latent_is_refused_before_anything_is_written(
     tmp_path, overrides, message
 ):
-    options = {"model__latent_shape": GRID, "prior__name": "diffusion", **SMALL, **overrides}
+    options = {"model__latent_shape": GRID, "prior__name": "diffusion", **SMALL_PRIOR, **overrides}
     with pytest.raises(ValueError, match=re.escape(message)):
         configuration.validate(make_config(tmp_path, **options))

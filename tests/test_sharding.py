@@ -1,14 +1,18 @@
 """Tests of vae_jax/sharding.py: devices change where work is done, not its result."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, smooth_images
+from conftest import IMAGE_SHAPE, config_flags, run_python, smooth_images
 
 from vae_jax import optim, schedules, sharding, steps
 from vae_jax.likelihoods import DiscretizedLogistic
 from vae_jax.models import VAE
 from vae_jax.state import create_train_state
+from vae_jax.writers import read_metrics
 
 
 def test_mesh_is_over_all_local_devices_unless_told():
@@ -36,6 +40,71 @@ def test_batch_size_that_does_not_divide_is_refused(batch_size):
     message = f"train.batch_size = {batch_size} must be a positive multiple .* 2"
     with pytest.raises(ValueError, match=message):
         sharding.check_batch_size("train.batch_size", batch_size, sharding.create_mesh())
+
+
+def test_batch_size_must_divide_into_parts_as_well():
+    mesh = sharding.create_mesh()
+    sharding.check_batch_size("train.batch_size", 12, mesh, num_parts=3)
+    with pytest.raises(ValueError, match="train.batch_size = 8 must be .* accumulation steps, 6"):
+        sharding.check_batch_size("train.batch_size", 8, mesh, num_parts=3)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_put_asks_for_each_part_once_and_fetch_brings_the_whole_back(axis):
+    whole, asked = np.arange(24).reshape(4, 6), []
+
+    def rows(part: slice) -> np.ndarray:
+        asked.append((part.start, part.stop))
+        return whole[part] if axis == 0 else whole[:, part]
+
+    array = sharding.put(rows, whole.shape, sharding.create_mesh(), axis)
+    half = whole.shape[axis] // 2
+    assert sorted(asked) == [(0, half), (half, 2 * half)]
+    np.testing.assert_array_equal(sharding.fetch({"a": array})["a"], whole)
+
+
+def test_one_process_agrees_with_itself():
+    assert sharding.is_main_process()
+    assert sharding.broadcast(7) == 7 and isinstance(sharding.broadcast(7), int)
+    assert sharding.broadcast(0.5) == 0.5
+    assert sharding.any_process(True) is True and sharding.any_process(False) is False
+
+
+@pytest.fixture(scope="module")
+def eight_devices(data_dir, tmp_path_factory):
+    """The workdir of the trained run's configuration on eight devices, one image on each."""
+    workdir = tmp_path_factory.mktemp("runs") / "eight"
+    flags = config_flags(data_dir, train__diagnose=False)
+    completed = run_python("train.py", f"--workdir={workdir}", *flags, num_devices=8)
+    assert completed.returncode == 0, completed.stderr
+    assert len(json.loads((workdir / "config.json").read_text())["provenance"]["devices"]) == 8
+    return workdir
+
+
+def test_losses_on_eight_devices_are_those_on_one(eight_devices, trained_workdir):
+    for name in ("train/loss", "train/distortion", "train/rate", "validation/elbo"):
+        losses, expected = (
+            {r["step"]: r[name] for r in read_metrics(workdir) if name in r and r["step"] <= 20}
+            for workdir in (eight_devices, trained_workdir)
+        )
+        assert losses.keys() == expected.keys() and len(losses) >= 2
+        for step, loss in losses.items():
+            np.testing.assert_allclose(loss, expected[step], rtol=1e-4, err_msg=f"{name}, {step}")
+
+
+def test_evaluation_on_eight_devices_is_that_on_one(trained_workdir, tmp_path):
+    metrics = []
+    for num_devices in (1, 8):
+        workdir = shutil.copytree(trained_workdir, tmp_path / str(num_devices))
+        flags = (f"--workdir={workdir}", "--num_samples=0", "--num_failures=0")
+        completed = run_python("evaluate.py", *flags, num_devices=num_devices)
+        assert completed.returncode == 0, completed.stderr
+        metrics.append(json.loads((workdir / "eval" / "metrics.json").read_text()))
+    one, eight = metrics
+    assert one.keys() == eight.keys()
+    for name in ("elbo", "rate", "distortion", "iw_elbo", "bits_per_dim"):
+        value, expected = eight[name]["value"], one[name]["value"]
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
 
 
 def test_training_on_two_devices_is_training_on_one():

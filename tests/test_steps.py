@@ -21,7 +21,7 @@ from vae_jax.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
 from vae_jax.models import VAE
 from vae_jax.priors import StandardNormal
 from vae_jax.priors.mixture import GaussianMixture
-from vae_jax.state import TrainState, create_train_state
+from vae_jax.state import TrainState, create_train_state, trained_part
 
 MESH = sharding.create_mesh(jax.local_devices()[:1])
 LATENT_DIMS = 4
@@ -432,10 +432,15 @@ def train_scored(images, frozen: bool, likelihood=None, **kwargs):
 
 def scored_draws(images) -> np.ndarray:
     """z of that step."""
-    _, noise_key = steps.prepare_batch(
-        StubLikelihood(None), False, jnp.zeros((len(images), 1)), jax.random.key(3), 0
+    batch = steps.prepare_batch(
+        ScoredModel(),
+        StubLikelihood(None),
+        False,
+        jnp.zeros((len(images), 1)),
+        jax.random.key(3),
+        0,
     )
-    return np.float64(0.3 + jax.random.normal(noise_key, (len(images), 1)))[:, 0]
+    return np.float64(0.3 + batch.noise)[:, 0]
 
 
 def test_step_on_a_frozen_vae_minimises_the_priors_loss_and_changes_nothing_else(images):
@@ -497,8 +502,8 @@ def test_state_on_a_frozen_vae_optimises_the_prior_only(model):
     assert jax.tree.structure(joint.params) == jax.tree.structure(frozen.params)
     moments = optax.tree.get(frozen.opt_state, "mu")
     assert jax.tree.structure(moments) == jax.tree.structure(frozen.params["prior"])
-    assert steps.trained_part(frozen.params, True) is frozen.params["prior"]
-    assert steps.trained_part(frozen.params, False) is frozen.params
+    assert trained_part(frozen.params, True) is frozen.params["prior"]
+    assert trained_part(frozen.params, False) is frozen.params
     moments = optax.tree.get(joint.opt_state, "mu")
     assert jax.tree.structure(moments) == jax.tree.structure(joint.params)
 
@@ -583,3 +588,67 @@ def test_grey_levels_become_the_unit_interval():
     assert x.dtype == jnp.float32
     np.testing.assert_allclose(x, levels / 255.0, rtol=1e-7)
     assert x[0] == 0.0 and x[-1] == 1.0
+
+
+# Gradient accumulation
+
+
+def test_parts_of_a_batch_are_all_of_it(images):
+    batch = steps.Batch(jnp.asarray(images), jnp.arange(len(images)), jax.random.key(0))
+    parts = steps.split_batch(batch, 2)
+    assert parts.x.shape == (2, len(images) // 2, *images.shape[1:])
+    for i in range(2):
+        np.testing.assert_array_equal(parts.x[i], images[i::2])
+        np.testing.assert_array_equal(parts.noise[i], np.arange(len(images))[i::2])
+    keys = jax.random.key_data(parts.prior_key)
+    assert not np.array_equal(keys[0], keys[1])
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_accumulated_update_is_that_of_the_whole_batch(num_parts):
+    model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(8,), num_blocks=(1,), patch_size=4)
+    tx = optim.create_optimizer("adam", constant(1e-3), clip_norm=1.0)
+    x = steps.to_unit_interval(jnp.asarray(smooth_images(8)))
+    results = []
+    for accumulation_steps in (1, num_parts):
+        train_step = steps.make_train_step(
+            model,
+            DiscretizedLogistic(1),
+            tx,
+            constant(0.5),
+            constant(1e-3),
+            accumulation_steps=accumulation_steps,
+        )
+        state = create_train_state(model, tx, jax.random.key(0))
+        results.append(jax.jit(train_step)(state, x, jax.random.key(1)))
+    (state, metrics), (accumulated, accumulated_metrics) = results
+    for name, value in metrics.items():
+        np.testing.assert_allclose(accumulated_metrics[name], value, rtol=1e-5, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        accumulated.opt_state,
+        state.opt_state,
+    )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_parts_of_a_batch_are_in_memory_one_at_a_time_but_not_on_a_cpu(backend, monkeypatch):
+    model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(16,), num_blocks=(2,), patch_size=2)
+    loss_fn = steps.make_loss_fn(model, DiscretizedLogistic(1))
+    params = model.init(jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    batch = steps.Batch(jnp.zeros((64, *IMAGE_SHAPE)), jnp.zeros((64, 4)), jax.random.key(0))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)  # but all is compiled for the CPU
+    whole, accumulated = (
+        jax.jit(steps.make_gradient_fn(loss_fn, frozen_vae=False, num_parts=num_parts))
+        .lower(params, batch, 1.0)
+        .compile()
+        for num_parts in (1, 8)
+    )
+    assert "while" not in whole.as_text()
+    if backend == "cpu":
+        assert "while" not in accumulated.as_text()
+    else:
+        size, whole_size = (
+            compiled.memory_analysis().temp_size_in_bytes for compiled in (accumulated, whole)
+        )
+        assert size < whole_size / 4

@@ -22,6 +22,8 @@ from conftest import (
     TINY,
     config_flags,
     make_config,
+    raise_sigterm_after,
+    read_state,
     run_python,
 )
 from PIL import Image
@@ -29,7 +31,6 @@ from PIL import Image
 from vae_jax import config as configuration
 from vae_jax import evaluation, frozen_vae, process, steps, training
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.state import create_train_state
 from vae_jax.training import TrainingDivergedError, check_not_diverged
 from vae_jax.writers import Summary, read_metrics
 
@@ -45,19 +46,6 @@ def no_tensorflow(monkeypatch):
 
 def evaluate_nothing(vae, split) -> Summary:
     return Summary({"elbo": -1.0, "rate": 0.0, "distortion": 1.0})
-
-
-def read_state(workdir: pathlib.Path, which="latest"):
-    config = configuration.load(workdir)
-    model = configuration.create_model(config, configuration.load_image_shape(workdir))
-    tx = configuration.create_optimizer(config)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
-    template = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
-    )
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore(template, which)
 
 
 def snapshot(directory: pathlib.Path) -> dict[str, int]:
@@ -288,24 +276,6 @@ def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_di
 
     assert training.train_and_evaluate(make_config(data_dir), copied_workdir, fail) is None
     assert snapshot(copied_workdir) == before
-
-
-def raise_sigterm_after(monkeypatch, step: int) -> None:
-    """Has training receive SIGTERM while it does the step of this number."""
-    jit_train_steps = steps.jit_train_steps
-
-    def jit_and_signal(*args):
-        train_steps = jit_train_steps(*args)
-
-        def call(state, *rest):
-            state, metrics = train_steps(state, *rest)
-            if int(state.step) == step:
-                signal.raise_signal(signal.SIGTERM)
-            return state, metrics
-
-        return call
-
-    monkeypatch.setattr(steps, "jit_train_steps", jit_and_signal)
 
 
 def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(

@@ -26,7 +26,12 @@ GAUSSIAN = two_moons.Gaussian(TRAIN)
 GAUSSIAN_SAMPLES = GAUSSIAN.draw(NUM_SAMPLES, seed=2)
 
 
-@pytest.fixture(scope="module", params=two_moons.NAMES)
+# They take longest; test_flow.py and test_diffusion.py test too that they learn moons.
+LONG = ("flow", "diffusion")
+CASES = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in two_moons.NAMES]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def fitted(request) -> SimpleNamespace:
     """A prior, its parameters, and what is measured of them."""
     name = request.param

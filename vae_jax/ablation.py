@@ -11,7 +11,6 @@ stopped; given in several processes at a time, it shares the runs among them.
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -500,17 +499,9 @@ def load(
     Raises:
       ValueError: there is no such file, it lacks a function, or what it describes is wrong.
     """
-    path = pathlib.Path(config_file)
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(f"--config={path}: no such Python file; one is configs/ablation/*.py.")
-    specification = importlib.util.spec_from_file_location("ablation_config", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    missing = [name for name in ("get_config", "get_groups") if not hasattr(module, name)]
-    if missing:
-        raise ValueError(
-            f"--config={path} lacks {' and '.join(missing)}: see configs/ablation/fashion_mnist.py."
-        )
+    module = configuration.load_module(
+        config_file, ("get_config", "get_groups"), "configs/ablation/fashion_mnist.py"
+    )
     settings = module.get_config()
     if data_dir is not None:
         settings.base.data.dir = data_dir

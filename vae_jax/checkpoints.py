@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.args import StandardSave
 
+from vae_jax import sharding
 from vae_jax.state import TrainState
 
 LOGGER = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ class Checkpoints:
                 f"{steps}. Train first, or name one of these."
             )
         try:
-            return self._restore_step(template, step)
+            restored = self._restore_step(template, step)
         except NOT_DAMAGE:
             raise
         except Exception as error:  # orbax raises many types for missing or truncated files
@@ -227,6 +228,7 @@ class Checkpoints:
                 f"({_first_line(error)}): name another of the steps {steps}, or train on, which "
                 "falls back to an intact one."
             ) from error
+        return _place(restored, template)
 
     def restore_latest_intact(self, template: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read, or None where there is none at all.
@@ -236,6 +238,17 @@ class Checkpoints:
         Raises:
           CheckpointsDamagedError: there are checkpoints, and none can be read; none is moved.
         """
+        found = None
+        if sharding.is_main_process():
+            found = self._find_latest_intact(template)
+            self._set_torn_aside()
+        step = sharding.broadcast(found[0] if found else -1)  # what all processes must agree on
+        if step < 0:
+            return None
+        return _place(found[1] if found else self._restore_step(template, step), template)
+
+    def _find_latest_intact(self, template: TrainState) -> tuple[int, TrainState] | None:
+        """(its step, its state), or None where there is no checkpoint at all."""
         damaged: dict[int, Exception] = {}
         for step in reversed(self.steps()):
             try:
@@ -247,7 +260,7 @@ class Checkpoints:
                 continue
             for damaged_step, error in damaged.items():
                 self._set_aside(damaged_step, error)
-            return restored
+            return step, restored
         if damaged:
             newest = max(damaged)
             raise CheckpointsDamagedError(
@@ -258,10 +271,18 @@ class Checkpoints:
         return None
 
     def _restore_step(self, template: TrainState, step: int) -> TrainState:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(self._path(step) / "default", abstract)
+        """As NumPy arrays."""
+        # By this process alone: one that waited for the others here would wait for ever where
+        # another has found the checkpoint damaged.
+        index = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+        )
+        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+            restored = checkpointer.restore(self._path(step) / "default", arrays)
         self._read_elbo(step)
+        jax.tree.map_with_path(_check_shape, restored, template)
         saved = self._read_to_verify(step).get("crc32")
         if saved is not None:
             actual = compute_checksums(restored)
@@ -286,7 +307,7 @@ class Checkpoints:
         return content.get("custom_metadata") or {}
 
     def _set_torn_aside(self) -> None:
-        if jax.process_index() == 0:
+        if sharding.is_main_process():
             for step in self.steps():
                 try:
                     self._read_elbo(step)
@@ -304,6 +325,21 @@ class Checkpoints:
         shutil.rmtree(moved, ignore_errors=True)
         moved.parent.mkdir(exist_ok=True)
         shutil.move(self._path(step), moved)
+
+
+def _check_shape(path, array: np.ndarray, like) -> None:
+    if array.shape != like.shape:
+        name = jax.tree_util.keystr(path)
+        raise ValueError(f"{name} has shape {array.shape} there, the model's is {like.shape}")
+
+
+def _place(state: TrainState, template: TrainState) -> TrainState:
+    """`state`, which every process has as a whole, on the devices of `template`."""
+
+    def place(array, like):
+        return jax.make_array_from_callback(array.shape, like.sharding, array.__getitem__)
+
+    return jax.tree.map(place, state, template)
 
 
 def _first_line(error: Exception) -> str:

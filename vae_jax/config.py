@@ -1,4 +1,4 @@
-"""Configurations: their checks, the workdir's copy, and the typed parts they make."""
+"""Configurations: their files, their checks, the workdir's copy, and the typed parts they make."""
 
 import functools
 import importlib.util
@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vae_jax import data, likelihoods, models, optim, priors, schedules
+from vae_jax import data, likelihoods, models, optim, priors, schedules, steps
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ ADDED_KEYS = {
     "likelihood.reduction": "sum",
     "optim.ema_warmup": True,
     "train.diagnose": False,
+    "train.accumulation_steps": 1,
+    "train.profile": False,
+    "model.remat": False,
     "vae_workdir": "",
     "prior.name": "standard_normal",
     "prior.num_components": 100,
@@ -51,8 +55,9 @@ ADDED_KEYS = {
     "prior.temperature": 1.0,
 }
 REDUCTIONS = ("sum", "mean")
+AUTO = "auto"
 POSITIVE_KEYS = (
-    "train.batch_size",
+    "train.accumulation_steps",
     "train.num_steps",
     "train.log_every_steps",
     "train.eval_every_steps",
@@ -67,6 +72,29 @@ POSITIVE_KEYS = (
     "prior.num_blocks",
     "prior.num_sampling_steps",
 )
+
+
+def load_module(path: str | pathlib.Path, functions: tuple[str, ...], example: str) -> ModuleType:
+    """The Python file that a command was given as `--config`.
+
+    Args:
+      path: of the file.
+      functions: what the command calls of it.
+      example: a file of that kind, for the message.
+
+    Raises:
+      ValueError: there is no such file, or it lacks a function.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"--config={path}: no such Python file; one is {example}.")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    missing = [name for name in functions if not hasattr(module, name)]
+    if missing:
+        raise ValueError(f"--config={path} lacks {' and '.join(missing)}: see {example}.")
+    return module
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
@@ -86,6 +114,7 @@ def validate(config: ConfigDict) -> None:
     for key in POSITIVE_KEYS:
         if flat[key] < 1:
             raise ValueError(f"{key} = {flat[key]} must be at least 1.")
+    _validate_batch(config)
     if not 0 <= config.optim.ema_decay < 1:
         raise ValueError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
     if config.eval.num_iw_images < 0:
@@ -110,6 +139,31 @@ def validate(config: ConfigDict) -> None:
     create_optimizer(config)
     create_likelihood(config, num_channels=1)
     steps_per_call(config)
+
+
+def _validate_batch(config: ConfigDict) -> None:
+    c = config.train
+    size, parts = c.batch_size, c.accumulation_steps
+    if size != AUTO and (type(size) is not int or size < 1):
+        raise ValueError(
+            f"train.batch_size = {size!r} must be an integer, at least 1, or {AUTO!r}."
+        )
+    if size != AUTO and size % parts:
+        raise ValueError(
+            f"train.accumulation_steps = {parts} must divide train.batch_size = {size}."
+        )
+    not_a_mean = {
+        "kl.free_bits": config.kl.free_bits,
+        "likelihood.gaussian_variance": config.likelihood.gaussian_variance == "batch_optimal"
+        and config.likelihood.name == "gaussian",
+    }
+    for key, is_set in not_a_mean.items():
+        if parts > 1 and is_set:
+            raise ValueError(
+                f"train.accumulation_steps = {parts} sums the gradients of parts of a batch, and "
+                f"{key} = {flatten(config)[key]!r} makes the loss a function of the whole batch: "
+                "change one of the two."
+            )
 
 
 def _validate_prior(config: ConfigDict) -> None:
@@ -220,15 +274,21 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
 
 @functools.cache
 def _defaults() -> ConfigDict:
-    """configs/default.py, which holds every key; by its path, wherever Python was started."""
-    spec = importlib.util.spec_from_file_location("vae_jax_default_config", DEFAULTS_FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    """configs/default.py, which holds every key, wherever Python was started."""
+    return load_module(DEFAULTS_FILE, ("get_config",), str(DEFAULTS_FILE)).get_config()
 
 
 def _listed(text: str, keys: Iterable[str]) -> str:
     return f"{text}: {', '.join(sorted(keys))}" if keys else ""
+
+
+def with_batch_size_of(workdir: str | pathlib.Path, config: ConfigDict) -> ConfigDict:
+    """`config` with the numbers that a run in `workdir` found for train.batch_size = 'auto'."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for key in ("batch_size", "steps_per_call"):
+            config.train[key] = load(workdir).train[key]
+    return config
 
 
 def check_unchanged(
@@ -237,10 +297,10 @@ def check_unchanged(
     """Raises a ValueError that lists the keys in which `config` differs from the workdir's.
 
     `data.dir` may differ: it says where the images lie, not what they are. Their shape counts.
-    `train.diagnose` may: it changes nothing in the run.
+    `train.diagnose` and `train.profile` may: they change nothing in the run.
     """
     old, new = flatten(load(workdir)), flatten(config)
-    for key in ("data.dir", "train.diagnose"):
+    for key in ("data.dir", "train.diagnose", "train.profile"):
         new[key] = old[key]
     old["image_shape"], new["image_shape"] = load_image_shape(workdir), tuple(image_shape)
     differing = [
@@ -299,6 +359,7 @@ def create_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> model
         patch_size=c.patch_size,
         attention_resolutions=c.attention_resolutions,
         dtype=DTYPES[c.dtype],
+        remat=c.remat,
         make_prior=functools.partial(_create_prior, config, tuple(image_shape)),
     )
     models.check_shapes(model)
@@ -339,6 +400,25 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     c = config.optim
     return optim.create_optimizer(
         c.name, create_learning_rate(config), c.b1, c.b2, c.weight_decay, c.clip_norm
+    )
+
+
+def create_train_step(config: ConfigDict, image_shape: tuple[int, int, int]) -> Callable:
+    """One update, as `steps.make_train_step` returns it."""
+    c = config
+    return steps.make_train_step(
+        create_model(c, image_shape),
+        create_likelihood(c, image_shape[-1]),
+        create_optimizer(c),
+        create_kl_schedule(c),
+        create_learning_rate(c),
+        free_bits=c.kl.free_bits,
+        distortion_weight=distortion_weight(c, image_shape),
+        ema_decay=c.optim.ema_decay,
+        ema_warmup=c.optim.ema_warmup,
+        flip=c.data.flip,
+        frozen_vae=bool(c.vae_workdir),
+        accumulation_steps=c.train.accumulation_steps,
     )
 
 

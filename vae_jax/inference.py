@@ -22,8 +22,9 @@ class TrainedVAE:
 
     Images are uint8 [0, 255] or floating-point [0, 1], [N, H, W, C]; they come back as float32
     [0, 1]. A model of binary images sees draws from them, the same for the same position in the
-    argument. Work is done in batches of `batch_size`, the last one padded, over the devices of
-    `mesh`; results do not depend on either.
+    argument. Work is done in batches of `batch_size`, the last one padded, over the devices of the
+    steps' mesh; results do not depend on either. Where that mesh spans processes, all of them must
+    make the same calls.
 
     Attributes:
       model, likelihood, params: the parts; `params` as evaluated (EMA by default).
@@ -96,7 +97,7 @@ class TrainedVAE:
 
         A temperature other than 1 scales the prior's standard deviations: it is another model.
         """
-        return np.asarray(self._steps.sample_prior(self.params, key, n, temperature))
+        return sharding.fetch(self._steps.sample_prior(self.params, key, n, temperature))
 
     @property
     def prior_is_exact(self) -> bool:
@@ -204,7 +205,8 @@ class TrainedVAE:
             batch = [a[start : start + size] for a in arrays]
             padding = size - len(batch[0])
             padded = [np.concatenate([b, np.repeat(b[-1:], padding, axis=0)]) for b in batch]
-            results.append(jax.device_get(function(*padded)))
+            inputs = [sharding.put(p.__getitem__, p.shape, self._steps.mesh) for p in padded]
+            results.append(sharding.fetch(function(*inputs)))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 

@@ -1,4 +1,4 @@
-"""Around a process: its log, where it comes from, its workdir, signals that stop it."""
+"""Around a process: its log, its origin, its workdir, signals that stop it, other processes."""
 
 import contextlib
 import datetime
@@ -14,11 +14,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from typing import NoReturn
 
 import jax
 from absl import logging as absl_logging
 
+LOGGER = logging.getLogger(__name__)
+
 LOCK_FILE = ".lock"
+COMPILATION_CACHE = "~/.cache/vae_jax/compiled"
+HEARTBEAT_TIMEOUT = 30  # seconds after which a silent process counts as dead
+SHUTDOWN_TIMEOUT = 60  # seconds that a finished process waits for the others
 
 MAKE_ROOM = "Make room there and give the same command again."
 GIVE_ACCESS = "Give this user the right to read and write it, or name another place."
@@ -31,6 +37,10 @@ REMEDIES = {
 
 class WorkdirBusyError(RuntimeError):
     """Another process trains in the workdir."""
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the run cannot be reached."""
 
 
 def log_to_stderr(debug: bool = False) -> logging.Logger:
@@ -53,6 +63,88 @@ def log_to_stderr(debug: bool = False) -> logging.Logger:
     return logger
 
 
+def cache_compilations() -> None:
+    """Keeps compiled programs on disk, so that the same command again starts in seconds.
+
+    JAX's own variables come first: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        directory = pathlib.Path(COMPILATION_CACHE).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def join_processes(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Makes this process one of several that train together. Before JAX is used.
+
+    Args:
+      coordinator_address: host:port of process 0, the same for all.
+      num_processes: of the run.
+      process_id: of this one, from 0. All three None: found in the environment (SLURM, Open MPI).
+
+    Raises:
+      ValueError: some are given and others not, or they contradict one another.
+      ProcessLostError: the others could not be reached.
+    """
+    given = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ValueError(
+            f"--{', --'.join(missing)} must be given as well: coordinator_address (host:port of "
+            "process 0) and num_processes are the same for all processes, process_id is not."
+        )
+    if not missing and not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id = {process_id} must lie in [0, {num_processes - 1}], num_processes being "
+            f"{num_processes}."
+        )
+    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
+    try:
+        jax.distributed.initialize(
+            **given,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+        )
+    except (ValueError, RuntimeError) as error:  # JaxRuntimeError is one
+        if missing:
+            raise ValueError(
+                f"--distributed found no SLURM or Open MPI environment ({error}): give "
+                "--coordinator_address, --num_processes and --process_id."
+            ) from error
+        raise ProcessLostError(
+            f"process {process_id} could not join the others at {coordinator_address} ({error}): "
+            "start all of them within minutes, with the same address of process 0."
+        ) from error
+    LOGGER.info(
+        "Process %d of %d, devices: %d of %d. Should another one die, this one ends within %d s; "
+        "the same commands resume from the last checkpoint.",
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.device_count(),
+        HEARTBEAT_TIMEOUT,
+    )
+    if jax.process_index() > 0:
+        LOGGER.parent.setLevel(logging.WARNING)  # process 0 tells what all do
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the process with a message and exit code 1.
+
+    One of several ends at once: an orderly end would wait for the others, which may be gone, or
+    wait for this one. They notice that it is silent.
+    """
+    if jax.process_count() > 1:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.exit(message)
+
+
 def collect_provenance() -> dict[str, object]:
     """What a number needs besides its configuration to be reproduced."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -72,7 +164,8 @@ def collect_provenance() -> dict[str, object]:
         "git_modified_files": git("status", "--porcelain", "--untracked-files=no"),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
-        "devices": [device.device_kind for device in jax.local_devices()],
+        "devices": [device.device_kind for device in jax.devices()],
+        "num_processes": jax.process_count(),
         "processor": platform.processor() or platform.machine(),
     }
 
@@ -95,11 +188,11 @@ def describe_os_error(error: OSError, workdir: str | pathlib.Path) -> str:
     return f"{error.filename or workdir}: {reason}. {REMEDIES.get(error.errno, '')}".rstrip()
 
 
-def check_writable(directory: pathlib.Path) -> None:
-    """Raises a PermissionError unless a directory and what lies directly in it may be written."""
-    for path in (directory, *sorted(directory.iterdir())):
+def check_writable(directory: pathlib.Path, contents: bool = True) -> None:
+    """Raises a PermissionError unless a directory, and what lies directly in it, may be written."""
+    for path in (directory, *(sorted(directory.iterdir()) if contents else ())):
         needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
-        if not os.access(path, needed):
+        if not os.access(path, needed) and path.exists():  # another process may remove its own
             read_only = os.statvfs(path).f_flag & os.ST_RDONLY
             number = errno.EROFS if read_only else errno.EACCES
             raise PermissionError(number, os.strerror(number), str(path))

@@ -25,6 +25,11 @@ class TrainState:
     ema_params: Any
 
 
+def trained_part(params, frozen_vae: bool):
+    """What of the model's parameters is trained."""
+    return params["prior"] if frozen_vae else params
+
+
 def create_train_state(
     model: VAE,
     tx: optax.GradientTransformation,
@@ -39,7 +44,7 @@ def create_train_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=tx.init(params["prior"] if frozen_vae else params),
+        opt_state=tx.init(trained_part(params, frozen_vae)),
         # A true copy: the train step donates its input, and one buffer cannot be donated twice.
         ema_params=jax.tree.map(jnp.copy, params),
     )

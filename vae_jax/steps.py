@@ -6,6 +6,7 @@ Images enter as uint8 and become float32 in [0, 1] on the device.
 import functools
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,7 +17,7 @@ from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
 from vae_jax.schedules import Schedule
-from vae_jax.state import TrainState
+from vae_jax.state import TrainState, trained_part
 
 
 def to_unit_interval(images: jax.Array) -> jax.Array:
@@ -38,41 +39,76 @@ def _with_log_std(params, log_std: jax.Array, skip: jax.Array):
     return {**params, "decoder": {**params["decoder"], "log_std": new}}
 
 
+@flax.struct.dataclass
+class Batch:
+    """All that a training step is a function of besides its parameters.
+
+    Attributes:
+      x: what the model sees, float32 [B, H, W, C] in [0, 1].
+      noise: N(0, I) of the draws from the posterior, [B, *latent_shape].
+      prior_key: of what the prior draws for its loss.
+    """
+
+    x: jax.Array
+    noise: jax.Array
+    prior_key: jax.Array
+
+
 def prepare_batch(
-    likelihood: Likelihood, flip: bool, x: jax.Array, key: jax.Array, step: jax.typing.ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-    """(what the model sees of x [B,H,W,C] at a training step, key of its posterior's noise)."""
+    model: VAE,
+    likelihood: Likelihood,
+    flip: bool,
+    x: jax.Array,
+    key: jax.Array,
+    step: jax.typing.ArrayLike,
+) -> Batch:
+    """The batch of a training step from its images x [B, H, W, C] in [0, 1]."""
     flip_key, binarize_key, noise_key = jax.random.split(jax.random.fold_in(key, step), 3)
     if flip:
         x = random_flip(flip_key, x)
     if likelihood.binarize:
         x = jax.random.bernoulli(binarize_key, x).astype(jnp.float32)
-    return x, noise_key
+    noise = jax.random.normal(noise_key, (len(x), *model.latent_shape))
+    return Batch(x, noise, jax.random.fold_in(noise_key, 1))
+
+
+def split_batch(batch: Batch, num_parts: int) -> Batch:
+    """Parts of equal size along a new first axis of each attribute.
+
+    Part i has every num_parts-th image, so that each device keeps the images it has.
+    """
+
+    def split(array):
+        return array.reshape(-1, num_parts, *array.shape[1:]).swapaxes(0, 1)
+
+    parts = jnp.arange(num_parts)
+    prior_keys = jax.vmap(lambda i: jax.random.fold_in(batch.prior_key, i))(parts)
+    return Batch(split(batch.x), split(batch.noise), prior_keys)
 
 
 def _is_batch_optimal(likelihood: Likelihood) -> bool:
     return getattr(likelihood, "variance", None) == "batch_optimal"
 
 
-def _draw_and_score(model: VAE, params, x: jax.Array, noise_key: jax.Array):
+def _draw_and_score(model: VAE, params, batch: Batch):
     """(posterior, z drawn from it, the prior's loss at z, log p(z)); the last two [B]."""
-    posterior = model.apply({"params": params}, x, method="encode")
-    z = posterior.reparameterise(jax.random.normal(noise_key, posterior.mean.shape))
-    prior_key = jax.random.fold_in(noise_key, 1)
-    return posterior, z, *model.apply({"params": params}, z, prior_key, method="prior_loss")
+    posterior = model.apply({"params": params}, batch.x, method="encode")
+    z = posterior.reparameterise(batch.noise)
+    return posterior, z, *model.apply({"params": params}, z, batch.prior_key, method="prior_loss")
 
 
 def make_loss_fn(
     model: VAE, likelihood: Likelihood, free_bits: float = 0.0, distortion_weight: float = 1.0
 ) -> Callable:
-    """Returns (params, x, noise_key, kl_weight) -> (loss, (metrics, log_std or None)).
+    """Returns (params, batch, kl_weight) -> (loss, (metrics, log_std or None)).
 
-    `x` is what `prepare_batch` returns; the metrics are the terms of the bound, means over the
-    batch; log_std is that of a batch-optimal Gaussian.
+    The metrics are the terms of the bound, means over the batch; log_std is that of a batch-optimal
+    Gaussian.
     """
 
-    def loss_fn(params, x, noise_key, kl_weight):
-        posterior, z, _, log_prior = _draw_and_score(model, params, x, noise_key)
+    def loss_fn(params, batch: Batch, kl_weight):
+        x = batch.x
+        posterior, z, _, log_prior = _draw_and_score(model, params, batch)
         outputs = model.apply({"params": params}, z, method="decode")
         log_std = None
         if _is_batch_optimal(likelihood):
@@ -92,18 +128,41 @@ def make_prior_loss_fn(model: VAE) -> Callable:
     Draws of q(z | x) are new in each step.
     """
 
-    def loss_fn(params, x, noise_key, kl_weight):
+    def loss_fn(params, batch: Batch, kl_weight):
         del kl_weight
-        posterior, z, loss, log_prior = _draw_and_score(model, params, x, noise_key)
+        posterior, z, loss, log_prior = _draw_and_score(model, params, batch)
         rate = objectives.compute_rate(posterior, z, log_prior)
         return loss.mean(), ({"rate": rate.mean()}, None)
 
     return loss_fn
 
 
-def trained_part(params, frozen_vae: bool):
-    """What of the model's parameters is trained."""
-    return params["prior"] if frozen_vae else params
+def make_gradient_fn(loss_fn: Callable, frozen_vae: bool, num_parts: int = 1) -> Callable:
+    """Returns (params, batch, kl_weight) -> ((loss, (metrics, log_std or None)), gradients).
+
+    With `num_parts` above 1 these are means over equal parts of the batch (gradient accumulation):
+    the loss must then be a mean over images. A GPU holds one part at a time. On the CPU, where
+    loops around convolutions are slow (see `jit_train_steps`), they are unrolled: nothing is saved.
+    """
+
+    def gradient_fn(params, batch: Batch, kl_weight):
+        def loss_of_part(part):
+            return loss_fn(_with_trained_part(params, part, frozen_vae), batch, kl_weight)
+
+        part = trained_part(params, frozen_vae)
+        return jax.value_and_grad(loss_of_part, has_aux=True)(part)
+
+    def accumulated_gradient_fn(params, batch: Batch, kl_weight):
+        def add(total, part: Batch):
+            return jax.tree.map(jnp.add, total, gradient_fn(params, part, kl_weight)), None
+
+        parts = split_batch(batch, num_parts)
+        shapes = jax.eval_shape(gradient_fn, params, jax.tree.map(lambda p: p[0], parts), kl_weight)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, parts, unroll=jax.default_backend() == "cpu")
+        return jax.tree.map(lambda t: t / num_parts, total)
+
+    return gradient_fn if num_parts == 1 else accumulated_gradient_fn
 
 
 def _with_trained_part(params, part, frozen_vae: bool):
@@ -122,10 +181,12 @@ def make_train_step(
     ema_warmup: bool = True,
     flip: bool = False,
     frozen_vae: bool = False,
+    accumulation_steps: int = 1,
 ) -> Callable:
     """Returns (state, x [B,H,W,C] in [0,1], key) -> (state, metrics): one update, not jitted.
 
-    With `frozen_vae` only the prior is trained, by `make_prior_loss_fn`.
+    With `frozen_vae` only the prior is trained, by `make_prior_loss_fn`. Gradients are accumulated
+    over `accumulation_steps` parts of the batch.
 
     `key` is the run's train_key; the step folds its own number in, so that resuming needs no stored
     key.
@@ -136,17 +197,13 @@ def make_train_step(
         loss_fn = make_prior_loss_fn(model)
     else:
         loss_fn = make_loss_fn(model, likelihood, free_bits, distortion_weight)
+    gradient_fn = make_gradient_fn(loss_fn, frozen_vae, accumulation_steps)
 
     def train_step(state: TrainState, x: jax.Array, key: jax.Array):
-        x, noise_key = prepare_batch(likelihood, flip, x, key, state.step)
+        batch = prepare_batch(model, likelihood, flip, x, key, state.step)
         kl_weight = kl_schedule(state.step)
-
-        def loss_of_part(part):
-            params = _with_trained_part(state.params, part, frozen_vae)
-            return loss_fn(params, x, noise_key, kl_weight)
-
+        (loss, (of_bound, log_std)), grads = gradient_fn(state.params, batch, kl_weight)
         part = trained_part(state.params, frozen_vae)
-        (loss, (of_bound, log_std)), grads = jax.value_and_grad(loss_of_part, has_aux=True)(part)
         _, skipped_before = optim.num_skipped(state.opt_state)
         updates, opt_state = tx.update(grads, state.opt_state, part)
         params = optax.apply_updates(part, updates)
@@ -179,22 +236,24 @@ def make_train_step(
 
 
 def jit_train_steps(train_step: Callable, mesh: Mesh, steps_per_call: int) -> Callable:
-    """Returns jitted (state, images, indices [steps_per_call, B], key) -> (state, metrics [steps]).
+    """Returns jitted (state, images, batches, key) -> (state, metrics [steps_per_call]).
 
-    Step i of a call trains on images[indices[i]]: `images` (uint8 [N,H,W,C]) is the whole training
-    split resident on the device, or just the images of this call. The state is donated. One step
-    per call is no `lax.scan`: on the CPU backend a convolution inside a scan runs many times slower
+    Step i of a call trains on images[batches[i]], where `images` (uint8 [N,H,W,C]) is the training
+    split resident on the devices and `batches` int32 [steps_per_call, B]; or, where `images` is
+    None, on batches[i] itself (uint8 [steps_per_call,B,H,W,C]). The state is donated. One step per
+    call is no `lax.scan`: on the CPU backend a convolution inside a scan runs many times slower
     (github.com/jax-ml/jax/issues/12868).
     """
 
-    def one_step(images, key, state, batch_indices):
-        return train_step(state, to_unit_interval(images[batch_indices]), key)
+    def one_step(images, key, state, batch):
+        batch = batch if images is None else images[batch]
+        return train_step(state, to_unit_interval(batch), key)
 
-    def train_steps(state, images, indices, key):
+    def train_steps(state, images, batches, key):
         step = functools.partial(one_step, images, key)
         if steps_per_call > 1:
-            return jax.lax.scan(step, state, indices)
-        state, metrics = step(state, indices[0])
+            return jax.lax.scan(step, state, batches)
+        state, metrics = step(state, batches[0])
         return state, jax.tree.map(lambda m: m[None], metrics)
 
     everywhere, batched = sharding.replicated(mesh), sharding.split_axis(mesh, axis=1)
@@ -203,6 +262,7 @@ def jit_train_steps(train_step: Callable, mesh: Mesh, steps_per_call: int) -> Ca
         donate_argnums=0,
         in_shardings=(everywhere, everywhere, batched, everywhere),
         out_shardings=(everywhere, everywhere),
+        compiler_options=sharding.compiler_options(mesh),
     )
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from vae_jax import config as configuration
 from vae_jax import (
+    autotune,
     data,
     doctor,
     figures,
@@ -26,11 +26,13 @@ from vae_jax import (
     models,
     objectives,
     process,
+    profiling,
     sharding,
     state,
     steps,
     writers,
 )
+from vae_jax import config as configuration
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.inference import TrainedVAE
 
@@ -77,35 +79,29 @@ class Trainer:
     """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, evaluate_fn: EvaluateFn):
-        self._config, self._workdir, self._evaluate_fn = config, workdir, evaluate_fn
-        c = config.train
+        self._workdir, self._evaluate_fn = workdir, evaluate_fn
+        self._is_main = sharding.is_main_process()
+        self._mesh = sharding.create_mesh(jax.devices())
         self._train = configuration.load_split(config, "train")
         self._validation = configuration.load_split(config, "validation")
         image_shape = self._train.image_shape
-        self._mesh = sharding.create_mesh()
-        sharding.check_batch_size("train.batch_size", c.batch_size, self._mesh)
+        self._checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+        self._config = config = self._claim_workdir(config, image_shape)
+        c = config.train
         self._model = configuration.create_model(config, image_shape)
         self._likelihood = configuration.create_likelihood(config, image_shape[-1])
-        self._eval_steps = steps.EvalSteps(
-            self._model, self._likelihood, self._mesh, configuration.binarize_key(config)
-        )
+        self._eval_steps = self._create_eval_steps(self._mesh)
+        self._own_eval_steps = self._eval_steps  # of what the main process does alone
+        if self._mesh.is_multi_process:
+            self._own_eval_steps = self._create_eval_steps(sharding.create_mesh())
         init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
-        tx = configuration.create_optimizer(config)
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
-        self._checkpoints = Checkpoints(workdir, c.keep_checkpoints)
-        data_hash = data.hash_images([self._train, self._validation])
-        if self._checkpoints.steps():
-            configuration.check_unchanged(config, image_shape, workdir)
-            configuration.check_same_data(config, data_hash, workdir)
-        else:  # nothing to lose: an earlier start here came to no checkpoint
-            if config.vae_workdir:
-                configuration.check_same_data(config, data_hash, config.vae_workdir)
-            provenance = process.collect_provenance()
-            configuration.save(config, image_shape, provenance, workdir, data_hash)
-        self._state = self._create_or_restore_state(tx, init_key)
+        self._state = self._create_or_restore_state(init_key)
         # A step reached with fewer steps per call (on another backend) must not be jumped over.
         self._steps_per_call = math.gcd(configuration.steps_per_call(config), self.step)
-        self._train_steps = self._create_train_steps(tx)
+        self._train_steps = steps.jit_train_steps(
+            configuration.create_train_step(config, image_shape), self._mesh, self._steps_per_call
+        )
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
         self._images_timed, self._timer = 0, 0.0  # of the same window
         self._non_finite_located = False
@@ -123,11 +119,14 @@ class Trainer:
             LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
             return None
         images = self._resident_images()
+        tracer = profiling.StepTracer(self._workdir, first_step, self._steps_per_call)
+        quiet = None if self._is_main else True
         with (
-            writers.MetricWriter(self._workdir, first_step) as self._writer,
+            self._create_writer() as self._writer,
             process.catch_stop_signals() as received,
+            contextlib.closing(tracer),
             logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),
-            tqdm(total=c.num_steps, initial=first_step, disable=None, unit="step") as bar,
+            tqdm(total=c.num_steps, initial=first_step, disable=quiet, unit="step") as bar,
         ):
             self._timer = time.perf_counter()
             ends = range(first_step + self._steps_per_call, c.num_steps + 1, self._steps_per_call)
@@ -136,9 +135,13 @@ class Trainer:
                 bar.update(self._steps_per_call)
                 if step == ends[0]:
                     self._report_first_call()
-                stopping = bool(received)
+                if c.profile and self._is_main:
+                    tracer.after_call(step, self._state)
+                stopping = bool(received) and not self._mesh.is_multi_process
                 if step % c.log_every_steps == 0 or step == c.num_steps:
                     bar.set_postfix_str(self._log(step))
+                    # Processes that wait for one another must stop at the same step.
+                    stopping = sharding.any_process(bool(received))
                 elbo = None
                 # Also when stopping: the resumed run starts behind this step.
                 if step % c.eval_every_steps == 0 or step == c.num_steps:
@@ -149,12 +152,13 @@ class Trainer:
                     self._checkpoints.save(self._state, elbo if warm else None)
                 if stopping:
                     self._checkpoints.require_saved()
+                    number = received[0] if received else signal.SIGTERM  # of another process
                     LOGGER.info(
                         "Stopped by %s at step %d; the same command resumes there.",
-                        signal.Signals(received[0]).name,
+                        signal.Signals(number).name,
                         step,
                     )
-                    return received[0]
+                    return number
         self._checkpoints.require_saved()
         return None
 
@@ -162,26 +166,38 @@ class Trainer:
         """Waits for checkpoints under way."""
         self._checkpoints.close()
 
-    def _create_train_steps(self, tx: optax.GradientTransformation) -> Callable:
-        c = self._config
-        train_step = steps.make_train_step(
-            self._model,
-            self._likelihood,
-            tx,
-            configuration.create_kl_schedule(c),
-            configuration.create_learning_rate(c),
-            free_bits=c.kl.free_bits,
-            distortion_weight=configuration.distortion_weight(c, self._train.image_shape),
-            ema_decay=c.optim.ema_decay,
-            ema_warmup=c.optim.ema_warmup,
-            flip=c.data.flip,
-            frozen_vae=bool(c.vae_workdir),
-        )
-        return steps.jit_train_steps(train_step, self._mesh, self._steps_per_call)
+    def _claim_workdir(self, config: ConfigDict, image_shape) -> ConfigDict:
+        """The configuration with all numbers filled in, compared with the workdir's or saved there.
 
-    def _create_or_restore_state(
-        self, tx: optax.GradientTransformation, init_key: jax.Array
-    ) -> state.TrainState:
+        A run without checkpoints has nothing to lose and does not bind its workdir.
+        """
+        steps_done = self._checkpoints.steps()
+        if config.train.batch_size == configuration.AUTO:
+            if steps_done:
+                config = configuration.with_batch_size_of(self._workdir, config)
+            else:
+                config = autotune.resolve(config, image_shape, len(self._train), self._mesh)
+        sharding.check_batch_size(
+            "train.batch_size", config.train.batch_size, self._mesh, config.train.accumulation_steps
+        )
+        data_hash = data.hash_images([self._train, self._validation])
+        if steps_done:
+            configuration.check_unchanged(config, image_shape, self._workdir)
+            configuration.check_same_data(config, data_hash, self._workdir)
+            return config
+        if config.vae_workdir:
+            configuration.check_same_data(config, data_hash, config.vae_workdir)
+        if self._is_main:
+            provenance = process.collect_provenance()
+            configuration.save(config, image_shape, provenance, self._workdir, data_hash)
+        return config
+
+    def _create_eval_steps(self, mesh: Mesh) -> steps.EvalSteps:
+        key = configuration.binarize_key(self._config)
+        return steps.EvalSteps(self._model, self._likelihood, mesh, key)
+
+    def _create_or_restore_state(self, init_key: jax.Array) -> state.TrainState:
+        tx = configuration.create_optimizer(self._config)
         frozen = bool(self._config.vae_workdir)
         everywhere = sharding.replicated(self._mesh)
         fresh = jax.jit(
@@ -192,7 +208,8 @@ class Trainer:
         if restored is None:
             table = models.parameter_table(fresh.params)
             LOGGER.info("Parameters:\n%s", table)
-            (self._workdir / "parameters.md").write_text(table + "\n")
+            if self._is_main:
+                (self._workdir / "parameters.md").write_text(table + "\n")
             params = frozen_vae.set_initial_params(self._config, fresh.params, self._train)
             params = jax.device_put(params, everywhere)
             # Copies: the train step donates its input, and one buffer cannot be donated twice.
@@ -201,8 +218,11 @@ class Trainer:
         return restored
 
     def _resident_images(self) -> jax.Array | None:
-        """The training split on the device, or None where each call sends its own images."""
-        if not self._config.data.resident:
+        """The training split on the devices, or None where each call sends its own images.
+
+        With several processes it does: each one reads only what its devices work on.
+        """
+        if not self._config.data.resident or self._mesh.is_multi_process:
             return None
         everything = self._train.take(np.arange(len(self._train)))
         return jax.device_put(everything, sharding.replicated(self._mesh))
@@ -212,9 +232,13 @@ class Trainer:
         first = last_step - self._steps_per_call
         indices = np.stack([self._batch_indices(step) for step in range(first, last_step)])
         if images is None:
-            images = self._train.take(indices.reshape(-1))
-            indices = np.arange(indices.size, dtype=np.int32).reshape(indices.shape)
-        self._state, metrics = self._train_steps(self._state, images, indices, self._train_key)
+            shape = (*indices.shape, *self._train.image_shape)
+            batches = sharding.put(
+                lambda rows: self._train.take(indices[:, rows]), shape, self._mesh, axis=1
+            )
+        else:
+            batches = indices
+        self._state, metrics = self._train_steps(self._state, images, batches, self._train_key)
         self._window.append(metrics)
 
     def _report_first_call(self) -> None:
@@ -245,7 +269,7 @@ class Trainer:
             scalars["images_per_second"] = images / (time.perf_counter() - self._timer)
         texts = {}
         skipping = c.train.diagnose and metrics["skipped_in_a_row"].any()
-        if skipping and not self._non_finite_located:
+        if skipping and self._is_main and not self._non_finite_located:
             self._non_finite_located = True
             texts["non_finite"] = self._locate_non_finite(step, metrics["skipped_in_a_row"])
         self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
@@ -256,9 +280,9 @@ class Trainer:
         try:
             check_not_diverged(metrics, step, c.optim.max_skipped_in_a_row)
         except TrainingDivergedError:
-            if c.train.diagnose:
+            if c.train.diagnose and self._is_main:
                 with contextlib.suppress(OSError):
-                    self._diagnose(None)
+                    self._diagnose()
             raise
         self._timer = time.perf_counter()
         return text
@@ -267,11 +291,20 @@ class Trainer:
         """Writes a summary, the diagnosis and the curves; returns the validation ELBO."""
         start = time.perf_counter()
         c = self._config
-        vae = self._make_vae(self._state.ema_params if c.eval.use_ema else self._state.params)
-        summary = self._evaluate_fn(vae, self._validation)
+        params = self._state.ema_params if c.eval.use_ema else self._state.params
+        summary = self._evaluate_fn(self._make_vae(params, self._eval_steps), self._validation)
+        if self._is_main:
+            self._record(step, summary)
+        elbo = summary.scalars["elbo"]
+        LOGGER.info("step %d: validation ELBO %.2f nats", step, elbo)
+        self._timer += time.perf_counter() - start  # not of the images per second
+        return elbo
+
+    def _record(self, step: int, summary: writers.Summary) -> None:
+        """Writes an evaluation, the diagnosis after it, its pictures and the curves so far."""
         self._writer.write(step, "validation", summary)
-        if c.train.diagnose:  # from records that include this one
-            diagnosis = self._diagnose(vae)
+        if self._config.train.diagnose:  # from records that include this one
+            diagnosis = self._diagnose(with_model=True)
             self._writer.write(
                 step, "validation", writers.Summary({}, texts={"diagnosis": diagnosis})
             )
@@ -279,10 +312,6 @@ class Trainer:
         for name, image in summary.images.items():
             figures.save_image(self._workdir / "images" / f"{name}_{step:08d}.png", image)
         figures.save_curves(self._workdir / "curves.png", writers.read_metrics(self._workdir))
-        elbo = summary.scalars["elbo"]
-        LOGGER.info("step %d: validation ELBO %.2f nats", step, elbo)
-        self._timer += time.perf_counter() - start  # not of the images per second
-        return elbo
 
     def _locate_non_finite(self, last_step: int, skipped_in_a_row: np.ndarray) -> str:
         """Names the first non-finite tensor at the first of the skipped updates of this window.
@@ -293,8 +322,13 @@ class Trainer:
         c = self._config
         step = last_step - len(skipped_in_a_row) + int(np.argmax(skipped_in_a_row > 0))  # 0-based
         images = self._train.take(self._batch_indices(step))
-        x, noise_key = steps.prepare_batch(
-            self._likelihood, c.data.flip, steps.to_unit_interval(images), self._train_key, step
+        batch = steps.prepare_batch(
+            self._model,
+            self._likelihood,
+            c.data.flip,
+            steps.to_unit_interval(images),
+            self._train_key,
+            step,
         )
         if c.vae_workdir:
             loss_fn = steps.make_prior_loss_fn(self._model)
@@ -307,30 +341,34 @@ class Trainer:
             )
         kl_weight = float(configuration.create_kl_schedule(c)(step))
         try:
-            name = doctor.first_non_finite(
-                self._model, loss_fn, self._state.params, x, noise_key, kl_weight
-            )
+            params = jax.device_get(self._state.params)
+            name = doctor.first_non_finite(self._model, loss_fn, params, batch, kl_weight)
         except Exception as error:  # such as memory: the step is not compiled here
             LOGGER.exception("The first non-finite tensor could not be found; training goes on.")
             name = f"not found ({type(error).__name__})"
         return f"{name or 'not seen again with the present parameters'}, step {step + 1}"
 
-    def _diagnose(self, vae: TrainedVAE | None) -> str:
-        """Writes the diagnosis of the run so far, without a model that of its records alone.
+    def _diagnose(self, with_model: bool = False) -> str:
+        """Writes the diagnosis of the run so far, of its records alone or of its model as well.
 
-        Returns it as text. A defect in it must not end a training of hours.
+        Returns it as text. A defect in it must not end a training of hours. The main process works
+        alone here, on devices of its own.
         """
         c = self._config
         try:
             if self._image_findings is None:  # the images do not change
                 self._image_findings = doctor.diagnose_images([self._train, self._validation])
+            evaluated, raw = None, None
+            if with_model:
+                raw = self._make_own_vae(self._state.params)
+                evaluated = self._make_own_vae(self._state.ema_params) if c.eval.use_ema else raw
             diagnosis = doctor.diagnose(
                 c,
                 writers.read_metrics(self._workdir),
                 self._train,
                 self._validation,
-                vae,
-                self._make_vae(self._state.params) if vae and c.eval.use_ema else None,
+                evaluated,
+                raw if c.eval.use_ema else None,
                 self._image_findings,
             )
             diagnosis.write(self._workdir)
@@ -341,10 +379,22 @@ class Trainer:
             return f"failed: {type(error).__name__}: {error}"
         return str(diagnosis)
 
-    def _make_vae(self, params) -> TrainedVAE:
-        return TrainedVAE(
-            self._model, self._likelihood, params, self._config, self.step, self._eval_steps
+    def _create_writer(self) -> writers.MetricWriter | writers.NoWriter:
+        return (
+            writers.MetricWriter(self._workdir, self.step) if self._is_main else writers.NoWriter()
         )
+
+    def _make_vae(self, params, eval_steps: steps.EvalSteps) -> TrainedVAE:
+        return TrainedVAE(
+            self._model, self._likelihood, params, self._config, self.step, eval_steps
+        )
+
+    def _make_own_vae(self, params) -> TrainedVAE:
+        """One that this process can use without the others."""
+        if self._mesh.is_multi_process:
+            everywhere = sharding.replicated(self._own_eval_steps.mesh)
+            params = jax.device_put(jax.device_get(params), everywhere)
+        return self._make_vae(params, self._own_eval_steps)
 
 
 def train_and_evaluate(
@@ -369,15 +419,28 @@ def train_and_evaluate(
       CheckpointNotSavedError: the last one, at the end or when stopped, could not be written.
       OSError: `workdir` cannot be made or written, or there is no room for the run's records.
       TrainingDivergedError: too many updates in a row had non-finite gradients.
+      ProcessLostError: another process of the run has ended.
     """
     config = frozen_vae.complete_config(config)
     configuration.validate(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    process.check_writable(workdir)
-    with process.lock_workdir(workdir):
+    is_main = sharding.is_main_process()
+    if is_main:
+        process.check_writable(workdir)
+    with process.lock_workdir(workdir) if is_main else contextlib.nullcontext():
         trainer = Trainer(config, workdir, evaluate_fn)
         try:
-            return trainer.run()
-        finally:
-            trainer.close()
+            stopped_by = trainer.run()
+        except BaseException as error:
+            if jax.process_count() == 1:
+                trainer.close()
+            elif isinstance(error, Exception) and not isinstance(error, TrainingDivergedError):
+                raise process.ProcessLostError(
+                    f"process {jax.process_index()} of {jax.process_count()} lost another one, "
+                    f"whose log says why, or failed itself ({error}). The same commands resume "
+                    "from the last checkpoint."
+                ) from error
+            raise  # of several: closing would wait for the others
+        trainer.close()
+        return stopped_by

@@ -137,3 +137,16 @@ class MetricWriter:
         except ResourceExhaustedError as error:
             number, path = errno.ENOSPC, self._workdir / "tensorboard"
             raise OSError(number, os.strerror(number), str(path)) from error
+
+
+class NoWriter:
+    """Writes nothing: of the processes that are not the main one."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def write(self, step: int, prefix: str, summary: Summary) -> None:
+        pass

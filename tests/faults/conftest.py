@@ -7,11 +7,9 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import REPOSITORY, config_flags, python_environment
+from conftest import REPOSITORY, config_flags, read_state, user_environment
 
-from vae_jax import config as configuration
-from vae_jax.checkpoints import DIRECTORY, Checkpoints
-from vae_jax.state import create_train_state
+from vae_jax.checkpoints import DIRECTORY
 from vae_jax.writers import read_metrics
 
 # The tiny configuration with a checkpoint at every other step, and without the doctor for speed.
@@ -34,7 +32,8 @@ class Runs:
     def __init__(self, data_dir: pathlib.Path, cache: pathlib.Path):
         self.data_dir = data_dir
         self._environment = {
-            **python_environment(),
+            **user_environment(),
+            "JAX_ENABLE_COMPILATION_CACHE": "1",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -85,19 +84,6 @@ def undisturbed(runs, tmp_path_factory) -> pathlib.Path:
     completed = runs.train(workdir)
     assert completed.returncode == 0, completed.stderr
     return workdir
-
-
-def read_state(workdir: pathlib.Path, which="latest"):
-    config = configuration.load(workdir)
-    model = configuration.create_model(config, configuration.load_image_shape(workdir))
-    tx = configuration.create_optimizer(config)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
-    template = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
-    )
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore(template, which)
 
 
 def read_records(workdir: pathlib.Path) -> list[dict]:

@@ -7,34 +7,34 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from vae_jax.models import VAE
+from vae_jax.steps import Batch
 
 
 def first_non_finite(
-    model: VAE, loss_fn: Callable, params, x: jax.Array, noise_key: jax.Array, kl_weight: float
+    model: VAE, loss_fn: Callable, params, batch: Batch, kl_weight: float
 ) -> str | None:
     """Runs one step op by op and names the first tensor with an infinite or undefined value.
 
     Args:
       model, params: of the step.
       loss_fn: as from `steps.make_loss_fn`.
-      x: its images as the model sees them, float32 [B, H, W, C].
-      noise_key: of the draw from the posterior.
+      batch: its images as the model sees them, and its noise.
       kl_weight: of its loss.
 
     Returns:
       What it is, with the path of its module; None where all are finite.
     """
-    for name, value in _tensors(model, loss_fn, params, x, noise_key, kl_weight):
+    for name, value in _tensors(model, loss_fn, params, batch, kl_weight):
         if not jnp.isfinite(value).all():
             return name
     return None
 
 
-def _tensors(model, loss_fn, params, x, noise_key, kl_weight) -> Iterator[tuple[str, jax.Array]]:
+def _tensors(model, loss_fn, params, batch, kl_weight) -> Iterator[tuple[str, jax.Array]]:
     """(name, tensor) in the order of the computation: parameters, forward pass, gradients."""
     for path, value in flatten_dict(params, sep="/").items():
         yield f"parameter {path}", value
-    yield "images", x
+    yield "images", batch.x
 
     def apply(method, argument):
         return model.apply(
@@ -45,13 +45,13 @@ def _tensors(model, loss_fn, params, x, noise_key, kl_weight) -> Iterator[tuple[
             mutable=["intermediates"],
         )
 
-    posterior, encoder = apply("encode", x)
+    posterior, encoder = apply("encode", batch.x)
     yield from _named_outputs(encoder)
-    z = posterior.reparameterise(jax.random.normal(noise_key, posterior.mean.shape))
+    z = posterior.reparameterise(batch.noise)
     yield "latent z", z
     _, decoder = apply("decode", z)
     yield from _named_outputs(decoder)
-    gradients, (metrics, _) = jax.grad(loss_fn, has_aux=True)(params, x, noise_key, kl_weight)
+    gradients, (metrics, _) = jax.grad(loss_fn, has_aux=True)(params, batch, kl_weight)
     for name in ("distortion", "rate"):
         if name in metrics:  # nothing is decoded to train a prior alone
             yield name, metrics[name]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from vae_jax.blocks import (
     NUM_HEADS,
     AttentionBlock,
+    PositionWise,
     ResidualBlock,
     depth_to_space,
     group_norm,
@@ -28,18 +29,26 @@ MIN_STD = 1e-4
 
 
 class Stage(nn.Module):
-    """`num_blocks` residual blocks at one resolution, then self-attention where asked for."""
+    """`num_blocks` residual blocks at one resolution, then self-attention where asked for.
+
+    With `remat` the backward pass computes each block's activations anew instead of keeping them.
+    """
 
     num_blocks: int
     attention_resolutions: tuple[int, ...]
     dtype: jnp.dtype
+    remat: bool = False
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        for _ in range(self.num_blocks):
-            h = ResidualBlock(dtype=self.dtype)(h)
+        def create(block: type[nn.Module], number: int) -> nn.Module:
+            name = f"{block.__name__}_{number}"  # nn.remat would give another
+            return (nn.remat(block) if self.remat else block)(dtype=self.dtype, name=name)
+
+        for i in range(self.num_blocks):
+            h = create(ResidualBlock, i)(h)
         if h.shape[1] in self.attention_resolutions:
-            h = AttentionBlock(dtype=self.dtype)(h)
+            h = create(AttentionBlock, 0)(h)
         return h
 
 
@@ -52,6 +61,7 @@ class Encoder(nn.Module):
     patch_size: int
     attention_resolutions: tuple[int, ...]
     dtype: jnp.dtype
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> DiagonalGaussian:
@@ -59,9 +69,15 @@ class Encoder(nn.Module):
         h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")(h)
         for i, width in enumerate(self.widths):
             if i > 0:
-                h = nn.Dense(width, dtype=self.dtype, name=f"downsample_{i}")(space_to_depth(h, 2))
+                h = PositionWise(width, dtype=self.dtype, name=f"downsample_{i}")(
+                    space_to_depth(h, 2)
+                )
             h = Stage(
-                self.num_blocks[i], self.attention_resolutions, self.dtype, name=f"stage_{i}"
+                self.num_blocks[i],
+                self.attention_resolutions,
+                self.dtype,
+                self.remat,
+                name=f"stage_{i}",
             )(h)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         if len(self.latent_shape) == 1:
@@ -86,6 +102,7 @@ class Decoder(nn.Module):
     attention_resolutions: tuple[int, ...]
     has_log_std: bool
     dtype: jnp.dtype
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -99,10 +116,16 @@ class Decoder(nn.Module):
             h = nn.Conv(self.widths[-1], (3, 3), dtype=self.dtype, name="stem")(h)
         for i in range(last, -1, -1):
             h = Stage(
-                self.num_blocks[i], self.attention_resolutions, self.dtype, name=f"stage_{i}"
+                self.num_blocks[i],
+                self.attention_resolutions,
+                self.dtype,
+                self.remat,
+                name=f"stage_{i}",
             )(h)
             if i > 0:
-                upsample = nn.Dense(4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}")
+                upsample = PositionWise(
+                    4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}"
+                )
                 h = depth_to_space(upsample(h), 2)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         num_maps = self.num_outputs - int(self.has_log_std)
@@ -130,6 +153,7 @@ class VAE(nn.Module):
       patch_size: side of the pixel patches that the first stage sees as one position.
       attention_resolutions: heights of feature maps that are followed by self-attention.
       dtype: of activations; parameters, the last layers and outputs are float32.
+      remat: whether the backward pass computes activations anew, for less memory and more time.
       make_prior: from the encoder, which the prior may share, to p(z); None: N(0, I).
     """
 
@@ -142,6 +166,7 @@ class VAE(nn.Module):
     patch_size: int = 2
     attention_resolutions: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
     make_prior: Callable[[nn.Module], Prior] | None = None
 
     def setup(self):
@@ -152,6 +177,7 @@ class VAE(nn.Module):
             patch_size=self.patch_size,
             attention_resolutions=self.attention_resolutions,
             dtype=self.dtype,
+            remat=self.remat,
         )
         self.decoder = Decoder(
             image_shape=self.image_shape,
@@ -162,6 +188,7 @@ class VAE(nn.Module):
             patch_size=self.patch_size,
             attention_resolutions=self.attention_resolutions,
             dtype=self.dtype,
+            remat=self.remat,
         )
         make_prior = self.make_prior
         self.prior = make_prior(self.encoder) if make_prior else StandardNormal(self.latent_shape)

@@ -11,14 +11,12 @@ processes at a time, it shares the fits among them, and the last one writes the 
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import logging
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -46,7 +44,6 @@ LOGGER = logging.getLogger("vae_jax.priors.compare")  # __name__ is __main__ as 
 DIRECTORY, FIT_FILE = "priors", "fit.json"
 NUM_SHOWN = 20  # samples of each prior, at temperature 1, in the picture
 AGGREGATE = "decoded aggregate posterior"
-SAMPLE_COLUMNS = ("fid", "kid", "precision", "recall")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Row:
     """A prior at a temperature.
 
     Attributes:
-      name: of the prior's configuration.
+      name: of the prior's configuration; unlike that of any other prior in the table.
       temperature: of its samples.
       workdir: of its run; that of the VAE for the prior it was trained with.
     """
@@ -102,11 +99,14 @@ class Comparison:
       num_iw_images: test images for the importance-weighted bound.
       weights: of the Inception network.
       data_dir: where datasets lie, if not where the VAE's training found them.
+
+    Raises:
+      ValueError: the weights end before the features that distances are of.
     """
 
     def __init__(
         self,
-        get_config,
+        get_config: Callable[[str], ConfigDict],
         workdir: pathlib.Path,
         names: Sequence[str],
         tempered: Sequence[tuple[str, float]],
@@ -121,11 +121,10 @@ class Comparison:
         self._configs = {name: self._complete(get_config(name)) for name in names}
         own = configuration.load(workdir).prior.name
         fitted = [Row(name, 1.0, self._directory / name) for name in names]
-        of_name = {own: workdir, **{row.name: row.workdir for row in fitted}}
-        self.rows = [Row(own, 1.0, workdir), *fitted]
-        self.rows += [Row(name, value, of_name[name]) for name, value in tempered]
-        taps = [tap for tap in sample_quality.TAPS if tap in weights.available_taps]
-        self._tap = taps[0]
+        label = f"{own}, trained with the VAE" if own in names else own
+        self.rows = [Row(label, 1.0, workdir), *fitted]
+        self.rows += [Row(name, value, self._directory / name) for name, value in tempered]
+        self._tap = _best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
 
     def _complete(self, config: ConfigDict) -> ConfigDict:
@@ -245,6 +244,17 @@ class Comparison:
         return "\n".join([*lines, "", protocol, ""])
 
 
+def _best_tap(weights: inception_weights.InceptionWeights) -> int:
+    for tap in sample_quality.TAPS:
+        if tap in weights.available_taps:
+            return tap
+    raise ValueError(
+        f"the Inception weights at hand have the features {weights.available_taps}, but distances "
+        f"need one of {sample_quality.TAPS}: give --inception_weights=FILE, from "
+        f"{' or '.join(inception_weights.URLS)}."
+    )
+
+
 def _cells(row: Mapping) -> list[str]:
     samples = row["samples"]
 
@@ -267,17 +277,6 @@ def _cells(row: Mapping) -> list[str]:
         f"{row['fit_seconds'] / 60:.1f}" if "fit_seconds" in row else "",
         f"{row['samples_per_second']:.0f}" if "samples_per_second" in row else "",
     ]
-
-
-def _load_module(path: pathlib.Path) -> ModuleType:
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(f"--config={path}: no such Python file; one is configs/*_prior.py.")
-    specification = importlib.util.spec_from_file_location("prior_config", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={path} lacks get_config: see configs/fashion_mnist_prior.py.")
-    return module
 
 
 def _parse_tempered(text: str, names: Sequence[str]) -> list[tuple[str, float]]:
@@ -315,8 +314,11 @@ def main(arguments: list[str] | None = None) -> None:
         weights = inception_weights.find_or_download(
             args.inception_weights, pathlib.Path(data_dir).expanduser()
         )
+        config_module = configuration.load_module(
+            args.config, ("get_config",), "configs/fashion_mnist_prior.py"
+        )
         comparison = Comparison(
-            _load_module(pathlib.Path(args.config)).get_config,
+            config_module.get_config,
             args.workdir,
             names,
             _parse_tempered(args.tempered, names),

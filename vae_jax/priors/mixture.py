@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.priors.base import Prior
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 # Accelerators otherwise round the factors of a product to 8 or 11 bits.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -131,11 +131,11 @@ class FullGaussianMixture(Prior):
             log_det = jnp.log(jnp.abs(jnp.diagonal(cholesky))).sum()
             return sum_event(normal_log_prob(whitened, 0.0, 0.0)) + log_det
 
-        # One component at a time: a few products [B, D] x [D, D], and memory for one.
         # Fitted as a whole: no training step is to change it.
         logits, means, cholesky = jax.lax.stop_gradient(
             (self.logits, self.means, jnp.triu(self.precision_cholesky))
         )
+        # One component at a time: a few products [B, D] x [D, D], and memory for one.
         log_probs = jax.lax.map(component_log_prob, (means, cholesky))
         return logsumexp(jax.nn.log_softmax(logits)[:, None] + log_probs, axis=0)
 
@@ -213,7 +213,7 @@ def fit_full_mixture(z: np.ndarray, num_components: int, seed: int) -> dict[str,
         warnings.filterwarnings("ignore", ".*did not converge", ConvergenceWarning)
         model.fit(z)
     if not model.converged_:
-        logger.warning(
+        LOGGER.warning(
             "The mixture of %d Gaussians has not converged in %d iterations of EM.",
             num_components,
             model.n_iter_,
