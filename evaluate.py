@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
+    process.cache_compilations()
     # GPUs would round float32 products to TensorFloat-32: the bound is not to depend on the device.
     jax.config.update("jax_default_matmul_precision", "highest")
     workdir = pathlib.Path(FLAGS.workdir)

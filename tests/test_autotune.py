@@ -4,9 +4,9 @@ import logging
 
 import jax
 import pytest
-from conftest import IMAGE_SHAPE, NUM_TRAIN, config_flags, make_config, run_python
+from conftest import config_flags, run_python
 
-from vae_jax import autotune, sharding
+from vae_jax import autotune
 from vae_jax import config as configuration
 
 
@@ -67,18 +67,6 @@ def test_candidates(num_images, divisor, sizes):
     assert autotune.batch_sizes(num_images, divisor) == sizes
 
 
-def test_real_speeds_are_measured(data_dir, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, logger="vae_jax")
-    monkeypatch.setattr(autotune, "SECONDS", 0.01)
-    config = make_config(data_dir, train__batch_size="auto")
-    resolved = autotune.resolve(config, IMAGE_SHAPE, NUM_TRAIN, sharding.create_mesh())
-    assert resolved.train.batch_size in (16, 32, 64)
-    assert resolved.train.steps_per_call == 1  # on CPU
-    assert config.train.batch_size == "auto" and resolved.is_locked
-    configuration.validate(resolved)
-    assert "train.batch_size = 32: " in caplog.text
-
-
 def test_resumed_run_keeps_the_batch_size_it_found(data_dir, tmp_path):
     steps = {"num_steps": 2, "eval_every_steps": 2, "checkpoint_every_steps": 1}
     flags = config_flags(
@@ -92,7 +80,7 @@ def test_resumed_run_keeps_the_batch_size_it_found(data_dir, tmp_path):
     assert first.returncode == 0, first.stderr
     assert "train.batch_size = 16: " in first.stderr and "images/s" in first.stderr
     found = configuration.load(tmp_path / "run").train.batch_size
-    assert isinstance(found, int) and f"train.batch_size = {found} is used." in first.stderr
+    assert found in (16, 32, 64) and f"train.batch_size = {found} is used." in first.stderr
     second = run_python(*command)
     assert second.returncode == 0, second.stderr
     assert "is already trained to step 2" in second.stderr and "images/s" not in second.stderr

@@ -1,0 +1,62 @@
+"""Milliseconds that the devices take to add up a model's gradients: what data parallelism costs.
+
+    python -m benchmarks.all_reduce                        # over the devices of this host
+    python -m benchmarks.all_reduce --coordinator_address=HOST:PORT --num_processes=N --process_id=I
+
+The same flags as train.py's, one command for each process. Prints, for the gradients of each
+configuration in float32, the median of the rounds and the bandwidth of a ring, 2 (n - 1) / n times
+the bytes over the time.
+"""
+
+import argparse
+import time
+
+import jax
+import numpy as np
+
+from vae_jax import process, sharding
+
+# Parameters of the models; benchmarks/train.py prints them.
+NUM_PARAMETERS = {"demo": 943_652, "fashion_mnist": 1_387_872, "cifar10": 18_956_420}
+NUM_ROUNDS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.all_reduce", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--coordinator_address")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    options = vars(parser.parse_args())
+    if options["coordinator_address"]:
+        process.join_processes(**options)
+    mesh = sharding.create_mesh(jax.devices())
+    if sharding.is_main_process():
+        print(f"{mesh.size} devices ({mesh.devices.flat[0].device_kind})")
+    for name, size in NUM_PARAMETERS.items():
+        seconds = measure(mesh, size)
+        gigabytes = 2 * (mesh.size - 1) / mesh.size * 4 * size / 1e9
+        if sharding.is_main_process():
+            print(
+                f"{name}: {size:,} gradients, {1e3 * seconds:.2f} ms, "
+                f"{gigabytes / seconds:.2f} GB/s"
+            )
+
+
+def measure(mesh: jax.sharding.Mesh, size: int) -> float:
+    """Seconds of one all-reduce, the median."""
+    gradients = sharding.put(
+        lambda rows: np.ones((rows.stop - rows.start, size), np.float32), (mesh.size, size), mesh
+    )
+    add = jax.jit(lambda g: g.sum(axis=0), out_shardings=sharding.replicated(mesh))
+    times = []
+    for _ in range(NUM_ROUNDS + 1):  # the first compiles
+        start = time.perf_counter()
+        jax.block_until_ready(add(gradients))
+        times.append(time.perf_counter() - start)
+    np.testing.assert_array_equal(sharding.fetch(add(gradients)), mesh.size)
+    return float(np.median(times[1:]))
+
+
+if __name__ == "__main__":
+    main()
