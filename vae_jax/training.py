@@ -180,16 +180,18 @@ class Trainer:
         sharding.check_batch_size(
             "train.batch_size", config.train.batch_size, self._mesh, config.train.accumulation_steps
         )
-        data_hash = data.hash_images([self._train, self._validation])
         if steps_done:
             configuration.check_unchanged(config, image_shape, self._workdir)
+        if not self._is_main:
+            return config
+        data_hash = data.hash_images([self._train, self._validation])  # reads all of them
+        if steps_done:
             configuration.check_same_data(config, data_hash, self._workdir)
             return config
         if config.vae_workdir:
             configuration.check_same_data(config, data_hash, config.vae_workdir)
-        if self._is_main:
-            provenance = process.collect_provenance()
-            configuration.save(config, image_shape, provenance, self._workdir, data_hash)
+        provenance = process.collect_provenance()
+        configuration.save(config, image_shape, provenance, self._workdir, data_hash)
         return config
 
     def _create_eval_steps(self, mesh: Mesh) -> steps.EvalSteps:
