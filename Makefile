@@ -33,7 +33,7 @@ bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception 
 	$(PY) -m benchmarks.fid
 
 bench-train: $(VENV)/.requirements-dev ## images per second of training, beside PyTorch and flax's example
-	$(PY) -m benchmarks.train
+	$(PY) -m benchmarks.train --output=workdir/bench_train.json
 
 lint: $(VENV)/.requirements-dev ## check style with ruff
 	$(PY) -m ruff check .

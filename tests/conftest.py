@@ -91,7 +91,6 @@ def user_environment(num_devices: int = 1) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(num_devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_ENABLE_COMPILATION_CACHE": "0",  # the user's own
         # Nothing listens there, so that a download fails at once.
         **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
         "no_proxy": "127.0.0.1",  # where several processes meet
@@ -143,6 +142,18 @@ def read_state(workdir: pathlib.Path, which="latest"):
     )
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(template, which)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """One for all processes that the tests start: most of them compile the same programs."""
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # of all workers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,7 @@ def test_figure_opens(trained_runs):
     check_figure(trained_runs[0] / "ablation.png")
 
 
+@pytest.mark.long
 def test_killed_run_resumes_and_comes_to_the_same(trained_runs, data_dir, tmp_path, monkeypatch):
     def die(vae, split) -> Summary:
         if vae.step > EVAL_EVERY:

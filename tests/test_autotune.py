@@ -4,9 +4,9 @@ import logging
 
 import jax
 import pytest
-from conftest import config_flags, run_python
+from conftest import IMAGE_SHAPE, NUM_TRAIN, config_flags, make_config, run_python
 
-from vae_jax import autotune
+from vae_jax import autotune, sharding
 from vae_jax import config as configuration
 
 
@@ -67,6 +67,17 @@ def test_candidates(num_images, divisor, sizes):
     assert autotune.batch_sizes(num_images, divisor) == sizes
 
 
+def test_numbers_take_the_place_of_auto(data_dir, monkeypatch):
+    speeds = {(16, 1): 10.0, (32, 1): 20.0, (64, 1): 20.5}
+    monkeypatch.setattr(autotune, "_measure", lambda _, __, ___, *numbers: speeds[numbers])
+    config = make_config(data_dir, train__batch_size="auto")
+    resolved = autotune.resolve(config, IMAGE_SHAPE, NUM_TRAIN, sharding.create_mesh())
+    assert (resolved.train.batch_size, resolved.train.steps_per_call) == (32, 1)
+    assert config.train.batch_size == "auto" and resolved.is_locked
+    configuration.validate(resolved)
+
+
+@pytest.mark.long
 def test_resumed_run_keeps_the_batch_size_it_found(data_dir, tmp_path):
     steps = {"num_steps": 2, "eval_every_steps": 2, "checkpoint_every_steps": 1}
     flags = config_flags(

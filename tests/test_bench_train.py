@@ -31,6 +31,7 @@ def run_benchmark(tmp_path, programs: list[str]):
     return json.loads(output.read_text()), process.stdout
 
 
+@pytest.mark.long
 def test_end_to_end(tmp_path):
     programs = [OURS, FLAX_EXAMPLE]
     if importlib.util.find_spec("torch"):

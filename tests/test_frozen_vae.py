@@ -29,7 +29,8 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.state import TrainState, create_train_state
 from vae_jax.writers import Summary, read_metrics
 
-LEARNED = priors.PRIORS[1:]
+LONG = ("flow", "ex_post_mixture")
+LEARNED = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in priors.PRIORS[1:]]
 LATENT_SHAPE, NUM_STEPS = (4, 4, 2), 8
 SHORT = {
     "train__num_steps": NUM_STEPS,

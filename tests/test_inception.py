@@ -171,7 +171,7 @@ def test_the_network_runs_as_far_as_the_last_tap(weights):
 @IGNORE_DISP
 # Some channels are zero for all images, others nearly the same: pytorch-fid is used to that.
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", [pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"])
 def test_distance_at_tap_64_is_that_of_pytorch_fid(network, weights, name):
     x, y = np.split(real_images(name, 2 * 66), 2)
     stem = InceptionWeights({layer: weights.layers[layer] for layer in STEM})

@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 from benchmarks import doctor_table
 
 PATHOLOGIES = doctor_table.load_pathologies()
-# One of each way to a finding: by the model, by the records, by a run that diverged; and none.
+# One of each way to a finding: by the model, by a run that diverged; and none.
 # Every finding has quick tests on constructed examinations, records or images: test_doctor_*.py.
-SHORT = {"posterior_collapse", "undertrained", "non_finite", "healthy_gaussian"}
+SHORT = {"posterior_collapse", "non_finite", "healthy_gaussian"}
 CASES = [pytest.param(n, marks=[pytest.mark.long] * (n not in SHORT)) for n in PATHOLOGIES]
 
 

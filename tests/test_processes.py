@@ -172,6 +172,7 @@ def test_each_process_reads_only_its_part_of_each_batch(two):
         np.testing.assert_array_equal(np.concatenate(parts), expected(step))
 
 
+@pytest.mark.long
 def test_a_signal_to_one_stops_both_at_one_step_and_another_number_of_processes_resumes(
     data_dir, tmp_path, trained_workdir
 ):
@@ -200,12 +201,13 @@ def test_death_of_one_ends_the_other_and_the_run_resumes(
     # JAX's runtime may be the first to notice, and ends the process itself.
     messages = ("lost another one, whose log says why", "another task died")
     assert any(message in survivor.stderr for message in messages), survivor.stderr
-    resumed = train(workdir, flags, num_processes=2)
-    assert [e.returncode for e in resumed] == [0, 0], [e.stderr for e in resumed]
-    assert "Resuming from step " in resumed[0].stderr
+    (resumed,) = train(workdir, flags, num_processes=1)  # the number need not be the same
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming from step " in resumed.stderr
     assert_same_state(workdir, trained_workdir)
 
 
+@pytest.mark.long
 def test_damaged_checkpoint_is_set_aside_by_one_and_all_take_the_one_before(
     data_dir, tmp_path, trained_workdir
 ):

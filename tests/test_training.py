@@ -333,7 +333,10 @@ def test_start_that_came_to_no_checkpoint_does_not_bind_the_workdir(data_dir, tm
 # A prior learned with the VAE; one on a frozen VAE is in test_frozen_vae.py
 
 
-@pytest.mark.parametrize("name", ["vamp", "mixture", "flow", "diffusion"])
+@pytest.mark.parametrize(
+    "name",
+    ["vamp", *(pytest.param(n, marks=pytest.mark.long) for n in ("mixture", "flow", "diffusion"))],
+)
 def test_joint_training_moves_every_parameter_of_model_and_prior(
     data_dir, tmp_path, monkeypatch, name
 ):

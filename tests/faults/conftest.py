@@ -27,17 +27,10 @@ WITHOUT_TENSORFLOW = 'sys.modules["tensorflow"] = None  # saves seconds'
 
 
 class Runs:
-    """Starts scripts of the repository; a cache of compiled functions makes restarts quick."""
+    """Starts scripts of the repository."""
 
-    def __init__(self, data_dir: pathlib.Path, cache: pathlib.Path):
+    def __init__(self, data_dir: pathlib.Path):
         self.data_dir = data_dir
-        self._environment = {
-            **user_environment(),
-            "JAX_ENABLE_COMPILATION_CACHE": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
 
     def start(
         self, script: str, *arguments, fault: str = "", prefix=(), tensorflow: bool = False
@@ -47,7 +40,7 @@ class Runs:
         return subprocess.Popen(
             [*map(str, prefix), sys.executable, "-c", code, script, *map(str, arguments)],
             cwd=REPOSITORY,
-            env=self._environment,
+            env=user_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,8 +66,8 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def runs(data_dir, tmp_path_factory) -> Runs:
-    return Runs(data_dir, tmp_path_factory.mktemp("compiled"))
+def runs(data_dir) -> Runs:
+    return Runs(data_dir)
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def undisturbed_long(runs, tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.long
 def test_kill_while_a_checkpoint_is_written(runs, undisturbed, tmp_path):
     random = np.random.default_rng(1)
     killed = kill_and_resume(runs, tmp_path / "run", undisturbed, [WRITING] * 2, random)
