@@ -65,18 +65,7 @@ class JaxProgram:
 
         model = configuration.create_model(config, image_shape)
         tx = configuration.create_optimizer(config)
-        train_step = steps.make_train_step(
-            model,
-            configuration.create_likelihood(config, image_shape[-1]),
-            tx,
-            configuration.create_kl_schedule(config),
-            configuration.create_learning_rate(config),
-            free_bits=config.kl.free_bits,
-            distortion_weight=configuration.distortion_weight(config, image_shape),
-            ema_decay=config.optim.ema_decay,
-            ema_warmup=config.optim.ema_warmup,
-            flip=config.data.flip,
-        )
+        train_step = configuration.create_train_step(config, image_shape)
         mesh = sharding.create_mesh([self.device])
         everywhere = sharding.replicated(mesh)
         self.steps_per_call = configuration.steps_per_call(config)

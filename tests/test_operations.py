@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from benchmarks import operations
 from configs import default, demo
 from vae_jax import config as configuration
-from vae_jax import state, steps
+from vae_jax import state
 
 VECTOR = {"model.latent_shape": (5,), "model.widths": (8, 16), "model.num_blocks": (0, 2)}
 GRID = {
@@ -27,13 +27,7 @@ def lowered_step(config: ConfigDict, image_shape: tuple[int, int, int], batch_si
     """(model, what tracing a training step gives)."""
     model = configuration.create_model(config, image_shape)
     tx = configuration.create_optimizer(config)
-    train_step = steps.make_train_step(
-        model,
-        configuration.create_likelihood(config, image_shape[-1]),
-        tx,
-        configuration.create_kl_schedule(config),
-        configuration.create_learning_rate(config),
-    )
+    train_step = configuration.create_train_step(config, image_shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(lambda key: state.create_train_state(model, tx, key), key)
     x = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
