@@ -33,7 +33,7 @@ from benchmarks import operations, train_worker
 from benchmarks.train_worker import FLAX_EXAMPLE, OURS, PROGRAMS, TORCH_MODES, Job
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = ("demo", "fashion_mnist", "cifar10", "celeba")
+CONFIGS = ("demo", "fashion_mnist_binary", "cifar10", "celeba")
 FOR_GPUS = ("cifar10", "celeba")
 CPU_BATCH_SIZE = 8  # of the configurations for GPUs, on a CPU
 MATRIX_SIZE = {"cpu": 2048, "gpu": 8192}

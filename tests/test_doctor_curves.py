@@ -102,7 +102,7 @@ def test_healthy_records_give_nothing():
 
 
 def test_records_of_the_committed_run_give_nothing():
-    workdir = REPOSITORY / "workdir" / "fashion_mnist"
+    workdir = REPOSITORY / "workdir" / "fashion_mnist_binary"
     records = read_metrics(workdir)
     assert max(r["step"] for r in records) == 26_000
     assert find(records, configuration.load(workdir)) == []

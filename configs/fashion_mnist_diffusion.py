@@ -1,0 +1,21 @@
+"""Fashion-MNIST, the diffusion prior of the reference run, on the VAE of configs/fashion_mnist.py.
+
+    python train.py --config=configs/fashion_mnist_diffusion.py \
+        --config.vae_workdir=workdir/fashion_mnist_vae --workdir=workdir/fashion_mnist
+
+The same network and objective as `fashion_mnist_prior.py:diffusion_simple`, for fewer steps.
+Results: README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import fashion_mnist_prior
+
+
+def get_config() -> ConfigDict:
+    """The rest of the half hour."""
+    config = fashion_mnist_prior.get_config("diffusion_simple")
+    config.train.num_steps = 3500
+    config.train.eval_every_steps = 500
+    config.train.checkpoint_every_steps = 500
+    return config
