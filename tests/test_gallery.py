@@ -361,7 +361,9 @@ def test_a_second_time_everything_is_the_same(vae, test_split, galleries):
     for failures in gallery.create(vae, test_split, 7):
         first = galleries[failures.ranking.name]
         assert gallery.to_json(failures) == gallery.to_json(first)
-        assert gallery.markdown([failures]) == gallery.markdown([first])
+        assert gallery.markdown([gallery.describe(failures)]) == gallery.markdown(
+            [gallery.describe(first)]
+        )
         np.testing.assert_array_equal(gallery.draw(failures), gallery.draw(first))
 
 

@@ -127,7 +127,7 @@ def test_no_hypothesis_without_a_number(failures):
     for failure in failures.failures:
         found = text.hypothesis(failure)
         assert found == text.NOTHING or re.search(r": -?[\d.]+( nats)? \(-?[\d.]+\)", found)
-    lines = gallery.markdown([failures])
+    lines = gallery.markdown([gallery.describe(failures)])
     for line in lines:
         if line.startswith("- **"):
             assert re.match(r"- \*\*\d+ of 16: ", line) and "of 16 at random" in line
@@ -159,7 +159,7 @@ def tables_of(lines) -> list[list[list[str]]]:
 
 
 def test_every_failure_has_a_row(failures):
-    (table,) = tables_of(gallery.markdown([failures]))
+    (table,) = tables_of(gallery.markdown([gallery.describe(failures)]))
     head, separator, *body = table
     assert head[:4] == ["", "image", "class", "badness, nats"]
     assert set(separator) == {"---"} and {len(row) for row in table} == {len(head)}
@@ -173,17 +173,19 @@ def test_every_failure_has_a_row(failures):
 
 
 def test_counts_add_up_to_the_failures(failures):
-    items = [line for line in gallery.markdown([failures]) if line.startswith("- **")]
+    items = [
+        line for line in gallery.markdown([gallery.describe(failures)]) if line.startswith("- **")
+    ]
     counts = [int(re.match(r"- \*\*(\d+) of 16: ", item)[1]) for item in items]
     assert sum(counts) == NUM_FAILURES and len(items) == 3
     assert text.NOTHING in items[-1]
     for name, count in zip(("strong things", "weak things"), counts, strict=False):
-        (table,) = tables_of(gallery.markdown([failures]))
+        (table,) = tables_of(gallery.markdown([gallery.describe(failures)]))
         assert sum(row[4].startswith(name) for row in table[2:]) == count
 
 
 def test_section_tells_candidates_score_and_what_was_not_offered(failures):
-    section = "\n".join(gallery.markdown([failures]))
+    section = "\n".join(gallery.markdown([gallery.describe(failures)]))
     assert section.startswith("## Failure gallery\n")
     assert "\n### Worst things\n" in section and "What they are." in section
     median = text.format_number(np.median(failures.ranking.values), "nats")
@@ -202,7 +204,7 @@ def test_low_scores_may_be_the_worst():
 
 def test_sections_of_all_galleries_follow_each_other(failures):
     other = choose(make_ranking(name="other", heading="Others"), 3)
-    lines = gallery.markdown([failures, other])
+    lines = gallery.markdown([gallery.describe(failures), gallery.describe(other)])
     assert [line for line in lines if line.startswith("#")] == [
         *("## Failure gallery", "### Worst things", "### Others")
     ]

@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "vae_jax"
 # module here, but for commands that use all of the package.
 COMMANDS = {"priors/compare.py": "priors.compare"}
 LAYERS = (
-    {"schedules", "distributions", "figures", "data_sources"},
+    {"schedules", "distributions", "figures", "tables", "data_sources"},
     {"sharding", "process", "writers", "profiling"},
     {"blocks"},
     {"priors"},
@@ -26,12 +26,13 @@ LAYERS = (
     {"training", "evaluation"},
     {"sample_quality"},
     {"gallery"},
+    {"report_content"},
     {"report"},
     {"ablation", "priors.compare"},
 )
 SEES_CONFIG_DICT = {
     *{"config", "doctor", "inference", "frozen_vae", "training", "evaluation", "report"},
-    *{"ablation", "autotune", "priors.compare"},
+    *{"report_content", "ablation", "autotune", "priors.compare"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/report.py: how numbers are written down."""
+"""Tests of vae_jax/report.py and report_content.py: how numbers are written down."""
 
 import dataclasses
 import json
@@ -10,11 +10,12 @@ import pytest
 from conftest import make_config
 from PIL import Image
 
-from vae_jax import gallery, report
+from vae_jax import gallery, report, report_content
 from vae_jax.evaluation import Metric
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.ranking import Ranking
 from vae_jax.sample_quality import SETS
+from vae_jax.tables import Table
 
 ELBO = Metric(
     value=-234.567,
@@ -41,11 +42,11 @@ METRICS = {"elbo": ELBO, "active_units": UNITS}
     ],
 )
 def test_value_is_written_with_error_and_unit(metric, text):
-    assert report.format_value(metric) == text
+    assert report_content.format_value(metric) == text
 
 
 def test_table_keeps_its_columns_where_a_protocol_has_bars():
-    for line in report.markdown_table(METRICS).splitlines():
+    for line in report_content.metric_table(METRICS).to_markdown()[:-1]:
         cells = re.split(r"(?<!\\)\|", line)
         assert len(cells) == 4 + 2  # and what stands before the first bar and behind the last
 
@@ -58,7 +59,7 @@ def test_summary_has_every_number_and_the_paths(tmp_path):
     (directory / report.METRICS_FILE).write_text(json.dumps(content))
     text = report.summarise(directory)
     for metric in METRICS.values():
-        assert report.format_value(metric) in text
+        assert report_content.format_value(metric) in text
     assert "checkpoint of step 7" in text
     assert str(directory / "images" / "samples.png") in text
 
@@ -121,8 +122,12 @@ def tables_of(text: str) -> list[list[list[str]]]:
     return tables
 
 
+def markdown_of(tables: list[Table]) -> str:
+    return "\n".join(line for table in tables for line in table.to_markdown())
+
+
 def test_every_kind_of_features_has_a_table_for_each_split():
-    tables = tables_of("\n".join(report.sample_tables(make_sample_metrics())))
+    tables = tables_of(markdown_of(report_content.sample_tables(make_sample_metrics())))
     heads = {tuple(table[0]) for table in tables}
     assert len(tables) == len(heads)
     assert heads == {
@@ -140,7 +145,7 @@ def test_every_kind_of_features_has_a_table_for_each_split():
 
 
 def test_cells_hold_values_with_their_errors():
-    tables = tables_of("\n".join(report.sample_tables(make_sample_metrics())))
+    tables = tables_of(markdown_of(report_content.sample_tables(make_sample_metrics())))
     head, _, *body = next(table for table in tables if "`kid`" in table[0])
     assert head == ["against test", "images", "`fid`", "`kid`", "`inception_score`"]
     for row, (label, value) in zip(body, DISTANCES.items(), strict=True):
@@ -150,13 +155,13 @@ def test_cells_hold_values_with_their_errors():
 
 @pytest.mark.parametrize("value", [0.00012345, 0.012345, 1.2345, 123.45, 1234.5])
 def test_distance_of_any_size_has_four_digits(value):
-    text = report._format_sample_value(dataclasses.replace(DISTANCE, value=value))
+    text = report_content.format_sample_value(dataclasses.replace(DISTANCE, value=value))
     assert abs(float(text) / value - 1) < 5e-4
     assert len(text.replace(".", "").lstrip("0")) <= 4
 
 
 def test_sample_tables_name_the_protocol_and_the_sets():
-    text = "\n".join(report.sample_tables(make_sample_metrics()))
+    text = markdown_of(report_content.sample_tables(make_sample_metrics()))
     for label in (*DISTANCES, "test"):
         assert f"`{label}`: " + SETS[label].replace("|", r"\|") in text
     assert text.count("p|q, 768 features") == 5  # once below each table
@@ -165,15 +170,15 @@ def test_sample_tables_name_the_protocol_and_the_sets():
 
 
 def test_without_sample_metrics_there_are_no_tables():
-    assert report.sample_tables(METRICS) == []
-    assert report.three_distances(METRICS) == []
+    assert report_content.sample_tables(METRICS) == []
+    assert report_content.three_distances(METRICS) == []
 
 
 def test_without_a_frechet_distance_there_is_no_reading():
     metrics = make_distances(DISTANCES, name="kid")
-    assert report.three_distances(metrics) == []
+    assert report_content.three_distances(metrics) == []
     against_train = make_distances({"samples": 41.0, "sample_means": 39.0, "test": 2.0}, "train")
-    assert report.three_distances(metrics | against_train) == []
+    assert report_content.three_distances(metrics | against_train) == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +195,7 @@ def test_without_a_frechet_distance_there_is_no_reading():
 @pytest.mark.parametrize("name", ["fid", "clean_fid_768"])
 def test_reading_names_what_stands_out(changes, suspect, costs, name):
     distances = {**DISTANCES, **changes}
-    text = "\n".join(report.three_distances(make_distances(distances, name=name)))
+    text = markdown_of(report_content.three_distances(make_distances(distances, name=name)))
     ((head, _, *body),) = tables_of(text)
     assert head[0] == f"`{name}` against test"
     assert [row[1:] for row in body] == [
@@ -210,21 +215,21 @@ def test_reading_does_not_rest_on_biased_distances():
         name: dataclasses.replace(metric, protocol="7 images, biased: singular covariance")
         for name, metric in make_distances(DISTANCES).items()
     }
-    assert report.three_distances(biased) == []
+    assert report_content.three_distances(biased) == []
     sound = make_distances(DISTANCES, name="fid_768")
-    assert "`fid_768` against test" in report.three_distances(biased | sound)[0]
+    assert "`fid_768` against test" in report_content.three_distances(biased | sound)[0].titles
 
 
 def test_reading_takes_one_kind_of_features_only():
     metrics = make_distances(DISTANCES, name="fid")
     metrics |= make_distances(dict.fromkeys(DISTANCES, 1000.0), name="clean_fid")
-    assert "1000" not in "\n".join(report.three_distances(metrics))
+    assert "1000" not in markdown_of(report_content.three_distances(metrics))
 
 
 def test_reading_is_left_out_where_a_distance_is_missing():
     """There may be fewer training images than features, and so no floor, but a distance else."""
     distances = {label: value for label, value in DISTANCES.items() if label != "train"}
-    assert report.three_distances(make_distances(distances)) == []
+    assert report_content.three_distances(make_distances(distances)) == []
 
 
 @pytest.fixture
@@ -316,7 +321,10 @@ def test_galleries_are_written_as_pictures_text_and_numbers(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), gallery.draw(of_kind))
         assert f"](images/{path.name})" in text
     section = text.split("\n## Failure gallery\n")[1].split("\n## ")[0]
-    assert f"## Failure gallery\n{section}".strip() == "\n".join(gallery.markdown(failures)).strip()
+    assert (
+        f"## Failure gallery\n{section}".strip()
+        == "\n".join(gallery.markdown([*map(gallery.describe, failures)])).strip()
+    )
     assert len(tables_of(section)[0]) == 2 + 4 and len(tables_of(section)[1]) == 2 + 6
     content = json.loads((tmp_path / report.GALLERY_FILE).read_text())
     assert content == [gallery.to_json(of_kind) for of_kind in failures]
@@ -331,6 +339,8 @@ def test_without_galleries_there_is_no_section_and_an_earlier_file_is_emptied(tm
     assert json.loads((tmp_path / report.GALLERY_FILE).read_text()) == []
 
 
-def test_summary_of_an_evaluation_without_gallery_file(written):
-    (written / report.GALLERY_FILE).unlink()
-    assert report.GALLERY_FILE not in report.summarise(written)
+@pytest.mark.parametrize("name", [report.GALLERY_FILE])
+def test_summary_names_what_earlier_versions_did_not_write_only_where_it_is(written, name):
+    assert str(written / name) in report.summarise(written)
+    (written / name).unlink()
+    assert name not in report.summarise(written)

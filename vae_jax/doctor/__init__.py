@@ -4,13 +4,14 @@ python -m vae_jax.doctor --workdir=workdir/demo     # exit code 1 where a findin
 """
 
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE, Diagnosis, diagnose
-from vae_jax.doctor.findings import Finding
+from vae_jax.doctor.findings import NO_FINDINGS, Finding
 from vae_jax.doctor.images import diagnose_images
 from vae_jax.doctor.non_finite import first_non_finite
 from vae_jax.doctor.workdir import diagnose_workdir
 
 __all__ = [
     "FIGURE_FILE",
+    "NO_FINDINGS",
     "REPORT_FILE",
     "Diagnosis",
     "Finding",

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 SEVERITIES = ("severe", "warning", "note")
+NO_FINDINGS = "Nothing was found."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,16 @@ class Finding:
     def is_severe(self) -> bool:
         return self.severity == "severe"
 
+    @property
+    def details(self) -> dict[str, str]:
+        """What a report lists of it, by name."""
+        panel = f" (panel: {self.panel})" if self.panel else ""
+        return {
+            "Evidence": f"{self.evidence}{panel}",
+            "Threshold": self.threshold,
+            "Remedy": self.remedy,
+        }
+
     def __str__(self) -> str:
         """One line, for a log."""
         return f"{self.severity}: {self.name}: {self.evidence} Remedy: {self.remedy}"
@@ -52,16 +63,13 @@ def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
 def to_markdown(findings: Sequence[Finding]) -> list[str]:
     """Lines: one block per finding; a sentence where there is none."""
     if not findings:
-        return ["Nothing was found.", ""]
+        return [NO_FINDINGS, ""]
     lines = []
     for finding in findings:
         lines += [
             f"**{finding.severity}: {finding.name}.** {finding.meaning}",
             "",
-            f"- Evidence: {finding.evidence}"
-            + (f" (panel: {finding.panel})" * bool(finding.panel)),
-            f"- Threshold: {finding.threshold}",
-            f"- Remedy: {finding.remedy}",
+            *(f"- {name}: {text}" for name, text in finding.details.items()),
             "",
         ]
     return lines

@@ -1,11 +1,14 @@
 """What is written about failures: numbers, captions, Markdown, and the same for machines."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 from vae_jax.gallery.failures import Failure, FailureSet
 from vae_jax.gallery.hypotheses import MIN_WORSE, Attribute, Group, share_worse
+from vae_jax.tables import Table
 
+TITLE = "Failure gallery"
 NOTHING = "no measured attribute stands out"
 HOW_TO_READ = (
     "A hypothesis is a measured attribute in which the failure lies beyond the 95th percentile of "
@@ -15,6 +18,27 @@ HOW_TO_READ = (
     "how many of as many candidates picked at random would have it. A hypothesis goes along with "
     "failure; that it is the cause is not proved."
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A gallery in words.
+
+    Attributes:
+      name: of the picture.
+      heading: of the section.
+      description: in whole sentences.
+      groups: for each hypothesis how many failures have it, and the evidence that follows.
+      not_offered: what was measured in vain; may be empty.
+      table: of the failures.
+    """
+
+    name: str
+    heading: str
+    description: str
+    groups: Sequence[tuple[str, str]]
+    not_offered: str
+    table: Table
 
 
 def format_number(value: float, unit: str) -> str:
@@ -73,20 +97,20 @@ def headline(failures: FailureSet) -> str:
     )
 
 
-def _describe_group(group: Group, failures: FailureSet) -> str:
-    """One item of the list of counts."""
+def _describe_group(group: Group, failures: FailureSet) -> tuple[str, str]:
+    """The count of its hypothesis, and the evidence."""
     ranking, num = failures.ranking, len(failures.failures)
     count = f"{len(group.rows)} of {num}"
     at_random = f"{group.num_expected:.1f} of {num} at random"
     if group.attribute is None:
-        return f"- **{count}: {NOTHING}** ({at_random})"
+        return f"{count}: {NOTHING}", f" ({at_random})"
     a = group.attribute
     detail = a.detail(group.rows)
     detail = f" ({detail})" if detail else ""
     side = "below" if a.is_low else "above"
     tail, other = (format_number(v, ranking.unit) for v in (group.tail_score, group.other_score))
-    return (
-        f"- **{count}: {a.hypothesis}**{detail}; {at_random}. {_capitalised(a.measure)}: median "
+    return f"{count}: {a.hypothesis}", (
+        f"{detail}; {at_random}. {_capitalised(a.measure)}: median "
         f"{format_number(group.median, a.unit)}, of all candidates "
         f"{format_number(a.median, a.unit)}. Median {ranking.score} of the "
         f"{a.is_tail.sum():,} {ranking.candidates} {side} {format_number(a.threshold, a.unit)}: "
@@ -98,19 +122,14 @@ def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _table(failures: FailureSet) -> list[str]:
+def _table(failures: FailureSet) -> Table:
     """A row for each failure."""
     ranking = failures.ranking
     unit = f", {ranking.unit}" if ranking.unit else ""
     names = failures.failures[0].about
-    titles = [
-        "",
-        *names,
-        f"{ranking.score}{unit}",
-        "hypothesis (median of all)",
-        "stands out also in",
-    ]
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    score = f"{ranking.score}{unit}"
+    titles = ("", *names, score, "hypothesis (median of all)", "stands out also in")
+    rows = []
     for i, failure in enumerate(failures.failures, start=1):
         others = "; ".join(
             f"{a.hypothesis}: {_value_and_median(a, failure.row)}" for a in failure.explanation[1:]
@@ -119,39 +138,41 @@ def _table(failures: FailureSet) -> list[str]:
         about = [
             format_number(v, "") if isinstance(v, float) else str(v) for v in failure.about.values()
         ]
-        cells = [str(i), *about, score, hypothesis(failure), others]
-        escaped = [cell.replace("|", r"\|") for cell in cells]  # a bare one would end the cell
-        lines.append(f"| {' | '.join(escaped)} |")
-    return lines
+        rows.append((str(i), *about, score, hypothesis(failure), others))
+    return Table(titles, rows)
 
 
-def markdown(galleries: Sequence[FailureSet]) -> list[str]:
-    """Lines of the section; none without galleries. The pictures are images/NAME.png."""
-    if not galleries:
+def describe(failures: FailureSet) -> Section:
+    """What there is to say of a gallery."""
+    ranking = failures.ranking
+    return Section(
+        name=ranking.name,
+        heading=ranking.heading,
+        description=f"{len(failures.failures)} of {len(ranking.values):,} {ranking.candidates}; "
+        f"median {ranking.score} of all: {format_number(ranking.median, ranking.unit)}. "
+        f"{ranking.description}",
+        groups=[_describe_group(group, failures) for group in failures.groups],
+        not_offered=_not_offered(failures),
+        table=_table(failures),
+    )
+
+
+def markdown(sections: Sequence[Section]) -> list[str]:
+    """Lines of the galleries; none without. The pictures are images/NAME.png."""
+    if not sections:
         return []
-    lines = ["## Failure gallery", "", HOW_TO_READ, ""]
-    for failures in galleries:
-        ranking = failures.ranking
-        lines += [
-            f"### {ranking.heading}",
-            "",
-            f"{len(failures.failures)} of {len(ranking.values):,} {ranking.candidates}; median "
-            f"{ranking.score} of all: {format_number(ranking.median, ranking.unit)}. "
-            f"{ranking.description}",
-            "",
-            *(_describe_group(group, failures) for group in failures.groups),
-            "",
-            *_not_offered(failures),
-            f"![{ranking.heading}](images/{ranking.name}.png)",
-            "",
-            *_table(failures),
-            "",
-        ]
+    lines = [f"## {TITLE}", "", HOW_TO_READ, ""]
+    for section in sections:
+        lines += [f"### {section.heading}", "", section.description, ""]
+        lines += [f"- **{count}**{evidence}" for count, evidence in section.groups]
+        lines += ["", *([section.not_offered, ""] if section.not_offered else [])]
+        lines += [f"![{section.heading}](images/{section.name}.png)", ""]
+        lines += section.table.to_markdown()
     return lines
 
 
-def _not_offered(failures: FailureSet) -> list[str]:
-    """A line on what was measured in vain, with the number that decided."""
+def _not_offered(failures: FailureSet) -> str:
+    """What was measured in vain, with the number that decided; empty where nothing was."""
     ranking = failures.ranking
     worse = {
         a.hypothesis: share_worse(a, ranking.badness, failures.rows)
@@ -159,16 +180,15 @@ def _not_offered(failures: FailureSet) -> list[str]:
         if a not in failures.offered
     }
     if not worse:
-        return []
+        return ""
     described = (
         f"{name} (none stands out)" if share is None else f"{name} ({share:.0%})"
         for name, share in worse.items()
     )
-    return [
+    return (
         "Measured and not offered as hypothesis, with the share of the pairs in which one that "
-        f"stands out is worse: {', '.join(described)}.",
-        "",
-    ]
+        f"stands out is worse: {', '.join(described)}."
+    )
 
 
 def to_json(failures: FailureSet) -> dict:
