@@ -1,8 +1,8 @@
 """Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo
 
 Everything it needs is in the workdir; eval/ there receives metrics.json, gallery.json, report.md,
-diagnosis.md and images/. Sample metrics belong to the test split; the Inception weights are
-downloaded on first use.
+report.html, diagnosis.md and images/. Sample metrics belong to the test split; the Inception
+weights are downloaded on first use.
 """
 
 import pathlib

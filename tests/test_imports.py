@@ -27,6 +27,7 @@ LAYERS = (
     {"sample_quality"},
     {"gallery"},
     {"report_content"},
+    {"html_report"},
     {"report"},
     {"ablation", "priors.compare"},
 )
@@ -89,6 +90,7 @@ def test_imports_run_downward(module):
         ("tensorflow", {"writers"}),
         ("tensorflow_datasets", {"data_sources"}),
         ("matplotlib", {"figures"}),
+        ("jinja2", {"html_report"}),
         ("ml_collections", SEES_CONFIG_DICT),
         ("absl.flags", set()),
         ("absl.app", set()),

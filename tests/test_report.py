@@ -339,7 +339,7 @@ def test_without_galleries_there_is_no_section_and_an_earlier_file_is_emptied(tm
     assert json.loads((tmp_path / report.GALLERY_FILE).read_text()) == []
 
 
-@pytest.mark.parametrize("name", [report.GALLERY_FILE])
+@pytest.mark.parametrize("name", [report.GALLERY_FILE, report.HTML_FILE])
 def test_summary_names_what_earlier_versions_did_not_write_only_where_it_is(written, name):
     assert str(written / name) in report.summarise(written)
     (written / name).unlink()

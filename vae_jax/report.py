@@ -1,4 +1,4 @@
-"""Writes an evaluation down: metrics.json, gallery.json, images/ and report.md.
+"""Writes an evaluation down: metrics.json, gallery.json, images/, report.md and report.html.
 
 python -m vae_jax.report workdir/demo     # prints the numbers of an evaluation again
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import doctor, figures, gallery
+from vae_jax import doctor, figures, gallery, html_report
 from vae_jax.evaluation import Metric
 from vae_jax.report_content import (
     CURVES_FILE,
@@ -26,6 +26,7 @@ from vae_jax.report_content import (
 METRICS_FILE = "metrics.json"
 GALLERY_FILE = "gallery.json"
 REPORT_FILE = "report.md"
+HTML_FILE = "report.html"
 
 
 def is_evaluated(directory: pathlib.Path) -> bool:
@@ -55,7 +56,7 @@ def summarise(directory: pathlib.Path) -> str:
         values = (f"{name} {format_sample_value(m)}" for name, m in row.items())
         rows.append(f"  {pair:<{width}}  {'  '.join(values)}")
     # Evaluations of earlier versions lack some of these.
-    others = [directory / n for n in (GALLERY_FILE,) if (directory / n).exists()]
+    others = [directory / n for n in (HTML_FILE, GALLERY_FILE) if (directory / n).exists()]
     pictures = [directory.parent / CURVES_FILE, *sorted((directory / "images").glob("*.png"))]
     return "\n".join(
         [
@@ -76,7 +77,7 @@ def write_evaluation(
     failures: Sequence[gallery.FailureSet] = (),
     diagnosis: doctor.Diagnosis | None = None,
 ) -> None:
-    """Writes images/*.png, gallery.json, diagnosis.*, report.md and, last, metrics.json.
+    """Writes images/*.png, gallery.json, diagnosis.*, report.* and, last, metrics.json.
 
     Args:
       directory: created if missing.
@@ -97,6 +98,7 @@ def write_evaluation(
         diagnosis.write(directory)
     content = create_content(config, metrics, grids, notes, failures, diagnosis)
     (directory / REPORT_FILE).write_text(_to_markdown(content))
+    (directory / HTML_FILE).write_text(html_report.render(content, directory), encoding="utf-8")
     galleries = [gallery.to_json(of_kind) for of_kind in failures]
     (directory / GALLERY_FILE).write_text(json.dumps(galleries, indent=2) + "\n")
     numbers = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
