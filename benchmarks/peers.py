@@ -1,0 +1,337 @@
+"""Our model beside pythae's, on the same images, for the same time, through the same metrics.
+
+    python -m benchmarks.peers --minutes=30                       # or: make bench-peers
+
+Trains what is not yet trained (ours with train.py, in two runs, the VAE and the prior), then
+compares samples and reconstructions: table.json, table.md, samples.png and reconstructions.png.
+The same command again goes on where it was stopped; in several processes, each with CPUs of its
+own (`taskset -c 0 …`), it shares the trainings, and the last one measures.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import pythae_models
+from vae_jax import config as configuration
+from vae_jax import data, evaluation, figures, inference, process, sample_quality
+from vae_jax.metrics import inception_weights, reconstruction
+from vae_jax.metrics.features import FeatureExtractor, FeatureSet
+from vae_jax.metrics.reference import reference_features
+from vae_jax.tables import Table
+
+LOGGER = logging.getLogger("benchmarks.peers")
+REPOSITORY = pathlib.Path(__file__).parents[1]
+FIT_FILE, DONE_FILE, INFO_FILE = "fit.json", "done", "info.json"
+FILE_NAME = str.maketrans({" ": "_", ",": "", "+": "and"})
+OURS, FLOOR = "vae_jax", "real training images: the floor"
+# The row's label, the trained model and its sampler.
+PEERS = {
+    "pythae VAE, N(0, I)": ("vae", "normal"),
+    "pythae VAE + mixture of 10": ("vae", "gmm"),
+    "pythae VAE + second stage": ("vae", "two_stage"),
+    "pythae RAE-L2 + mixture of 10": ("rae_l2", "gmm"),
+    "pythae VAMP": ("vamp", "vamp"),
+}
+NUM_SEEDS = 3  # of the samples of the two rows that the comparison rests on
+NUM_SHOWN = 20
+WAITING_SECONDS = 10.0  # between two looks at what other processes train
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line decides.
+
+    Attributes:
+      workdir: of our final model; its VAE is in a directory of that name with `_vae`.
+      directory: for the peers and the results.
+      vae_config, prior_config: files of our two runs.
+      minutes: of a peer's training.
+      num_samples: of each row, and test images.
+      data_dir: where datasets lie.
+      inception_weights: file, or None: looked for below `data_dir`, or downloaded.
+    """
+
+    workdir: pathlib.Path
+    directory: pathlib.Path
+    vae_config: str
+    prior_config: str
+    minutes: float
+    num_samples: int
+    data_dir: str
+    inception_weights: str | None
+
+    @property
+    def vae_workdir(self) -> pathlib.Path:
+        return self.workdir.with_name(f"{self.workdir.name}_vae")
+
+
+def train_ours(options: Options) -> None:
+    """Both runs as a user would start them; adds the CPU time of each to fit.json."""
+    runs = {
+        "vae": (options.vae_config, options.vae_workdir, []),
+        "prior": (
+            options.prior_config,
+            options.workdir,
+            [f"--config.vae_workdir={options.vae_workdir}"],
+        ),
+    }
+    path = options.directory / OURS / FIT_FILE
+    for name, (config, workdir, arguments) in runs.items():
+        spent = json.loads(path.read_text()) if path.exists() else {}
+        command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
+        command += [f"--config.data.dir={options.data_dir}", *arguments]
+        before = _child_seconds()
+        try:
+            subprocess.run(command, check=True, cwd=REPOSITORY)
+        finally:
+            spent[name] = spent.get(name, 0.0) + _child_seconds() - before
+            path.write_text(json.dumps(spent) + "\n")
+
+
+def _child_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def train_peer(options: Options, name: str) -> None:
+    """One of pythae's models."""
+    config = _data_config(options)
+    train, validation = (
+        configuration.load_split(config, split).take(slice(None))
+        for split in ("train", "validation")
+    )
+    directory = options.directory / name
+    pythae_models.train(name, train, validation, 60.0 * options.minutes, directory)
+
+
+def _data_config(options: Options):
+    """Our configuration, for its splits of the images."""
+    config = configuration.load_module(
+        options.vae_config, ("get_config",), "configs/fashion_mnist.py"
+    ).get_config()
+    config.data.dir = options.data_dir
+    return config
+
+
+def train_all(options: Options) -> None:
+    """Trains what is not yet trained; waits for what other processes train."""
+    waiting = [OURS, *pythae_models.MODELS]
+    while waiting:
+        busy = []
+        for name in waiting:
+            directory = options.directory / name
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                with process.lock_workdir(directory):
+                    if not (directory / DONE_FILE).exists():
+                        LOGGER.info("training %s", name)
+                        if name == OURS:
+                            train_ours(options)
+                        else:
+                            train_peer(options, name)
+                        (directory / DONE_FILE).touch()
+            except process.WorkdirBusyError:
+                busy.append(name)
+        waiting = busy
+        if waiting:
+            time.sleep(WAITING_SECONDS)
+
+
+class Ours:
+    """Our model behind the interface of `pythae_models.Peer`."""
+
+    def __init__(self, options: Options):
+        self._vae = inference.load(options.workdir)
+        self._vae.config.data.dir = options.data_dir
+        self.num_parameters = sum(int(p.size) for p in jax.tree.leaves(self._vae.params))
+        self.fit_seconds = 0.0  # the prior's training is part of ours
+
+    def sample(self, seed: int, n: int) -> np.ndarray:
+        """n means of p(x|z), z ~ p(z), uint8 [n, H, W, C]."""
+        self._vae.config.eval.seed = seed
+        return sample_quality.sample_means(self._vae, n)[1]
+
+    def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
+        """Means of p(x|z) at E[z|x] or, with `draw`, at z ~ q(z|x)."""
+        key = jax.random.key(0) if draw else None
+        return figures.to_uint8(self._vae.reconstruct(images, key))
+
+
+def make_images(options: Options, label: str, test: np.ndarray) -> pathlib.Path:
+    """Samples of each seed and reconstructions of `test` of one row, kept on disk as arrays."""
+    directory = options.directory / "rows" / label.translate(FILE_NAME)
+    if (directory / INFO_FILE).exists():
+        return directory
+    LOGGER.info("images of %s", label)
+    directory.mkdir(parents=True, exist_ok=True)
+    if label == OURS:
+        model, spent = Ours(options), _read_fit(options, OURS)
+        seconds = spent["vae"] + spent["prior"]
+    else:
+        name, sampler = PEERS[label]
+        train = configuration.load_split(_data_config(options), "train").take(slice(None))
+        model = pythae_models.Peer(options.directory / name, sampler, train)
+        seconds = _read_fit(options, name)["seconds"]
+    for seed in range(NUM_SEEDS):
+        np.save(directory / f"samples_{seed}.npy", model.sample(seed, options.num_samples))
+    np.save(directory / "reconstructions.npy", model.reconstruct(test, draw=False))
+    np.save(directory / "drawn_reconstructions.npy", model.reconstruct(test, draw=True))
+    info = {"seconds": seconds + model.fit_seconds, "num_parameters": model.num_parameters}
+    (directory / INFO_FILE).write_text(json.dumps(info) + "\n")
+    return directory
+
+
+def _read_fit(options: Options, name: str) -> dict[str, float]:
+    return json.loads((options.directory / name / FIT_FILE).read_text())
+
+
+class Comparison:
+    """The rows of the table, from the images of `make_images`; features are kept on disk."""
+
+    def __init__(self, options: Options, weights: inception_weights.InceptionWeights):
+        self._options = options
+        vae = inference.load(options.workdir)
+        vae.config.data.dir = options.data_dir
+        test = sample_quality.real_split(vae, "test", options.num_samples)
+        self._test = test.take(slice(None))
+        self._bits_per_dim = evaluation.evaluate_bounds(
+            vae, configuration.load_split(vae.config, "test")
+        )["bits_per_dim"].value
+        self._tap = next(tap for tap in sample_quality.TAPS if tap in weights.available_taps)
+        self._extractor = FeatureExtractor(weights, [self._tap])
+        self._real, self._floor = (
+            reference_features(
+                self._extractor,
+                sample_quality.real_split(vae, split, options.num_samples).take(slice(None)),
+                f"{vae.config.data.name}-{split}",
+                pathlib.Path(options.data_dir).expanduser() / "inception" / "reference",
+            )
+            for split in ("test", "train")
+        )
+
+    def write(self) -> None:
+        """Measures all rows; writes the table and the pictures."""
+        labels = [*PEERS, OURS]
+        paths = {label: make_images(self._options, label, self._test) for label in labels}
+        self._save_pictures(paths)
+        rows = {FLOOR: {"samples": self._compare(self._floor)}}
+        rows |= {label: self._measure(path) for label, path in paths.items()}
+        rows[OURS]["bits_per_dim"] = self._bits_per_dim
+        self._save_table(rows)  # of one seed, in case the rest is cut short
+        best = min(PEERS, key=lambda label: rows[label]["samples"]["fid"][0])
+        for label in (OURS, best):
+            rows[label]["fid_of_seeds"] = [
+                self._distances(np.load(paths[label] / f"samples_{seed}.npy"))["fid"][0]
+                for seed in range(NUM_SEEDS)
+            ]
+        self._save_table(rows)
+
+    def _save_table(self, rows: dict[str, dict]) -> None:
+        content = {
+            "num_images": len(self._test),
+            "tap": self._tap,
+            "minutes": self._options.minutes,
+            "rows": rows,
+        }
+        directory = self._options.directory
+        (directory / "table.json").write_text(json.dumps(content, indent=2) + "\n")
+        (directory / "table.md").write_text("\n".join(make_table(content).to_markdown()))
+
+    def _save_pictures(self, paths: dict[str, pathlib.Path]) -> None:
+        for name, file in (("samples", "samples_0"), ("reconstructions", "reconstructions")):
+            shown = {"test images": self._test[:NUM_SHOWN]}
+            shown |= {
+                label: np.load(path / f"{file}.npy")[:NUM_SHOWN] for label, path in paths.items()
+            }
+            figures.save_labelled_rows(self._options.directory / f"{name}.png", shown)
+
+    def _measure(self, path: pathlib.Path) -> dict[str, object]:
+        """All metrics of one row."""
+        at_mean = np.load(path / "reconstructions.npy")
+        x, y = (images.astype(np.float32) / 255.0 for images in (self._test, at_mean))
+        psnr = np.asarray(reconstruction.psnr(x, y))
+        return json.loads((path / INFO_FILE).read_text()) | {
+            "samples": self._distances(np.load(path / "samples_0.npy")),
+            "reconstructions": self._distances(np.load(path / "drawn_reconstructions.npy")),
+            "psnr": [float(psnr.mean()), float(psnr.std() / np.sqrt(len(psnr)))],
+            "ssim": float(np.mean(reconstruction.ssim(x, y))),
+        }
+
+    def _distances(self, images: np.ndarray) -> dict[str, list[float | None]]:
+        """{metric: [value, standard error]} against the test images."""
+        directory = self._options.directory / "features"
+        return self._compare(reference_features(self._extractor, images, "images", directory))
+
+    def _compare(self, fake: FeatureSet) -> dict[str, list[float | None]]:
+        measures = sample_quality.measure_tap(self._real, fake, self._tap, False, seed=0)
+        return {name: [value, error] for name, (value, error, *_) in measures.items()}
+
+
+def make_table(content: dict) -> Table:
+    """That of the content of table.json."""
+    suffix = "" if content["tap"] == sample_quality.FID_TAP else f"_{content['tap']}"
+    titles = ["", "parameters", "CPU min", f"`fid{suffix}` of samples", f"1000 `kid{suffix}`"]
+    titles += ["precision, recall", f"`fid{suffix}` of reconstructions", "PSNR, dB", "bits/dim"]
+    return Table(titles, [[label, *_cells(row)] for label, row in content["rows"].items()])
+
+
+def _cells(row: dict) -> list[str]:
+    samples = row["samples"]
+    of_samples = [
+        _with_seeds(samples["fid"][0], row.get("fid_of_seeds")),
+        f"{1000 * samples['kid'][0]:.2f}",
+        f"{samples['precision'][0]:.2f}, {samples['recall'][0]:.2f}",
+    ]
+    if "psnr" not in row:
+        return ["", "", *of_samples, "", "", ""]
+    return [
+        f"{row['num_parameters'] / 1e6:.2f} M",
+        f"{row['seconds'] / 60:.1f}",
+        *of_samples,
+        f"{row['reconstructions']['fid'][0]:.3f}",
+        f"{row['psnr'][0]:.2f} ± {row['psnr'][1]:.2f}",
+        f"{row['bits_per_dim']:.3f}" if "bits_per_dim" in row else "",
+    ]
+
+
+def _with_seeds(value: float, of_seeds: list[float] | None) -> str:
+    """'0.123', or mean and standard deviation where there are several seeds."""
+    if of_seeds is None:
+        return f"{value:.3f}"
+    return f"{np.mean(of_seeds):.3f} ± {np.std(of_seeds, ddof=1):.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--workdir", type=pathlib.Path, default="workdir/fashion_mnist", help="of our model")
+    add("--output", type=pathlib.Path, default="workdir/peers_fashion_mnist", help="for the rest")
+    add("--vae_config", default="configs/fashion_mnist.py", help="of our VAE")
+    add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="of our prior")
+    add("--minutes", type=float, default=30.0, help="CPU time of the training of a peer")
+    add("--num_samples", type=int, default=10_000, help="of each row, and of test images at most")
+    add("--data_dir", default=data.DEFAULT_DATA_DIR, help="where datasets lie")
+    add("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
+    args = vars(parser.parse_args())
+    options = Options(directory=args.pop("output"), **args)
+    process.log_to_stderr()
+    weights = inception_weights.find_or_download(
+        options.inception_weights, pathlib.Path(options.data_dir).expanduser()
+    )
+    train_all(options)
+    Comparison(options, weights).write()
+    print((options.directory / "table.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""pythae's autoencoders and samplers, trained for a given time, behind one small interface.
+
+pythae (Chadebec, Vincent & Allassonniere 2022, arXiv:2206.08309) with its own trainer, samplers and
+residual convolutional networks for 28x28 images. Of its two convolutional benchmark networks these
+are the ones of our size (0.8 million parameters); the other has 17 million, of which a CPU core
+trains 56 images a second. What is chosen here and is not a default of the library: cross-entropy as
+reconstruction loss of the two VAEs (its default, squared error with unit variance, is blurred),
+Adam's learning rate 1e-3 with a cosine decay (for its 1e-4 such times are too short), batches of
+100, 16 latent dimensions (those of its authors' benchmark on 28x28 images).
+"""
+
+import copy
+import json
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import torch
+from pythae import models, samplers, trainers
+from pythae.data.datasets import BaseDataset
+from pythae.models import AutoModel
+from pythae.models.nn.benchmarks import mnist
+
+from vae_jax import figures
+
+MODELS = ("vae", "rae_l2", "vamp")
+BATCH_SIZE, LATENT_DIM, LEARNING_RATE = 100, 16, 1e-3
+SECOND_STAGE_EPOCHS = 50
+TIMED_STEPS = 20
+ENCODED_AT_A_TIME = 500
+
+
+def _create(name: str) -> models.BaseAE:
+    shape = {"input_dim": (1, 28, 28), "latent_dim": LATENT_DIM}
+    match name:
+        case "vae":
+            config = models.VAEConfig(**shape, reconstruction_loss="bce")
+            create, encoder = models.VAE, mnist.Encoder_ResNet_VAE_MNIST
+        case "vamp":
+            config = models.VAMPConfig(**shape, reconstruction_loss="bce")
+            create, encoder = models.VAMP, mnist.Encoder_ResNet_VAE_MNIST
+        case "rae_l2":
+            config = models.RAE_L2_Config(**shape)
+            create, encoder = models.RAE_L2, mnist.Encoder_ResNet_AE_MNIST
+    return create(config, encoder=encoder(config), decoder=mnist.Decoder_ResNet_AE_MNIST(config))
+
+
+def _trainer_config(directory: pathlib.Path, num_epochs: int) -> trainers.BaseTrainerConfig:
+    return trainers.BaseTrainerConfig(
+        output_dir=str(directory),
+        learning_rate=LEARNING_RATE,
+        per_device_train_batch_size=BATCH_SIZE,
+        per_device_eval_batch_size=BATCH_SIZE,
+        num_epochs=num_epochs,
+        scheduler_cls="CosineAnnealingLR",
+        scheduler_params={"T_max": num_epochs},
+        no_cuda=not torch.cuda.is_available(),
+        seed=0,
+    )
+
+
+def _to_torch(images: np.ndarray) -> torch.Tensor:
+    """uint8 [N, H, W, C] -> float32 [N, C, H, W] in [0, 1]."""
+    return torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2) / 255.0)
+
+
+def _to_numpy(images: torch.Tensor) -> np.ndarray:
+    """float32 [N, C, H, W] -> uint8 [N, H, W, C]."""
+    return figures.to_uint8(images.detach().cpu().numpy().transpose(0, 2, 3, 1))
+
+
+def _dataset(x: torch.Tensor) -> BaseDataset:
+    return BaseDataset(x, torch.zeros(len(x)))
+
+
+def _step_seconds(model: models.BaseAE, x: torch.Tensor) -> float:
+    """CPU seconds of a training step, of a copy of the model."""
+    model, inputs = copy.deepcopy(model).train(), {"data": x[:BATCH_SIZE]}
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for step in range(TIMED_STEPS + 1):
+        if step == 1:  # the first one allocates
+            start = time.process_time()
+        optimizer.zero_grad()
+        model(inputs).loss.backward()
+        optimizer.step()
+    return (time.process_time() - start) / TIMED_STEPS
+
+
+def train(
+    name: str, train: np.ndarray, validation: np.ndarray, seconds: float, directory: pathlib.Path
+) -> None:
+    """Trains one model for about that time and writes it to `directory`, with fit.json.
+
+    Time is that of the CPUs the process uses: on one free core the same as on the clock, and not
+    changed by other work. The number of epochs is what fits in, counted by timing some steps.
+
+    Args:
+      name: one of `MODELS`.
+      train, validation: uint8 [N, 28, 28, 1]; of the epochs the one best on validation is kept.
+      seconds: of training.
+      directory: for the model.
+    """
+    torch.manual_seed(0)
+    model, x = _create(name), _to_torch(train)
+    steps = -(-len(x) // BATCH_SIZE)
+    num_epochs = max(1, round(seconds / (steps * _step_seconds(model, x))))
+    trainer = trainers.BaseTrainer(
+        model=model,
+        train_dataset=_dataset(x),
+        eval_dataset=_dataset(_to_torch(validation)),
+        training_config=_trainer_config(directory, num_epochs),
+    )
+    start = time.process_time()
+    trainer.train()
+    spent = {"seconds": time.process_time() - start, "epochs": num_epochs}
+    (pathlib.Path(trainer.training_dir) / "final_model").rename(directory / "model")
+    (directory / "fit.json").write_text(json.dumps(spent) + "\n")
+
+
+class Peer:
+    """A trained model with one of pythae's samplers, which is fitted here.
+
+    Args:
+      directory: that `train` wrote.
+      sampler: normal, gmm (10 full Gaussians), two_stage or vamp.
+      train: uint8 [N, 28, 28, 1], for the sampler's fit.
+
+    Attributes:
+      num_parameters: of encoder, decoder and sampler, as far as they are networks.
+      fit_seconds: CPU time of the sampler's fit.
+    """
+
+    def __init__(self, directory: pathlib.Path, sampler: str, train: np.ndarray):
+        self._model = AutoModel.load_from_folder(str(directory / "model")).eval()
+        create = {
+            "normal": samplers.NormalSampler,
+            "gmm": samplers.GaussianMixtureSampler,
+            "two_stage": samplers.TwoStageVAESampler,
+            "vamp": samplers.VAMPSampler,
+        }
+        self._sampler = create[sampler](self._model)
+        _seed(0)
+        start = time.process_time()
+        if sampler == "gmm":
+            self._sampler.fit(_to_torch(train))
+        elif sampler == "two_stage":
+            with tempfile.TemporaryDirectory() as scratch:
+                config = _trainer_config(pathlib.Path(scratch), SECOND_STAGE_EPOCHS)
+                config.keep_best_on_train = True  # there are no validation codes
+                self._sampler.fit(_to_torch(train), training_config=config)
+        self.fit_seconds = time.process_time() - start
+        networks = [self._model, *([self._sampler.second_vae] if sampler == "two_stage" else [])]
+        self.num_parameters = sum(p.numel() for net in networks for p in net.parameters())
+
+    def sample(self, seed: int, n: int) -> np.ndarray:
+        """n samples, uint8 [n, 28, 28, 1]."""
+        _seed(seed)
+        with torch.no_grad():
+            return _to_numpy(self._sampler.sample(n))
+
+    def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
+        """Decodes E[z|x] or, with `draw`, z ~ q(z|x), which an RAE does not have: the same then."""
+        _seed(0)
+        blocks = []
+        with torch.no_grad():
+            for start in range(0, len(images), ENCODED_AT_A_TIME):
+                x = _to_torch(images[start : start + ENCODED_AT_A_TIME])
+                decoded = self._model.reconstruct(x) if draw else self._model.predict(x).recon_x
+                blocks.append(_to_numpy(decoded))
+        return np.concatenate(blocks)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # scikit-learn's, which the mixture is fitted and drawn with
