@@ -3,7 +3,8 @@
     python train.py --config=configs/fashion_mnist_diffusion.py \
         --config.vae_workdir=workdir/fashion_mnist_vae --workdir=workdir/fashion_mnist
 
-The same network and objective as `fashion_mnist_prior.py:diffusion_simple`, for fewer steps.
+The same network and objective as `fashion_mnist_prior.py:diffusion_simple`, for fewer steps, and another
+sampler that calls the network as often.
 Results: README.md.
 """
 
@@ -15,6 +16,8 @@ from configs import fashion_mnist_prior
 def get_config() -> ConfigDict:
     """The rest of the half hour."""
     config = fashion_mnist_prior.get_config("diffusion_simple")
+    config.prior.sampler = "heun"
+    config.prior.num_sampling_steps = 20
     config.train.num_steps = 3500
     config.train.eval_every_steps = 500
     config.train.checkpoint_every_steps = 500
