@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config = fashion_mnist_prior.get_config("diffusion_simple")
     config.prior.sampler = "heun"
     config.prior.num_sampling_steps = 20
-    config.train.num_steps = 3500
-    config.train.eval_every_steps = 500
-    config.train.checkpoint_every_steps = 500
+    config.train.num_steps = 2600
+    config.train.eval_every_steps = 2600  # with the diagnosis each is a minute of sampling
+    config.train.checkpoint_every_steps = 650
     return config
