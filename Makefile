@@ -7,7 +7,7 @@ DATA_DIR ?= $(HOME)/.cache/vae_jax
 DEMO := workdir/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long doctor-table ablation bench-fid bench-train lint format clean
+.PHONY: help setup demo test test-long doctor-table ablation bench-fid bench-train bench-peers report lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,12 @@ bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception 
 
 bench-train: $(VENV)/.requirements-dev ## images per second of training, beside PyTorch and flax's example
 	$(PY) -m benchmarks.train --output=workdir/bench_train.json
+
+bench-peers: $(VENV)/.requirements-dev $(DATA_DIR)/fashion_mnist/train_images.npy ## train our model and pythae's for half a CPU hour each and compare them (hours)
+	$(PY) -m benchmarks.peers --data_dir=$(DATA_DIR)
+
+report: $(VENV)/.requirements ## write the README's tables and figures anew from workdir/
+	$(PY) -m scripts.readme
 
 lint: $(VENV)/.requirements-dev ## check style with ruff
 	$(PY) -m ruff check .

@@ -248,12 +248,14 @@ class Comparison:
         (directory / "table.md").write_text("\n".join(make_table(content).to_markdown()))
 
     def _save_pictures(self, paths: dict[str, pathlib.Path]) -> None:
-        for name, file in (("samples", "samples_0"), ("reconstructions", "reconstructions")):
-            shown = {"test images": self._test[:NUM_SHOWN]}
-            shown |= {
-                label: np.load(path / f"{file}.npy")[:NUM_SHOWN] for label, path in paths.items()
-            }
-            figures.save_labelled_rows(self._options.directory / f"{name}.png", shown)
+        """Random samples, for a mixture's come component by component; the first test images."""
+        chosen = np.random.default_rng(0).choice(len(self._test), NUM_SHOWN, replace=False)
+        shown = {label: np.load(path / "samples_0.npy")[chosen] for label, path in paths.items()}
+        figures.save_labelled_rows(self._options.directory / "samples.png", shown)
+        shown = {"test images": self._test[:NUM_SHOWN]}
+        for label, path in paths.items():
+            shown[label] = np.load(path / "reconstructions.npy")[:NUM_SHOWN]
+        figures.save_labelled_rows(self._options.directory / "reconstructions.png", shown)
 
     def _measure(self, path: pathlib.Path) -> dict[str, object]:
         """All metrics of one row."""
@@ -299,7 +301,7 @@ def _cells(row: dict) -> list[str]:
         f"{row['seconds'] / 60:.1f}",
         *of_samples,
         f"{row['reconstructions']['fid'][0]:.3f}",
-        f"{row['psnr'][0]:.2f} ± {row['psnr'][1]:.2f}",
+        f"{row['psnr'][0]:.2f}",
         f"{row['bits_per_dim']:.3f}" if "bits_per_dim" in row else "",
     ]
 
@@ -308,7 +310,7 @@ def _with_seeds(value: float, of_seeds: list[float] | None) -> str:
     """'0.123', or mean and standard deviation where there are several seeds."""
     if of_seeds is None:
         return f"{value:.3f}"
-    return f"{np.mean(of_seeds):.3f} ± {np.std(of_seeds, ddof=1):.3f}"
+    return f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from vae_jax import figures
 
 MODELS = ("vae", "rae_l2", "vamp")
 BATCH_SIZE, LATENT_DIM, LEARNING_RATE = 100, 16, 1e-3
-SECOND_STAGE_EPOCHS = 50
+SECOND_STAGE_EPOCHS = 12
 TIMED_STEPS = 20
 ENCODED_AT_A_TIME = 500
 

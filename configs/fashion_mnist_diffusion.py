@@ -1,10 +1,9 @@
 """Fashion-MNIST, the diffusion prior of the reference run, on the VAE of configs/fashion_mnist.py.
 
-    python train.py --config=configs/fashion_mnist_diffusion.py \
-        --config.vae_workdir=workdir/fashion_mnist_vae --workdir=workdir/fashion_mnist
+    python train.py --config=configs/fashion_mnist_diffusion.py --workdir=workdir/fashion_mnist
 
-The same network and objective as `fashion_mnist_prior.py:diffusion_simple`, for fewer steps, and another
-sampler that calls the network as often.
+The same network and objective as `fashion_mnist_prior.py:diffusion_simple`, for fewer steps, and
+with another sampler that calls the network as often.
 Results: README.md.
 """
 
@@ -16,6 +15,7 @@ from configs import fashion_mnist_prior
 def get_config() -> ConfigDict:
     """The rest of the half hour."""
     config = fashion_mnist_prior.get_config("diffusion_simple")
+    config.vae_workdir = "workdir/fashion_mnist_vae"
     config.prior.sampler = "heun"
     config.prior.num_sampling_steps = 20
     config.train.num_steps = 2600
