@@ -76,7 +76,11 @@ class Options:
 
 
 def train_ours(options: Options) -> None:
-    """Both runs as a user would start them; adds the CPU time of each to fit.json."""
+    """Both runs as a user would start them; adds the CPU time of each to fit.json.
+
+    Raises:
+      ValueError: a run is there that was not started here, so its time is not known.
+    """
     runs = {
         "vae": (options.vae_config, options.vae_workdir, []),
         "prior": (
@@ -86,6 +90,12 @@ def train_ours(options: Options) -> None:
         ),
     }
     path = options.directory / OURS / FIT_FILE
+    for _, workdir, _ in runs.values():
+        if not path.exists() and (workdir / "checkpoints").exists():
+            raise ValueError(
+                f"--workdir={options.workdir}: {workdir} holds a run that was not started from "
+                "here, so the time of its training is not known. Give another --workdir."
+            )
     for name, (config, workdir, arguments) in runs.items():
         spent = json.loads(path.read_text()) if path.exists() else {}
         command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
@@ -316,8 +326,8 @@ def _with_seeds(value: float, of_seeds: list[float] | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--workdir", type=pathlib.Path, default="workdir/fashion_mnist", help="of our model")
-    add("--output", type=pathlib.Path, default="workdir/peers_fashion_mnist", help="for the rest")
+    add("--workdir", type=pathlib.Path, default="workdir/bench_peers/fashion_mnist", help="ours")
+    add("--output", type=pathlib.Path, default="workdir/bench_peers", help="for the rest")
     add("--vae_config", default="configs/fashion_mnist.py", help="of our VAE")
     add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="of our prior")
     add("--minutes", type=float, default=30.0, help="CPU time of the training of a peer")
@@ -330,7 +340,10 @@ def main() -> None:
     weights = inception_weights.find_or_download(
         options.inception_weights, pathlib.Path(options.data_dir).expanduser()
     )
-    train_all(options)
+    try:
+        train_all(options)
+    except ValueError as error:
+        sys.exit(f"benchmarks.peers: {error}")
     Comparison(options, weights).write()
     print((options.directory / "table.md").read_text())
 

@@ -192,3 +192,9 @@ def test_trainings_are_shared_and_done_once(options, tmp_path, monkeypatch):
     assert not other.is_alive()
     peers.train_all(options)
     assert len(calls) == 3
+
+
+def test_a_run_whose_time_is_not_known_is_refused(options, tmp_path):
+    options = dataclasses.replace(options, directory=tmp_path)
+    with pytest.raises(ValueError, match="ours holds a run that was not started from here"):
+        peers.train_ours(options)
