@@ -4,7 +4,7 @@ pythae (Chadebec, Vincent & Allassonniere 2022, arXiv:2206.08309) with its own t
 residual convolutional networks for 28x28 images. Of its two convolutional benchmark networks these
 are the ones of our size (0.8 million parameters); the other has 17 million, of which a CPU core
 trains 56 images a second. What is chosen here and is not a default of the library: cross-entropy as
-reconstruction loss of the two VAEs (its default, squared error with unit variance, is blurred),
+reconstruction loss of both VAEs (docs/ablations.md on squared error with unit variance, its own),
 Adam's learning rate 1e-3 with a cosine decay (for its 1e-4 such times are too short), batches of
 100, 16 latent dimensions (those of its authors' benchmark on 28x28 images).
 """
