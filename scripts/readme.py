@@ -51,11 +51,13 @@ def peers_reading() -> str:
     ours = seeds.pop(OURS)
     ((best, of_best),) = seeds.items()
     ratios = [a / b for a, b in zip(ours, of_best, strict=True)]
-    others = [row for label, row in rows.items() if "psnr" in row and label != OURS]
+    models = {label: row for label, row in rows.items() if "psnr" in row}
+    others = [row for label, row in models.items() if label != OURS]
+    error = max(row["psnr"][1] for row in models.values())
     return (
         f"{n:,} samples (means of p(x|z)) and {n:,} reconstructions (z ~ q(z|x)) against {n:,} "
         "test images; distances ± over three sampling seeds for ours and the best peer; PSNR at "
-        f"E[z|x], standard errors at most {max(row['psnr'][1] for row in others):.2f} dB. "
+        f"E[z|x], standard errors at most {error:.2f} dB. "
         f"**Our distance is {statistics.mean(ratios):.2f} ± "
         f"{statistics.stdev(ratios):.2f} of that of the best peer**, {best}. Reconstructions: "
         f"{rows[OURS]['psnr'][0]:.1f} dB against {max(row['psnr'][0] for row in others):.1f} of "
