@@ -179,7 +179,8 @@ class Ours:
 
 def make_images(options: Options, label: str, test: np.ndarray) -> pathlib.Path:
     """Samples of each seed and reconstructions of `test` of one row, kept on disk as arrays."""
-    directory = options.directory / "rows" / label.translate(FILE_NAME)
+    rows = options.directory / f"rows_{options.num_samples}"
+    directory = rows / label.translate(FILE_NAME)
     if (directory / INFO_FILE).exists():
         return directory
     LOGGER.info("images of %s", label)
@@ -217,7 +218,7 @@ class Comparison:
         self._bits_per_dim = evaluation.evaluate_bounds(
             vae, configuration.load_split(vae.config, "test")
         )["bits_per_dim"].value
-        self._tap = next(tap for tap in sample_quality.TAPS if tap in weights.available_taps)
+        self._tap = sample_quality.best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
         self._real, self._floor = (
             reference_features(
@@ -323,6 +324,16 @@ def _with_seeds(value: float, of_seeds: list[float] | None) -> str:
     return f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
 
 
+def check_num_samples(num_samples: int, weights: inception_weights.InceptionWeights) -> None:
+    """Raises a ValueError, before hours of training, where no distance could be computed."""
+    tap = sample_quality.best_tap(weights)
+    if num_samples <= tap:
+        raise ValueError(
+            f"--num_samples={num_samples} must be more than {tap}, the number of features: the "
+            "covariance of fewer images is singular."
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -337,12 +348,13 @@ def main() -> None:
     args = vars(parser.parse_args())
     options = Options(directory=args.pop("output"), **args)
     process.log_to_stderr()
-    weights = inception_weights.find_or_download(
-        options.inception_weights, pathlib.Path(options.data_dir).expanduser()
-    )
     try:
+        weights = inception_weights.find_or_download(
+            options.inception_weights, pathlib.Path(options.data_dir).expanduser()
+        )
+        check_num_samples(options.num_samples, weights)
         train_all(options)
-    except ValueError as error:
+    except (ValueError, inception_weights.WeightsUnavailableError) as error:
         sys.exit(f"benchmarks.peers: {error}")
     Comparison(options, weights).write()
     print((options.directory / "table.md").read_text())

@@ -162,7 +162,7 @@ def test_seeds_are_those_of_ours_and_of_the_best_peer(table):
 def test_psnr_is_that_of_the_kept_images(table, options):
     test = np.load(options.directory.parent / "data" / "tiny" / "test_images.npy")
     order = np.random.default_rng(0).permutation(len(test))[:NUM_IMAGES]
-    kept = np.load(options.directory / "rows" / "pythae_VAMP" / "reconstructions.npy")
+    kept = np.load(options.directory / f"rows_{NUM_IMAGES}" / "pythae_VAMP" / "reconstructions.npy")
     expected = float(np.mean(reconstruction.psnr(test[order] / 255.0, kept / 255.0)))
     assert table["rows"]["pythae VAMP"]["psnr"][0] == pytest.approx(expected, rel=1e-5)
 
@@ -198,3 +198,12 @@ def test_a_run_whose_time_is_not_known_is_refused(options, tmp_path):
     options = dataclasses.replace(options, directory=tmp_path)
     with pytest.raises(ValueError, match="ours holds a run that was not started from here"):
         peers.train_ours(options)
+
+
+@pytest.mark.parametrize("num_samples", [1, TAP])
+def test_too_few_samples_for_a_distance_are_refused(num_samples, monkeypatch):
+    monkeypatch.setattr(sample_quality, "TAPS", (TAP,))
+    weights = stand_in_weights((TAP,), has_logits=False)
+    with pytest.raises(ValueError, match=f"num_samples={num_samples} must be more than {TAP}"):
+        peers.check_num_samples(num_samples, weights)
+    peers.check_num_samples(TAP + 1, weights)

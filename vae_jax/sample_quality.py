@@ -159,6 +159,18 @@ def find_weights(
     return weights, notes
 
 
+def best_tap(weights: inception_weights.InceptionWeights) -> int:
+    """The finest features that these weights have and distances are of; otherwise a ValueError."""
+    for tap in TAPS:
+        if tap in weights.available_taps:
+            return tap
+    raise ValueError(
+        f"the Inception weights at hand have the features {weights.available_taps}, but distances "
+        f"need one of {TAPS}: give --inception_weights=FILE, from "
+        f"{' or '.join(inception_weights.URLS)}."
+    )
+
+
 def evaluate(
     vae: TrainedVAE, options: Options, weights: inception_weights.InceptionWeights
 ) -> SampleEvaluation:

@@ -124,7 +124,7 @@ class Comparison:
         label = f"{own}, trained with the VAE" if own in names else own
         self.rows = [Row(label, 1.0, workdir), *fitted]
         self.rows += [Row(name, value, self._directory / name) for name, value in tempered]
-        self._tap = _best_tap(weights)
+        self._tap = sample_quality.best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
 
     def _complete(self, config: ConfigDict) -> ConfigDict:
@@ -242,17 +242,6 @@ class Comparison:
             f"decoding, in blocks of {sample_quality.BLOCK_SIZE}."
         )
         return "\n".join([*lines, "", protocol, ""])
-
-
-def _best_tap(weights: inception_weights.InceptionWeights) -> int:
-    for tap in sample_quality.TAPS:
-        if tap in weights.available_taps:
-            return tap
-    raise ValueError(
-        f"the Inception weights at hand have the features {weights.available_taps}, but distances "
-        f"need one of {sample_quality.TAPS}: give --inception_weights=FILE, from "
-        f"{' or '.join(inception_weights.URLS)}."
-    )
 
 
 def _cells(row: Mapping) -> list[str]:
