@@ -17,7 +17,7 @@ import numpy as np
 from vae_jax import process, sharding
 
 # Parameters of the models; benchmarks/train.py prints them.
-NUM_PARAMETERS = {"demo": 943_652, "fashion_mnist_binary": 1_387_872, "cifar10": 18_956_420}
+NUM_PARAMETERS = {"demo": 943_652, "fashion_mnist_binary": 1_387_872, "cifar10": 28_421_252}
 NUM_ROUNDS = 20
 
 

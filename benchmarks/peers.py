@@ -1,6 +1,9 @@
 """Our model beside pythae's, on the same images, for the same time, through the same metrics.
 
-    python -m benchmarks.peers --minutes=30                       # or: make bench-peers
+    python -m benchmarks.peers                             # Fashion-MNIST; or: make bench-peers
+    python -m benchmarks.peers --models=vae,rae_l2 --minutes=60 \
+        --vae_config=configs/cifar10_cpu.py --prior_config=configs/cifar10_cpu_prior.py \
+        --workdir=workdir/bench_peers_cifar10/ours --output=workdir/bench_peers_cifar10
 
 Trains what is not yet trained (ours with train.py, in two runs, the VAE and the prior), then
 compares samples and reconstructions: table.json, table.md, samples.png and reconstructions.png.
@@ -52,9 +55,11 @@ class Options:
     """What the command line decides.
 
     Attributes:
-      workdir: of our final model; its VAE is in a directory of that name with `_vae`.
+      workdir: of our final model.
+      vae_workdir: of its VAE.
       directory: for the peers and the results.
       vae_config, prior_config: files of our two runs.
+      models: of pythae, to compare with.
       minutes: of a peer's training.
       num_samples: of each row, and test images.
       data_dir: where datasets lie.
@@ -62,21 +67,32 @@ class Options:
     """
 
     workdir: pathlib.Path
+    vae_workdir: pathlib.Path
     directory: pathlib.Path
     vae_config: str
     prior_config: str
+    models: tuple[str, ...]
     minutes: float
     num_samples: int
     data_dir: str
     inception_weights: str | None
 
+    def __post_init__(self):
+        unknown = set(self.models) - set(pythae_models.MODELS)
+        if unknown or not self.models:
+            raise ValueError(
+                f"--models={','.join(self.models)} must name at least one of "
+                f"{', '.join(pythae_models.MODELS)}."
+            )
+
     @property
-    def vae_workdir(self) -> pathlib.Path:
-        return self.workdir.with_name(f"{self.workdir.name}_vae")
+    def peers(self) -> dict[str, tuple[str, str]]:
+        """The part of PEERS that is compared with."""
+        return {label: of for label, of in PEERS.items() if of[0] in self.models}
 
 
 def train_ours(options: Options) -> None:
-    """Both runs as a user would start them; adds the CPU time of each to fit.json.
+    """Both runs as a user would start them; adds the time of each to fit.json.
 
     Raises:
       ValueError: a run is there that was not started here, so its time is not known.
@@ -109,6 +125,8 @@ def train_ours(options: Options) -> None:
 
 
 def _child_seconds() -> float:
+    if pythae_models.CLOCK is not time.process_time:
+        return pythae_models.CLOCK()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -135,7 +153,7 @@ def _data_config(options: Options):
 
 def train_all(options: Options) -> None:
     """Trains what is not yet trained; waits for what other processes train."""
-    waiting = [OURS, *pythae_models.MODELS]
+    waiting = [OURS, *options.models]
     while waiting:
         busy = []
         for name in waiting:
@@ -215,9 +233,9 @@ class Comparison:
         vae.config.data.dir = options.data_dir
         test = sample_quality.real_split(vae, "test", options.num_samples)
         self._test = test.take(slice(None))
-        self._bits_per_dim = evaluation.evaluate_bounds(
-            vae, configuration.load_split(vae.config, "test")
-        )["bits_per_dim"].value
+        bounds = evaluation.evaluate_bounds(vae, configuration.load_split(vae.config, "test"))
+        # A density has none.
+        self._bits = {name: bounds[name].value for name in ("bits_per_dim",) if name in bounds}
         self._tap = sample_quality.best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
         self._real, self._floor = (
@@ -232,14 +250,14 @@ class Comparison:
 
     def write(self) -> None:
         """Measures all rows; writes the table and the pictures."""
-        labels = [*PEERS, OURS]
+        labels = [*self._options.peers, OURS]
         paths = {label: make_images(self._options, label, self._test) for label in labels}
         self._save_pictures(paths)
         rows = {FLOOR: {"samples": self._compare(self._floor)}}
         rows |= {label: self._measure(path) for label, path in paths.items()}
-        rows[OURS]["bits_per_dim"] = self._bits_per_dim
+        rows[OURS] |= self._bits
         self._save_table(rows)  # of one seed, in case the rest is cut short
-        best = min(PEERS, key=lambda label: rows[label]["samples"]["fid"][0])
+        best = min(self._options.peers, key=lambda label: rows[label]["samples"]["fid"][0])
         for label in (OURS, best):
             rows[label]["fid_of_seeds"] = [
                 self._distances(np.load(paths[label] / f"samples_{seed}.npy"))["fid"][0]
@@ -252,6 +270,7 @@ class Comparison:
             "num_images": len(self._test),
             "tap": self._tap,
             "minutes": self._options.minutes,
+            "on_cpu": pythae_models.CLOCK is time.process_time,
             "rows": rows,
         }
         directory = self._options.directory
@@ -293,7 +312,13 @@ class Comparison:
 def make_table(content: dict) -> Table:
     """That of the content of table.json."""
     suffix = "" if content["tap"] == sample_quality.FID_TAP else f"_{content['tap']}"
-    titles = ["", "parameters", "CPU min", f"`fid{suffix}` of samples", f"1000 `kid{suffix}`"]
+    titles = [
+        "",
+        "parameters",
+        "CPU min" if content["on_cpu"] else "GPU min",
+        f"`fid{suffix}` of samples",
+        f"1000 `kid{suffix}`",
+    ]
     titles += ["precision, recall", f"`fid{suffix}` of reconstructions", "PSNR, dB", "bits/dim"]
     return Table(titles, [[label, *_cells(row)] for label, row in content["rows"].items()])
 
@@ -324,35 +349,32 @@ def _with_seeds(value: float, of_seeds: list[float] | None) -> str:
     return f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
 
 
-def check_num_samples(num_samples: int, weights: inception_weights.InceptionWeights) -> None:
-    """Raises a ValueError, before hours of training, where no distance could be computed."""
-    tap = sample_quality.best_tap(weights)
-    if num_samples <= tap:
-        raise ValueError(
-            f"--num_samples={num_samples} must be more than {tap}, the number of features: the "
-            "covariance of fewer images is singular."
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--workdir", type=pathlib.Path, default="workdir/bench_peers/fashion_mnist", help="ours")
+    add("--vae_workdir", type=pathlib.Path, help="of our VAE; or beside --workdir, with _vae")
     add("--output", type=pathlib.Path, default="workdir/bench_peers", help="for the rest")
     add("--vae_config", default="configs/fashion_mnist.py", help="of our VAE")
     add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="of our prior")
-    add("--minutes", type=float, default=30.0, help="CPU time of the training of a peer")
+    add("--models", default=",".join(pythae_models.MODELS), help="of pythae, by commas")
+    add("--minutes", type=float, default=30.0, help="of a peer's training; on CPUs, of one core")
     add("--num_samples", type=int, default=10_000, help="of each row, and of test images at most")
     add("--data_dir", default=data.DEFAULT_DATA_DIR, help="where datasets lie")
     add("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
     args = vars(parser.parse_args())
-    options = Options(directory=args.pop("output"), **args)
+    args["directory"] = args.pop("output")
+    args["models"] = tuple(args["models"].split(","))
+    args["vae_workdir"] = args["vae_workdir"] or args["workdir"].with_name(
+        f"{args['workdir'].name}_vae"
+    )
     process.log_to_stderr()
     try:
+        options = Options(**args)
         weights = inception_weights.find_or_download(
             options.inception_weights, pathlib.Path(options.data_dir).expanduser()
         )
-        check_num_samples(options.num_samples, weights)
+        sample_quality.check_num_samples(options.num_samples, weights)
         train_all(options)
     except (ValueError, inception_weights.WeightsUnavailableError) as error:
         sys.exit(f"benchmarks.peers: {error}")

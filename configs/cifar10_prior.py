@@ -1,11 +1,12 @@
-"""Priors on a frozen CIFAR-10 VAE, each sized for half an hour on one 80 GB GPU.
+"""Priors on a frozen CIFAR-10 VAE, for one large GPU; the diffusion for a quarter of an hour.
 
-    python train.py --config=configs/cifar10_prior.py --config.vae_workdir=workdir/cifar10 \
-        --workdir=workdir/cifar10_prior
+    python train.py --config=configs/cifar10_prior.py --workdir=workdir/cifar10_prior
     python -m vae_jax.priors.compare --config=configs/cifar10_prior.py --workdir=workdir/cifar10
 
 After a colon (`cifar10_prior.py:flow`): vamp, mixture, ex_post_mixture or flow. The diffusion takes
-some 6 GFLOP an image, encoder included, and sees 15 million images. Not trained yet.
+some 7 GFLOP an image, encoder included, and sees 15 million images. Not trained yet, tried for a
+few steps on a CPU; weighting and sampler are those that were best on Fashion-MNIST
+(docs/priors.md). For CPUs: configs/cifar10_cpu_prior.py.
 """
 
 from ml_collections import ConfigDict
@@ -20,12 +21,16 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 def get_config(name: str = "diffusion") -> ConfigDict:
     """The prior of that name, with networks that fit an 8x8 grid."""
     config = default.get_config()
+    config.vae_workdir = "workdir/cifar10"
     config.prior.name = name
     config.prior.num_components = NUM_COMPONENTS.get(name, 100)
     config.prior.num_couplings = 12
     config.prior.widths = (256, 384) if name == "diffusion" else (192,)
     config.prior.num_blocks = 2
     config.prior.attention_resolutions = (8, 4)
+    config.prior.weighting = "simple" if name == "diffusion" else "bound"
+    config.prior.sampler = "heun"
+    config.prior.num_sampling_steps = 40
     config.optim.learning_rate = LEARNING_RATES.get(name, 5e-4)
     config.optim.warmup_steps = 1000
     config.optim.ema_decay = 0.9995
@@ -33,4 +38,5 @@ def get_config(name: str = "diffusion") -> ConfigDict:
     config.train.num_steps = NUM_STEPS.get(name, 10_000)
     config.train.eval_every_steps = 5000
     config.train.checkpoint_every_steps = 5000
+    config.train.keep_checkpoints = 12  # for the curve of quality over time
     return config

@@ -63,9 +63,11 @@ def options(tmp_path_factory) -> peers.Options:
     )
     options = peers.Options(
         workdir=directory / "ours",
+        vae_workdir=directory / "ours_vae",
         directory=directory / "peers",
         vae_config=str(config_file),
         prior_config=str(config_file),
+        models=pythae_models.MODELS,
         minutes=0.001,
         num_samples=NUM_IMAGES,
         data_dir=str(directory / "data"),
@@ -93,6 +95,21 @@ def test_number_of_epochs_is_what_fits_into_the_time(tmp_path, monkeypatch):
     pythae_models.train("rae_l2", images, images, 2.9, tmp_path)
     fit = json.loads((tmp_path / "fit.json").read_text())
     assert fit["epochs"] == 3  # of two steps each
+
+
+@pytest.mark.parametrize("name", pythae_models.MODELS)
+@pytest.mark.parametrize("image_shape", pythae_models.NETWORKS)
+def test_networks_fit_the_images(name, image_shape):
+    height, width, channels = image_shape
+    x = torch.rand(2, channels, height, width)
+    model = pythae_models._create(name, image_shape)
+    assert model.decoder(model.encoder(x).embedding).reconstruction.shape == x.shape
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    images = np.zeros((10, 16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"Images of \(16, 16, 3\).*NETWORKS.*\(32, 32, 3\)"):
+        pythae_models.train("vae", images, images, 1.0, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +211,14 @@ def test_trainings_are_shared_and_done_once(options, tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
+def test_models_are_chosen(options):
+    chosen = dataclasses.replace(options, models=("rae_l2",))
+    assert list(chosen.peers) == ["pythae RAE-L2 + mixture of 10"]
+    for models in ((), ("vae", "gan")):
+        with pytest.raises(ValueError, match="--models=.* at least one of vae, rae_l2, vamp"):
+            dataclasses.replace(options, models=models)
+
+
 def test_a_run_whose_time_is_not_known_is_refused(options, tmp_path):
     options = dataclasses.replace(options, directory=tmp_path)
     with pytest.raises(ValueError, match="ours holds a run that was not started from here"):
@@ -205,5 +230,5 @@ def test_too_few_samples_for_a_distance_are_refused(num_samples, monkeypatch):
     monkeypatch.setattr(sample_quality, "TAPS", (TAP,))
     weights = stand_in_weights((TAP,), has_logits=False)
     with pytest.raises(ValueError, match=f"num_samples={num_samples} must be more than {TAP}"):
-        peers.check_num_samples(num_samples, weights)
-    peers.check_num_samples(TAP + 1, weights)
+        sample_quality.check_num_samples(num_samples, weights)
+    sample_quality.check_num_samples(TAP + 1, weights)

@@ -171,6 +171,16 @@ def best_tap(weights: inception_weights.InceptionWeights) -> int:
     )
 
 
+def check_num_samples(num_samples: int, weights: inception_weights.InceptionWeights) -> None:
+    """Raises a ValueError, before hours of work, where no Frechet distance could be computed."""
+    tap = best_tap(weights)
+    if num_samples <= tap:
+        raise ValueError(
+            f"--num_samples={num_samples} must be more than {tap}, the number of features: the "
+            "covariance of fewer images is singular."
+        )
+
+
 def evaluate(
     vae: TrainedVAE, options: Options, weights: inception_weights.InceptionWeights
 ) -> SampleEvaluation:
