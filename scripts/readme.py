@@ -1,17 +1,15 @@
-"""Writes the numbers of the README and of docs/ from workdir/ and benchmarks/results/.
+"""Writes the README's numbers from what lies in workdir/ and benchmarks/results/.
 
     python -m scripts.readme      # or: make report
 
-Between `<!-- NAME -->` and `<!-- /NAME -->` stands what the function of that name in `PAGES`
-returns. The pictures are the workdirs' own files.
+Between `<!-- NAME -->` and `<!-- /NAME -->` stands what the function of that name here returns. The
+README's pictures are the workdirs' own files.
 """
 
-import functools
 import json
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Mapping
 
 from vae_jax.report_content import DISTANCES
 from vae_jax.tables import Table
@@ -19,7 +17,6 @@ from vae_jax.tables import Table
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 RUN, PEERS = "workdir/fashion_mnist", "workdir/peers_fashion_mnist"
-CIFAR10_RUN, CIFAR10_PEERS = "workdir/cifar10_cpu_prior", "workdir/peers_cifar10"
 OURS = "vae_jax"
 
 
@@ -41,14 +38,14 @@ def parameters() -> str:
     return _table(["parameters", *counts], [["", *(f"{n:,}" for n in counts.values())]])
 
 
-def peers(directory: str) -> str:
+def peers() -> str:
     """The table of benchmarks/peers.py."""
-    return (REPOSITORY / directory / "table.md").read_text().strip()
+    return (REPOSITORY / PEERS / "table.md").read_text().strip()
 
 
-def peers_reading(directory: str) -> str:
+def peers_reading() -> str:
     """What that table comes to."""
-    content = _read(f"{directory}/table.json")
+    content = _read(f"{PEERS}/table.json")
     rows, n = content["rows"], content["num_images"]
     seeds = {label: row["fid_of_seeds"] for label, row in rows.items() if "fid_of_seeds" in row}
     ours = seeds.pop(OURS)
@@ -69,9 +66,9 @@ def peers_reading(directory: str) -> str:
     )
 
 
-def steps(run: str) -> str:
-    """Where the distance of a run arises."""
-    metrics = _read(f"{run}/eval/metrics.json")
+def steps() -> str:
+    """Where the distance of the reference run arises."""
+    metrics = _read(f"{RUN}/eval/metrics.json")
 
     def cell(name: str | None, metric: str, digits: int = 3) -> str:
         return f"{metrics[f'{name}_vs_test/{metric}_768']['value']:.{digits}f}" if name else ""
@@ -83,25 +80,19 @@ def steps(run: str) -> str:
     return _table([*titles, "precision, recall (means)"], rows)
 
 
-def bounds(run: str) -> str:
-    """The other numbers of a run."""
-    metrics = _read(f"{run}/eval/metrics.json")
+def bounds() -> str:
+    """The other numbers of the reference run."""
+    metrics = _read(f"{RUN}/eval/metrics.json")
 
     def number(name: str, digits: int) -> str:
         metric = metrics[name]
         return f"{metric['value']:.{digits}f} ± {metric['standard_error']:.{digits}f}"
 
-    bits = f" ({number('bits_per_dim', 3)} bits/dim)" if "bits_per_dim" in metrics else ""
     return (
-        f"Test ELBO {number('elbo', 1)} nats{bits}, rate "
+        f"Test ELBO {number('elbo', 1)} nats ({number('bits_per_dim', 3)} bits/dim), rate "
         f"{number('rate', 1)} nats, PSNR {number('psnr', 2)} dB, SSIM {number('ssim', 3)}, "
         f"{metrics['active_units']['value']} {metrics['active_units']['unit']} dimensions active."
     )
-
-
-def quality_over_time(directory: str) -> str:
-    """The table of benchmarks/quality_over_time.py."""
-    return (REPOSITORY / directory / "table.md").read_text().strip()
 
 
 def issues() -> str:
@@ -177,10 +168,10 @@ def issues() -> str:
     return _table(["issue", "evidence", "fix"], rows)
 
 
-def failures(run: str) -> str:
-    """What stands out in the failure galleries of a run."""
+def failures() -> str:
+    """What stands out in the failure galleries of the reference run."""
     parts = []
-    for gallery in _read(f"{run}/eval/gallery.json"):
+    for gallery in _read(f"{RUN}/eval/gallery.json"):
         if gallery["name"] not in ("worst_perceptual", "worst_samples"):
             continue
         groups = [f"{g['hypothesis']} {g['num_failures']}" for g in gallery["groups"]]
@@ -211,43 +202,21 @@ def speed() -> str:
     return ", ".join(parts)
 
 
-_of = functools.partial
-PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
-    README: {
-        "parameters": parameters,
-        "fashion_mnist_peers": _of(peers, PEERS),
-        "fashion_mnist_peers_reading": _of(peers_reading, PEERS),
-        "fashion_mnist_bounds": _of(bounds, RUN),
-        "cifar10_peers": _of(peers, CIFAR10_PEERS),
-        "cifar10_peers_reading": _of(peers_reading, CIFAR10_PEERS),
-        "cifar10_bounds": _of(bounds, CIFAR10_RUN),
-        "issues": issues,
-        "doctor": doctor,
-        "speed": speed,
-    },
-    REPOSITORY / "docs/fashion_mnist.md": {
-        "steps": _of(steps, RUN),
-        "failures": _of(failures, RUN),
-    },
-    REPOSITORY / "docs/cifar10.md": {
-        "steps": _of(steps, CIFAR10_RUN),
-        "failures": _of(failures, CIFAR10_RUN),
-        "quality_over_time": _of(quality_over_time, "workdir/cifar10_cpu_quality_over_time"),
-    },
-}
+BLOCKS = (parameters, peers, peers_reading, steps, bounds, issues, failures, doctor, speed)
 
 
-def render(page: pathlib.Path, text: str) -> str:
-    """The text of that page with every block written anew.
+def render(text: str) -> str:
+    """The README's text with every block written anew.
 
     Raises:
       ValueError: a block has no place in the text, or several.
     """
-    for name, block in PAGES[page].items():
+    for block in BLOCKS:
+        name = block.__name__
         pattern = re.compile(rf"(<!-- {name} -->\s?).*?(\s?<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(
-                f"{page.name} must have one place <!-- {name} --> ... <!-- /{name} -->, and has "
+                f"{README.name} must have one place <!-- {name} --> ... <!-- /{name} -->, and has "
                 f"{len(pattern.findall(text))}."
             )
         content = block()
@@ -256,5 +225,4 @@ def render(page: pathlib.Path, text: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in PAGES:
-        path.write_text(render(path, path.read_text()))
+    README.write_text(render(README.read_text()))
