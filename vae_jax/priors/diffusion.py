@@ -151,15 +151,17 @@ class Diffusion(Prior):
         return -0.5 * (alpha_squared * sum_event(z**2) + num_dims * constant)
 
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
-        gammas = self.schedule.gamma(jnp.linspace(1.0, 0.0, self.num_sampling_steps + 1))
+        # Equal steps of log(alpha^2 / sigma^2) (DPM-Solver: Lu et al. 2022, arXiv:2206.00927). The
+        # schedule has its levels where the bound is won, and few where much noise is taken away.
+        gammas = jnp.linspace(self.gamma_max, self.gamma_min, self.num_sampling_steps + 1)
         network, variables = self.network.clone(parent=None), self.network.variables
-        predict_v = functools.partial(_apply, network, variables)
+        predict_v = functools.partial(apply_network, network, variables)
         shape = (num_samples, *self.latent_shape)
         return samplers.sample(self.sampler, predict_v, key, shape, gammas, temperature)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(network: nn.Module, variables, z: jax.Array, gamma: jax.Array) -> jax.Array:
+def apply_network(network: nn.Module, variables, z: jax.Array, gamma: jax.Array) -> jax.Array:
     """Predicted v at one noise level; compiled once per network and shape."""
     return network.apply(variables, z, jnp.full(z.shape[:1], gamma))
 

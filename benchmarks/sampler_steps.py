@@ -1,0 +1,75 @@
+"""How many steps the sampler of a diffusion prior needs, and at which noise levels.
+
+    python -m benchmarks.sampler_steps --workdir=workdir/cifar10_cpu_prior
+
+Draws the same latents in few steps and in many, as the prior sees them: standardised, so that codes
+of training images have the standard deviation 1. Prints a table. Deterministic samplers only: of
+the others no draw comes again in another number of steps.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax import inference, process
+from vae_jax.priors import diffusion, samplers
+from vae_jax.tables import Table
+
+SAMPLERS = {"heun": (10, 20, 40), "ddim": (20, 40, 80)}  # of each the steps
+NUM_REFERENCE_STEPS = 100  # of Heun's method
+
+
+def noise_levels(prior: diffusion.Diffusion, num_steps: int) -> dict[str, jax.Array]:
+    """{name: gamma from the highest to the lowest, [num_steps + 1]}."""
+    times = jnp.linspace(1.0, 0.0, num_steps + 1)
+    return {
+        "equal steps": prior.gamma_min + (prior.gamma_max - prior.gamma_min) * times,
+        "the schedule's quantiles": prior.schedule.gamma(times),
+    }
+
+
+def measure(prior: diffusion.Diffusion, num_samples: int) -> Table:
+    """Standard deviation and error of the draws of a bound prior."""
+    network, variables = prior.network.clone(parent=None), prior.network.variables
+    predict_v = functools.partial(diffusion.apply_network, network, variables)
+
+    def draw(sampler, gammas):
+        shape = (num_samples, *prior.latent_shape)
+        return np.asarray(samplers.sample(sampler, predict_v, jax.random.key(0), shape, gammas))
+
+    many = noise_levels(prior, NUM_REFERENCE_STEPS)["equal steps"]
+    reference = draw("heun", many)
+    rows = [["heun", f"{NUM_REFERENCE_STEPS}", "equal steps", f"{reference.std():.3f}", ""]]
+    for sampler, all_num_steps in SAMPLERS.items():
+        for num_steps in all_num_steps:
+            for name, gammas in noise_levels(prior, num_steps).items():
+                z = draw(sampler, gammas)
+                error = np.sqrt(np.mean((z - reference) ** 2))
+                rows.append([sampler, f"{num_steps}", name, f"{z.std():.3f}", f"{error:.3f}"])
+    return Table(["sampler", "steps", "noise levels", "standard deviation", "rms error"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--workdir", type=pathlib.Path, required=True, help="of a run with a diffusion prior")
+    add("--num_samples", type=int, default=50, help="draws of each row")
+    args = parser.parse_args()
+    process.cache_compilations()
+    vae = inference.load(args.workdir)
+    if vae.config.prior.name != "diffusion":
+        sys.exit(
+            f"benchmarks.sampler_steps: --workdir={args.workdir} must be a run with prior.name = "
+            f"'diffusion', and has {vae.config.prior.name!r}, which draws in one step."
+        )
+    prior = vae.model.bind({"params": vae.params}).prior.base
+    print("\n".join(measure(prior, args.num_samples).to_markdown()))
+
+
+if __name__ == "__main__":
+    main()
