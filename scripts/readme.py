@@ -1,15 +1,17 @@
-"""Writes the README's numbers from what lies in workdir/ and benchmarks/results/.
+"""Writes the numbers of the README and of docs/ from workdir/ and benchmarks/results/.
 
     python -m scripts.readme      # or: make report
 
-Between `<!-- NAME -->` and `<!-- /NAME -->` stands what the function of that name here returns. The
-README's pictures are the workdirs' own files.
+Between `<!-- NAME -->` and `<!-- /NAME -->` stands what the function of that name in `PAGES`
+returns. The pictures are the workdirs' own files.
 """
 
+import functools
 import json
 import pathlib
 import re
 import statistics
+from collections.abc import Callable, Mapping
 
 from vae_jax.report_content import DISTANCES
 from vae_jax.tables import Table
@@ -17,6 +19,8 @@ from vae_jax.tables import Table
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 RUN, PEERS = "workdir/fashion_mnist", "workdir/peers_fashion_mnist"
+CIFAR10_RUN, CIFAR10_PEERS = "workdir/cifar10_cpu_prior", "workdir/peers_cifar10"
+CIFAR10_CURVE = "workdir/cifar10_cpu_quality_over_time"
 OURS = "vae_jax"
 
 
@@ -29,23 +33,26 @@ def _table(titles, rows) -> str:
 
 
 def parameters() -> str:
-    """Counts of the parts, from the table that training writes."""
-    counts = dict.fromkeys(("encoder", "decoder", "prior", "total"), 0)
-    for line in (REPOSITORY / RUN / "parameters.md").read_text().splitlines()[2:]:
-        _, module, count, *_ = (cell.strip() for cell in line.split("|"))
-        part = module.partition("/")[0]
-        counts[part] += int(count.replace(",", ""))
-    return _table(["parameters", *counts], [["", *(f"{n:,}" for n in counts.values())]])
+    """Counts of the parts, from the tables that training writes."""
+    rows = []
+    for dataset, run in {"Fashion-MNIST": RUN, "CIFAR-10": CIFAR10_RUN}.items():
+        counts = dict.fromkeys(("encoder", "decoder", "prior", "total"), 0)
+        for line in (REPOSITORY / run / "parameters.md").read_text().splitlines()[2:]:
+            _, module, count, *_ = (cell.strip() for cell in line.split("|"))
+            part = module.partition("/")[0]
+            counts[part] += int(count.replace(",", ""))
+        rows.append([dataset, *(f"{n:,}" for n in counts.values())])
+    return _table(["parameters", *counts], rows)
 
 
-def peers() -> str:
+def peers(directory: str) -> str:
     """The table of benchmarks/peers.py."""
-    return (REPOSITORY / PEERS / "table.md").read_text().strip()
+    return (REPOSITORY / directory / "table.md").read_text().strip()
 
 
-def peers_reading() -> str:
+def peers_reading(directory: str) -> str:
     """What that table comes to."""
-    content = _read(f"{PEERS}/table.json")
+    content = _read(f"{directory}/table.json")
     rows, n = content["rows"], content["num_images"]
     seeds = {label: row["fid_of_seeds"] for label, row in rows.items() if "fid_of_seeds" in row}
     ours = seeds.pop(OURS)
@@ -58,17 +65,17 @@ def peers_reading() -> str:
         f"{n:,} samples (means of p(x|z)) and {n:,} reconstructions (z ~ q(z|x)) against {n:,} "
         "test images; distances ± over three sampling seeds for ours and the best peer; PSNR at "
         f"E[z|x], standard errors at most {error:.2f} dB. "
-        f"**Our distance is {statistics.mean(ratios):.2f} ± "
-        f"{statistics.stdev(ratios):.2f} of that of the best peer**, {best}. Reconstructions: "
+        f"**Our distance is {statistics.mean(ratios):.3f} ± "
+        f"{statistics.stdev(ratios):.3f} of that of the best peer**, {best}. Reconstructions: "
         f"{rows[OURS]['psnr'][0]:.1f} dB against {max(row['psnr'][0] for row in others):.1f} of "
         f"the best peer, distance {rows[OURS]['reconstructions']['fid'][0]:.3f} against "
         f"{min(row['reconstructions']['fid'][0] for row in others):.3f}."
     )
 
 
-def steps() -> str:
-    """Where the distance of the reference run arises."""
-    metrics = _read(f"{RUN}/eval/metrics.json")
+def steps(run: str) -> str:
+    """Where the distance of a run arises."""
+    metrics = _read(f"{run}/eval/metrics.json")
 
     def cell(name: str | None, metric: str, digits: int = 3) -> str:
         return f"{metrics[f'{name}_vs_test/{metric}_768']['value']:.{digits}f}" if name else ""
@@ -80,18 +87,36 @@ def steps() -> str:
     return _table([*titles, "precision, recall (means)"], rows)
 
 
-def bounds() -> str:
-    """The other numbers of the reference run."""
-    metrics = _read(f"{RUN}/eval/metrics.json")
+def bounds(run: str) -> str:
+    """The other numbers of a run."""
+    metrics = _read(f"{run}/eval/metrics.json")
 
     def number(name: str, digits: int) -> str:
         metric = metrics[name]
         return f"{metric['value']:.{digits}f} ± {metric['standard_error']:.{digits}f}"
 
+    bits = f" ({number('bits_per_dim', 3)} bits/dim)" if "bits_per_dim" in metrics else ""
     return (
-        f"Test ELBO {number('elbo', 1)} nats ({number('bits_per_dim', 3)} bits/dim), rate "
+        f"Test ELBO {number('elbo', 1)} nats{bits}, rate "
         f"{number('rate', 1)} nats, PSNR {number('psnr', 2)} dB, SSIM {number('ssim', 3)}, "
         f"{metrics['active_units']['value']} {metrics['active_units']['unit']} dimensions active."
+    )
+
+
+def quality_over_time() -> str:
+    """The table of benchmarks/quality_over_time.py."""
+    return (REPOSITORY / CIFAR10_CURVE / "table.md").read_text().strip()
+
+
+def gate() -> str:
+    """Distances of CIFAR-10's VAE before it has a prior: what a prior can win at most."""
+    rows = _read(f"{CIFAR10_PEERS}/table.json")["rows"]
+    points = _read(f"{CIFAR10_CURVE}/curve.json")["points"]
+    of_reconstructions = rows[OURS]["reconstructions"]["fid"][0]
+    of_normal = [p["fid"] for p in points if p["prior"] == "standard_normal"][-1]
+    return (
+        f"{of_reconstructions:.3f} for reconstructions, {of_normal:.3f} for samples of N(0, I): "
+        f"**{of_reconstructions / of_normal:.2f}** of it"
     )
 
 
@@ -168,10 +193,10 @@ def issues() -> str:
     return _table(["issue", "evidence", "fix"], rows)
 
 
-def failures() -> str:
-    """What stands out in the failure galleries of the reference run."""
+def failures(run: str) -> str:
+    """What stands out in the failure galleries of a run."""
     parts = []
-    for gallery in _read(f"{RUN}/eval/gallery.json"):
+    for gallery in _read(f"{run}/eval/gallery.json"):
         if gallery["name"] not in ("worst_perceptual", "worst_samples"):
             continue
         groups = [f"{g['hypothesis']} {g['num_failures']}" for g in gallery["groups"]]
@@ -202,21 +227,44 @@ def speed() -> str:
     return ", ".join(parts)
 
 
-BLOCKS = (parameters, peers, peers_reading, steps, bounds, issues, failures, doctor, speed)
+_of = functools.partial
+PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
+    README: {
+        "parameters": parameters,
+        "fashion_mnist_peers": _of(peers, PEERS),
+        "fashion_mnist_peers_reading": _of(peers_reading, PEERS),
+        "fashion_mnist_bounds": _of(bounds, RUN),
+        "cifar10_peers": _of(peers, CIFAR10_PEERS),
+        "cifar10_peers_reading": _of(peers_reading, CIFAR10_PEERS),
+        "cifar10_bounds": _of(bounds, CIFAR10_RUN),
+        "cifar10_failures": _of(failures, CIFAR10_RUN),
+        "issues": issues,
+        "doctor": doctor,
+        "speed": speed,
+    },
+    REPOSITORY / "docs/fashion_mnist.md": {
+        "steps": _of(steps, RUN),
+        "failures": _of(failures, RUN),
+    },
+    REPOSITORY / "docs/cifar10.md": {
+        "steps": _of(steps, CIFAR10_RUN),
+        "gate": gate,
+        "quality_over_time": quality_over_time,
+    },
+}
 
 
-def render(text: str) -> str:
-    """The README's text with every block written anew.
+def render(page: pathlib.Path, text: str) -> str:
+    """The text of that page with every block written anew.
 
     Raises:
       ValueError: a block has no place in the text, or several.
     """
-    for block in BLOCKS:
-        name = block.__name__
+    for name, block in PAGES[page].items():
         pattern = re.compile(rf"(<!-- {name} -->\s?).*?(\s?<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(
-                f"{README.name} must have one place <!-- {name} --> ... <!-- /{name} -->, and has "
+                f"{page.name} must have one place <!-- {name} --> ... <!-- /{name} -->, and has "
                 f"{len(pattern.findall(text))}."
             )
         content = block()
@@ -225,4 +273,5 @@ def render(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    for path in PAGES:
+        path.write_text(render(path, path.read_text()))
