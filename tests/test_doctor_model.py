@@ -174,6 +174,13 @@ def test_recommendation_after_a_collapse_takes_away_what_makes_the_rate_dear(ove
     assert changed["kl.warmup_steps"] > before["kl.warmup_steps"]
 
 
+@pytest.mark.parametrize("name", ["mixture", "diffusion"])
+def test_after_a_collapse_free_bits_are_not_recommended_with_a_learned_prior(name):
+    """`find` validates the configuration, in which both would be an error."""
+    (finding,) = find(healthy(**rates_and_variances(10)), {"prior.name": name})
+    assert "free_bits" not in finding.remedy
+
+
 @pytest.mark.parametrize(
     ("gap", "noise", "is_found"),
     [
@@ -292,6 +299,45 @@ def test_recommendation_for_a_hole_is_a_shell_word(latent_shape):
     assert changed.kl.weight == 4.0
     halved = (16,) if latent_shape == (32,) else latent_shape  # of few dimensions none is spared
     assert changed.model.latent_shape == halved
+
+
+# Draws of a diffusion prior
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize(
+    ("factor", "num_images", "severity"),
+    [
+        (1.0, NUM_IMAGES, None),
+        (0.999 * model.SPREAD_WARNING, NUM_IMAGES, None),
+        (1.001 * model.SPREAD_WARNING, NUM_IMAGES, "warning"),
+        (0.999 * model.SPREAD_SEVERE, NUM_IMAGES, "warning"),
+        (1.001 * model.SPREAD_SEVERE, NUM_IMAGES, "severe"),
+        # Of 100 images 3 standard errors are 0.3.
+        (1.29, 100, None),
+        (1.31, 100, "severe"),
+    ],
+)
+def test_draws_of_another_spread_than_the_codes_are_found(factor, num_images, severity, wide):
+    """One dimension has far more variance than the others: it decides."""
+    variances = np.full(NUM_DIMS, 0.01)
+    variances[3] = 1.0 - variances[1:].sum()  # 1 in all
+    ratio = factor if wide else 1.0 / factor
+    elbo = MEAN + SPREAD * standardised(num_images)
+    examination = healthy(
+        prior_variance=ratio**2 * np.full(NUM_DIMS, 1.0 / NUM_DIMS),
+        aggregate_variance=variances,
+        validation_elbo=elbo,
+        train_elbo=elbo,
+        raw_elbo=elbo,
+    )
+    overrides = {"prior.name": "diffusion"}
+    finding = check(examination, "prior_draws_mis_scaled", severity, overrides)
+    if finding is not None:
+        assert f"{ratio:.2f} times the standard deviation" in finding.evidence
+        prior = apply_remedy(finding.remedy, make_config(overrides)).prior
+        assert prior.sampler == "heun" and prior.num_sampling_steps == 2 * 50
+    assert find(examination, {"prior.name": "mixture"}) == []  # whose draws are exact
 
 
 # Blur
@@ -512,6 +558,7 @@ def test_recommendations_are_possible_for_short_and_long_runs(num_steps):
     """`find` applies each with the parser of train.py and validates the configuration."""
     overrides = {**FIXED, "train.num_steps": num_steps, "kl.weight": 8.0}
     overrides |= {"optim.warmup_steps": 2, "kl.warmup_steps": 10, "data.validation_size": 12}
+    overrides |= {"prior.name": "diffusion"}  # to which all rules apply
     bound = healthy().validation_elbo
     sick = healthy(
         train_elbo=bound + SPREAD,
@@ -520,6 +567,7 @@ def test_recommendations_are_possible_for_short_and_long_runs(num_steps):
         code_variance=np.zeros(NUM_DIMS),
         swap_gap=np.zeros(NUM_IMAGES),
         decoded_accuracy=0.99,
+        prior_variance=np.full(NUM_DIMS, 4.0),
         reconstruction_power=with_fine_detail(0.01),
         likelihood_std=1.0,
         **nearest(NUM_DRAWN),

@@ -16,6 +16,7 @@ from vae_jax.metrics.spectrum import power_above
 ZERO_RATE = 1.0  # nats per image: so cheap a code hardly tells two images apart
 HOLE_NOTE, HOLE_WARNING, HOLE_SEVERE = 0.6, 0.75, 0.95
 MOMENT_GAP = 0.5  # nats per dimension
+SPREAD_WARNING, SPREAD_SEVERE = 1.1, 1.3
 MAX_WEIGHT = 4.0  # beyond it samples got worse in workdir/ablation_fashion_mnist
 BLUR_WARNING, BLUR_SEVERE = 0.3, 0.1
 VARIANCE_WARNING, VARIANCE_SEVERE = 2.0, 4.0
@@ -60,10 +61,15 @@ def posterior_collapse(config: ConfigDict, e: Examination) -> Finding | None:
         meaning="All codes are the prior: the decoder gives the same image for every input."
         if collapsed
         else "These dimensions carry nothing, and the decoder has learned to ignore them.",
-        remedy=f"{_cheaper_rate(config)} --config.kl.free_bits=0.05 "
+        remedy=f"{_cheaper_rate(config)}{_free_bits(config)} "
         f"--config.kl.warmup_steps={max(2 * config.kl.warmup_steps, _quarter(config))}",
         panel="rate per dimension",
     )
+
+
+def _free_bits(config: ConfigDict) -> str:
+    """A flag, where the prior has a rate of each dimension."""
+    return " --config.kl.free_bits=0.05" if config.prior.name == "standard_normal" else ""
 
 
 def _quarter(config: ConfigDict) -> int:
@@ -155,6 +161,33 @@ def _closer_to_prior(config: ConfigDict) -> str:
         fewer = f"--config.model.latent_shape='({latent_shape[0] // 2},)'"
         flags.append(f"fewer dimensions: {fewer}")
     return ", or ".join(flags)
+
+
+def prior_draws_mis_scaled(config: ConfigDict, e: Examination) -> Finding | None:
+    """Draws of a diffusion prior that are spread wider or narrower than the codes."""
+    if config.prior.name != "diffusion":
+        return None
+    ratio = math.sqrt(e.prior_variance.sum() / e.aggregate_variance.sum())
+    off = max(ratio, 1.0 / ratio)
+    # A standard deviation of n normal numbers has a relative error of sqrt(1 / 2n); here are two.
+    error = 1.0 / math.sqrt(len(e.validation_elbo))
+    if off < max(SPREAD_WARNING, 1.0 + NUM_ERRORS * error):
+        return None
+    num_steps = config.prior.num_sampling_steps
+    return Finding(
+        name="prior_draws_mis_scaled",
+        severity="severe" if off >= SPREAD_SEVERE else "warning",
+        evidence=f"Draws of the prior have {ratio:.2f} times the standard deviation of the "
+        f"aggregate posterior, over all dimensions; {config.prior.sampler}, {num_steps} steps.",
+        threshold=f"a factor of {SPREAD_WARNING:g} and {NUM_ERRORS:g} standard errors, severe from "
+        f"{SPREAD_SEVERE:g}",
+        meaning="Images decoded from them have too much contrast or too little, as of too few "
+        "sampling steps or too short a training of the prior.",
+        remedy=f"--config.prior.sampler=heun --config.prior.num_sampling_steps={2 * num_steps} "
+        "(nothing is trained anew for it: in config.json of a run that has ended); if that "
+        f"changes nothing, {_closer_to_prior(config)}",
+        panel="aggregate posterior",
+    )
 
 
 def over_regularised_blur(config: ConfigDict, e: Examination) -> Finding | None:
@@ -298,6 +331,7 @@ RULES: tuple[Callable[[ConfigDict, Examination], Finding | None], ...] = (
     posterior_collapse,
     kl_plateau,
     prior_hole,
+    prior_draws_mis_scaled,
     over_regularised_blur,
     likelihood_variance,
     overfitting,
