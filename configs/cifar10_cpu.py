@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.data.name = "cifar10"
     config.data.flip = True
-    config.model.latent_shape = (8, 8, 4)
+    config.model.latent_shape = (8, 8, 6)
     config.model.patch_size = 4
     config.model.widths = (128,)
     config.model.num_blocks = (1,)
