@@ -12,7 +12,7 @@ from configs import fashion_mnist_diffusion
 
 
 def get_config() -> ConfigDict:
-    """The rest of the hour of one core, of which the VAE takes 24 minutes."""
+    """The rest of the hour of one core, of which the VAE takes 20 to 25 minutes."""
     config = fashion_mnist_diffusion.get_config()
     config.vae_workdir = "workdir/cifar10_cpu"
     config.train.batch_size = 50

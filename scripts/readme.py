@@ -8,6 +8,7 @@ returns. The pictures are the workdirs' own files.
 
 import functools
 import json
+import math
 import pathlib
 import re
 import statistics
@@ -57,16 +58,18 @@ def peers_reading(directory: str) -> str:
     seeds = {label: row["fid_of_seeds"] for label, row in rows.items() if "fid_of_seeds" in row}
     ours = seeds.pop(OURS)
     ((best, of_best),) = seeds.items()
-    ratios = [a / b for a, b in zip(ours, of_best, strict=True)]
+    ratio = statistics.mean(ours) / statistics.mean(of_best)
+    # The seeds of the two have nothing to do with each other.
+    error = math.hypot(*(statistics.stdev(d) / statistics.mean(d) for d in (ours, of_best)))
     models = {label: row for label, row in rows.items() if "psnr" in row}
     others = [row for label, row in models.items() if label != OURS]
-    error = max(row["psnr"][1] for row in models.values())
+    psnr_error = max(row["psnr"][1] for row in models.values())
     return (
         f"{n:,} samples (means of p(x|z)) and {n:,} reconstructions (z ~ q(z|x)) against {n:,} "
         "test images; distances ± over three sampling seeds for ours and the best peer; PSNR at "
-        f"E[z|x], standard errors at most {error:.2f} dB. "
-        f"**Our distance is {statistics.mean(ratios):.3f} ± "
-        f"{statistics.stdev(ratios):.3f} of that of the best peer**, {best}. Reconstructions: "
+        f"E[z|x], standard errors at most {psnr_error:.2f} dB. "
+        f"**Our distance is {ratio:.3f} ± {ratio * error:.3f} of that of the best peer**, {best}. "
+        "Reconstructions: "
         f"{rows[OURS]['psnr'][0]:.1f} dB against {max(row['psnr'][0] for row in others):.1f} of "
         f"the best peer, distance {rows[OURS]['reconstructions']['fid'][0]:.3f} against "
         f"{min(row['reconstructions']['fid'][0] for row in others):.3f}."
@@ -98,7 +101,7 @@ def bounds(run: str) -> str:
     bits = f" ({number('bits_per_dim', 3)} bits/dim)" if "bits_per_dim" in metrics else ""
     return (
         f"Test ELBO {number('elbo', 1)} nats{bits}, rate "
-        f"{number('rate', 1)} nats, PSNR {number('psnr', 2)} dB, SSIM {number('ssim', 3)}, "
+        f"{number('rate', 1)} nats, PSNR {number('psnr', 2)} dB, SSIM {number('ssim', 4)}, "
         f"{metrics['active_units']['value']} {metrics['active_units']['unit']} dimensions active."
     )
 
