@@ -185,6 +185,7 @@ def sicken(examined: examination.Examination) -> examination.Examination:
         rate_per_dim=np.full_like(examined.rate_per_dim, 1e-3),
         code_variance=np.zeros_like(examined.code_variance),
         swap_gap=np.zeros_like(examined.swap_gap),
+        prior_variance=100.0 * examined.aggregate_variance,
         decoded_accuracy=0.99,
         reconstruction_power=1e-6 * examined.data_power,
         likelihood_std=10.0,
@@ -221,7 +222,8 @@ def test_every_panel_that_a_finding_names_is_in_the_figure(
     vae, raw_vae, splits, examined, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(diagnosis, "examine", lambda *_: sicken(examined))
-    config = make_config(tmp_path, likelihood__gaussian_variance="fixed", kl__weight=8.0)
+    overrides = {"likelihood__gaussian_variance": "fixed", "prior__name": "diffusion"}
+    config = make_config(tmp_path, kl__weight=8.0, **overrides)
     result = doctor.diagnose(config, sick_records(), *splits, vae, raw_vae)
     assert len(result.findings) == len(curves.RULES) + len(model.RULES)
     titles = [panel.title for panel in result.panels]
