@@ -111,18 +111,6 @@ def quality_over_time() -> str:
     return (REPOSITORY / CIFAR10_CURVE / "table.md").read_text().strip()
 
 
-def gate() -> str:
-    """Distances of CIFAR-10's VAE before it has a prior: what a prior can win at most."""
-    rows = _read(f"{CIFAR10_PEERS}/table.json")["rows"]
-    points = _read(f"{CIFAR10_CURVE}/curve.json")["points"]
-    of_reconstructions = rows[OURS]["reconstructions"]["fid"][0]
-    of_normal = [p["fid"] for p in points if p["prior"] == "standard_normal"][-1]
-    return (
-        f"{of_reconstructions:.3f} for reconstructions, {of_normal:.3f} for samples of N(0, I): "
-        f"**{of_reconstructions / of_normal:.2f}** of it"
-    )
-
-
 def issues() -> str:
     """The failures that cost most, before and after."""
     priors = _read("workdir/fashion_mnist_grid/priors/table.json")
@@ -251,7 +239,6 @@ PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
     },
     REPOSITORY / "docs/cifar10.md": {
         "steps": _of(steps, CIFAR10_RUN),
-        "gate": gate,
         "quality_over_time": quality_over_time,
     },
 }

@@ -49,11 +49,7 @@ def scaled(content):
             {"README.md: cifar10_bounds", "cifar10.md: steps"},
         ),
         (f"{readme.PEERS}/table.json", {"README.md: fashion_mnist_peers_reading"}),
-        (
-            f"{readme.CIFAR10_PEERS}/table.json",
-            {"README.md: cifar10_peers_reading", "cifar10.md: gate"},
-        ),
-        (f"{readme.CIFAR10_CURVE}/curve.json", {"cifar10.md: gate"}),
+        (f"{readme.CIFAR10_PEERS}/table.json", {"README.md: cifar10_peers_reading"}),
         ("workdir/fashion_mnist_grid/priors/table.json", {"README.md: issues"}),
         ("workdir/ablation_fashion_mnist/ablation.json", {"README.md: issues"}),
         ("benchmarks/results/train_cpu.json", {"README.md: speed"}),
