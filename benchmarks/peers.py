@@ -61,6 +61,7 @@ class Options:
       vae_config, prior_config: files of our two runs.
       models: of pythae, to compare with.
       minutes: of a peer's training.
+      mirror: whether peers are trained on mirrored images besides, where ours flips at random.
       num_samples: of each row, and test images.
       data_dir: where datasets lie.
       inception_weights: file, or None: looked for below `data_dir`, or downloaded.
@@ -73,6 +74,7 @@ class Options:
     prior_config: str
     models: tuple[str, ...]
     minutes: float
+    mirror: bool
     num_samples: int
     data_dir: str
     inception_weights: str | None
@@ -133,13 +135,15 @@ def _child_seconds() -> float:
 
 def train_peer(options: Options, name: str) -> None:
     """One of pythae's models."""
-    config = _data_config(options)
-    train, validation = (
-        configuration.load_split(config, split).take(slice(None))
-        for split in ("train", "validation")
-    )
-    directory = options.directory / name
-    pythae_models.train(name, train, validation, 60.0 * options.minutes, directory)
+    validation = configuration.load_split(_data_config(options), "validation").take(slice(None))
+    seconds = 60.0 * options.minutes
+    pythae_models.train(name, _peers_images(options), validation, seconds, options.directory / name)
+
+
+def _peers_images(options: Options) -> np.ndarray:
+    """What peers and their samplers are trained on, uint8 [N, H, W, C]."""
+    images = configuration.load_split(_data_config(options), "train").take(slice(None))
+    return np.concatenate([images, images[:, :, ::-1]]) if options.mirror else images
 
 
 def _data_config(options: Options):
@@ -208,8 +212,8 @@ def make_images(options: Options, label: str, test: np.ndarray) -> pathlib.Path:
         seconds = spent["vae"] + spent["prior"]
     else:
         name, sampler = PEERS[label]
-        train = configuration.load_split(_data_config(options), "train").take(slice(None))
-        model = pythae_models.Peer(options.directory / name, sampler, train)
+        directory_of_peer = options.directory / name
+        model = pythae_models.Peer(directory_of_peer, sampler, _peers_images(options))
         seconds = _read_fit(options, name)["seconds"]
     for seed in range(NUM_SEEDS):
         np.save(directory / f"samples_{seed}.npy", model.sample(seed, options.num_samples))
@@ -359,6 +363,7 @@ def main() -> None:
     add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="of our prior")
     add("--models", default=",".join(pythae_models.MODELS), help="of pythae, by commas")
     add("--minutes", type=float, default=30.0, help="of a peer's training; on CPUs, of one core")
+    add("--mirror", action="store_true", help="train peers on mirrored images besides")
     add("--num_samples", type=int, default=10_000, help="of each row, and of test images at most")
     add("--data_dir", default=data.DEFAULT_DATA_DIR, help="where datasets lie")
     add("--inception_weights", help="file: .pth, .tgz, .pb or .npz")

@@ -21,7 +21,7 @@ import torch
 from pythae import models, samplers, trainers
 from pythae.data.datasets import BaseDataset
 from pythae.models import AutoModel
-from pythae.models.nn.benchmarks import cifar, mnist
+from pythae.models.nn.benchmarks import celeba, cifar, mnist
 
 from vae_jax import figures
 
@@ -40,6 +40,12 @@ NETWORKS = {
         cifar.Encoder_ResNet_AE_CIFAR,
         cifar.Decoder_ResNet_AE_CIFAR,
         256,
+    ),
+    (64, 64, 3): (
+        celeba.Encoder_ResNet_VAE_CELEBA,
+        celeba.Encoder_ResNet_AE_CELEBA,
+        celeba.Decoder_ResNet_AE_CELEBA,
+        64,
     ),
 }
 SECOND_STAGE_EPOCHS = 12

@@ -91,6 +91,8 @@ def get_config() -> ConfigDict:
     train.steps_per_call = 0  # steps per jitted call; 0: 1 on CPU, up to 50 elsewhere
     train.log_every_steps = 100
     train.eval_every_steps = 1000  # validation, images, curves and a checkpoint
+    # Evaluations in a row without a better validation ELBO that end the run; 0: none do.
+    train.patience = 0
     train.profile = False  # trace steps 20 to 25 into profile/, for TensorBoard or Perfetto
     train.diagnose = True  # look for failure modes at each evaluation: diagnosis.md
     train.checkpoint_every_steps = 1000  # further checkpoints, where smaller

@@ -232,6 +232,78 @@ def test_stop_changes_no_bit_of_the_final_state(
     assert_trees_equal(read_state(tmp_path / "run"), run(name).state)
 
 
+@pytest.fixture
+def encoded(monkeypatch) -> list[tuple[int, ...]]:
+    """Shapes of what is encoded before training, filled as that happens."""
+    shapes, encode_all = [], frozen_vae.encode_all
+
+    def record(*args):
+        posteriors = encode_all(*args)
+        shapes.append(posteriors.mean.shape)
+        return posteriors
+
+    monkeypatch.setattr(frozen_vae, "encode_all", record)
+    return shapes
+
+
+def test_images_that_are_seen_again_are_encoded_once(data_dir, vae_workdir, tmp_path, encoded):
+    states = []
+    for resident in (True, False):
+        config = prior_config(data_dir, vae_workdir, "mixture", data__resident=resident)
+        with config.unlocked():
+            config.train.num_steps = NUM_STEPS + 1  # of 8 images: one epoch and a batch
+        workdir = tmp_path / str(resident)
+        assert training.train_and_evaluate(config, workdir, evaluate_nothing) is None
+        states.append(read_state(workdir))
+    assert encoded == [(NUM_TRAIN, 1, *LATENT_SHAPE)]  # and not where images are sent
+    # Adam divides by the root of the second moment: a rounding error may move what has hardly a
+    # gradient by the learning rate.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        *(state.params["prior"] for state in states),
+    )
+
+
+def test_stop_of_a_run_on_encoded_images_changes_no_bit(
+    data_dir, vae_workdir, tmp_path, monkeypatch, encoded
+):
+    config = prior_config(data_dir, vae_workdir, "mixture", train__num_steps=NUM_STEPS + 1)
+    assert training.train_and_evaluate(config, tmp_path / "whole", evaluate_nothing) is None
+    with monkeypatch.context() as patch:
+        raise_sigterm_after(patch, step=3)
+        training.train_and_evaluate(config, tmp_path / "stopped", evaluate_nothing)
+    assert training.train_and_evaluate(config, tmp_path / "stopped", evaluate_nothing) is None
+    assert len(encoded) == 3
+    assert_trees_equal(read_state(tmp_path / "stopped"), read_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "once"),
+    [
+        ({}, True),
+        ({"train__num_steps": 8}, False),  # every image once
+        ({"data__flip": True, "train__num_steps": 16}, False),  # and once mirrored
+        ({"data__flip": True, "train__num_steps": 17}, True),
+        ({"likelihood__name": "bernoulli", "likelihood__binarize": True}, False),  # drawn anew
+        ({"vae_workdir": ""}, False),
+    ],
+)
+def test_when_images_are_encoded_once(data_dir, changes, once):
+    config = make_config(data_dir, **{"vae_workdir": "vae", "train__num_steps": 9, **changes})
+    assert frozen_vae.encodes_once(config, NUM_TRAIN) == once
+
+
+def test_mirrored_images_are_encoded_as_such(data_dir, frozen):
+    train = configuration.load_split(frozen.config, "train")
+    images = train.take(np.arange(NUM_TRAIN))
+    with frozen.config.unlocked():
+        frozen.config.data.flip = True
+        both = frozen_vae.encode_all(frozen, train)
+        frozen.config.data.flip = False
+    np.testing.assert_array_equal(both.mean[:, 0], frozen.encode(images).mean)
+    np.testing.assert_array_equal(both.log_std[:, 1], frozen.encode(images[:, :, ::-1]).log_std)
+
+
 # What is taken from the VAE's run
 
 

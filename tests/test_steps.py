@@ -145,6 +145,41 @@ def test_images_of_this_call_train_bit_for_bit_as_resident_ones(scanned, images,
     jax.tree.map(np.testing.assert_array_equal, resident, own)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_posteriors_computed_before_train_as_the_images_do(model, images, indices, flip):
+    model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
+    tx = optax.apply_if_finite(optax.sgd(1e-2), max_consecutive_errors=1)
+    train_steps = steps.jit_train_steps(
+        steps.make_train_step(
+            *(model, DiscretizedLogistic(1), tx, constant(1.0), constant(1e-2)),
+            flip=flip,
+            frozen_vae=True,
+        ),
+        MESH,
+        steps_per_call=1,
+    )
+    state = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0), True))
+    variants = [images, images[:, :, ::-1]] if flip else [images]
+    posteriors = [
+        model.apply({"params": state().params}, steps.to_unit_interval(x), method="encode")
+        for x in map(jnp.asarray, variants)
+    ]
+    assert np.abs(posteriors[0].mean - posteriors[-1].mean).max() > 0.01 or not flip
+    resident = jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *posteriors)
+    of_images, of_posteriors = state(), state()
+    for row in indices:
+        key = jax.random.key(1)
+        of_images, expected = train_steps(of_images, images, row[None], key)
+        of_posteriors, metrics = train_steps(of_posteriors, resident, row[None], key)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        of_posteriors.params,
+        of_images.params,
+    )
+
+
 def test_state_is_donated(single, images, indices):
     state = single.create_state()
     single.train_steps(state, images, indices[:1], jax.random.key(1))

@@ -41,6 +41,7 @@ ADDED_KEYS = {
     "train.diagnose": False,
     "train.accumulation_steps": 1,
     "train.profile": False,
+    "train.patience": 0,
     "model.remat": False,
     "vae_workdir": "",
     "prior.name": "standard_normal",
@@ -120,6 +121,10 @@ def validate(config: ConfigDict) -> None:
     if config.eval.num_iw_images < 0:
         raise ValueError(
             f"eval.num_iw_images = {config.eval.num_iw_images} must not be negative (0: all)."
+        )
+    if config.train.patience < 0:
+        raise ValueError(
+            f"train.patience = {config.train.patience} must not be negative (0: no early stop)."
         )
     if config.kl.free_bits < 0:
         raise ValueError(f"kl.free_bits = {config.kl.free_bits} must not be negative.")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from vae_jax import config as configuration
 from vae_jax import inference, priors
 from vae_jax.data import Split
+from vae_jax.distributions import DiagonalGaussian
 
 LOGGER = logging.getLogger(__name__)
 
@@ -39,6 +40,28 @@ def complete_config(config: ConfigDict) -> ConfigDict:
         for key in ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
             complete.train[key] = 1
     return complete.lock()
+
+
+def encodes_once(config: ConfigDict, num_images: int) -> bool:
+    """Whether q(z | x) of all training images is computed before training, not in every step.
+
+    Not where images are drawn anew at each step, nor where most would not be seen again.
+    """
+    seen = config.train.num_steps * config.train.batch_size
+    wanted = seen > num_images * (1 + config.data.flip)
+    return bool(config.vae_workdir) and not config.likelihood.binarize and wanted
+
+
+def encode_all(vae: inference.TrainedVAE, train: Split) -> DiagonalGaussian:
+    """q(z | x) of all training images and, where they are flipped, of their mirror images.
+
+    Float32 [N, 1 or 2, *latent_shape], in host memory.
+    """
+    images = train.take(slice(None))
+    variants = [images, images[:, :, ::-1]] if vae.config.data.flip else [images]
+    LOGGER.info("Encoding %s images once.", f"{len(variants) * len(images):,}")
+    posteriors = [vae.encode(variant) for variant in variants]
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *posteriors)
 
 
 def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:

@@ -33,6 +33,17 @@ def random_flip(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(flip, x[:, :, ::-1, :], x)
 
 
+def choose_flipped(key: jax.Array, posterior: DiagonalGaussian) -> DiagonalGaussian:
+    """q(z | random_flip(key, x)) [B, *latent_shape] from q of x and of its mirror image, [B, 2, …].
+
+    Where the second axis has length 1 there is nothing to choose.
+    """
+    num_images, num_variants = posterior.mean.shape[:2]
+    flip = jax.random.bernoulli(key, shape=(num_images, 1, 1, 1)).reshape(-1)
+    variant = jnp.where(flip, num_variants - 1, 0)
+    return jax.tree.map(lambda a: a[jnp.arange(num_images), variant], posterior)
+
+
 def _with_log_std(params, log_std: jax.Array, skip: jax.Array):
     """`params` with the likelihood's log_std replaced, unless this update is skipped."""
     new = jnp.where(skip, params["decoder"]["log_std"], log_std)
@@ -44,12 +55,13 @@ class Batch:
     """All that a training step is a function of besides its parameters.
 
     Attributes:
-      x: what the model sees, float32 [B, H, W, C] in [0, 1].
+      x: what the model sees, float32 [B, H, W, C] in [0, 1]; on a frozen VAE it may be q(z | x),
+        computed before.
       noise: N(0, I) of the draws from the posterior, [B, *latent_shape].
       prior_key: of what the prior draws for its loss.
     """
 
-    x: jax.Array
+    x: jax.Array | DiagonalGaussian
     noise: jax.Array
     prior_key: jax.Array
 
@@ -58,17 +70,22 @@ def prepare_batch(
     model: VAE,
     likelihood: Likelihood,
     flip: bool,
-    x: jax.Array,
+    x: jax.Array | DiagonalGaussian,
     key: jax.Array,
     step: jax.typing.ArrayLike,
 ) -> Batch:
-    """The batch of a training step from its images x [B, H, W, C] in [0, 1]."""
+    """The batch of a training step from its images x [B, H, W, C] in [0, 1].
+
+    Or from their posteriors, as `choose_flipped` takes them.
+    """
     flip_key, binarize_key, noise_key = jax.random.split(jax.random.fold_in(key, step), 3)
-    if flip:
+    if isinstance(x, DiagonalGaussian):
+        x = choose_flipped(flip_key, x)
+    elif flip:
         x = random_flip(flip_key, x)
     if likelihood.binarize:
         x = jax.random.bernoulli(binarize_key, x).astype(jnp.float32)
-    noise = jax.random.normal(noise_key, (len(x), *model.latent_shape))
+    noise = jax.random.normal(noise_key, (len(jax.tree.leaves(x)[0]), *model.latent_shape))
     return Batch(x, noise, jax.random.fold_in(noise_key, 1))
 
 
@@ -83,7 +100,7 @@ def split_batch(batch: Batch, num_parts: int) -> Batch:
 
     parts = jnp.arange(num_parts)
     prior_keys = jax.vmap(lambda i: jax.random.fold_in(batch.prior_key, i))(parts)
-    return Batch(split(batch.x), split(batch.noise), prior_keys)
+    return Batch(jax.tree.map(split, batch.x), split(batch.noise), prior_keys)
 
 
 def _is_batch_optimal(likelihood: Likelihood) -> bool:
@@ -92,7 +109,9 @@ def _is_batch_optimal(likelihood: Likelihood) -> bool:
 
 def _draw_and_score(model: VAE, params, batch: Batch):
     """(posterior, z drawn from it, the prior's loss at z, log p(z)); the last two [B]."""
-    posterior = model.apply({"params": params}, batch.x, method="encode")
+    posterior = batch.x
+    if not isinstance(posterior, DiagonalGaussian):
+        posterior = model.apply({"params": params}, batch.x, method="encode")
     z = posterior.reparameterise(batch.noise)
     return posterior, z, *model.apply({"params": params}, z, batch.prior_key, method="prior_loss")
 
@@ -185,7 +204,8 @@ def make_train_step(
 ) -> Callable:
     """Returns (state, x [B,H,W,C] in [0,1], key) -> (state, metrics): one update, not jitted.
 
-    With `frozen_vae` only the prior is trained, by `make_prior_loss_fn`. Gradients are accumulated
+    With `frozen_vae` only the prior is trained, by `make_prior_loss_fn`, and x may be the images'
+    posteriors as `choose_flipped` takes them. Gradients are accumulated
     over `accumulation_steps` parts of the batch.
 
     `key` is the run's train_key; the step folds its own number in, so that resuming needs no stored
@@ -238,16 +258,16 @@ def make_train_step(
 def jit_train_steps(train_step: Callable, mesh: Mesh, steps_per_call: int) -> Callable:
     """Returns jitted (state, images, batches, key) -> (state, metrics [steps_per_call]).
 
-    Step i of a call trains on images[batches[i]], where `images` (uint8 [N,H,W,C]) is the training
-    split resident on the devices and `batches` int32 [steps_per_call, B]; or, where `images` is
-    None, on batches[i] itself (uint8 [steps_per_call,B,H,W,C]). The state is donated. One step per
-    call is no `lax.scan`: on the CPU backend a convolution inside a scan runs many times slower
-    (github.com/jax-ml/jax/issues/12868).
+    Step i of a call trains on images[batches[i]], where `images` (uint8 [N,H,W,C], or posteriors as
+    `choose_flipped` takes them) is the training split resident on the devices and `batches` int32
+    [steps_per_call, B]; or, where `images` is None, on batches[i] itself (uint8
+    [steps_per_call,B,H,W,C]). The state is donated. One step per call is no `lax.scan`: on the CPU
+    backend a convolution inside a scan runs many times slower (github.com/jax-ml/jax/issues/12868).
     """
 
     def one_step(images, key, state, batch):
-        batch = batch if images is None else images[batch]
-        return train_step(state, to_unit_interval(batch), key)
+        batch = batch if images is None else jax.tree.map(lambda a: a[batch], images)
+        return train_step(state, jax.tree.map(to_unit_interval, batch), key)
 
     def train_steps(state, images, batches, key):
         step = functools.partial(one_step, images, key)

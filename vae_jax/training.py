@@ -34,6 +34,7 @@ from vae_jax import (
 )
 from vae_jax import config as configuration
 from vae_jax.checkpoints import Checkpoints
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.inference import TrainedVAE
 
 LOGGER = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Trainer:
         )
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
         self._images_timed, self._timer = 0, 0.0  # of the same window
+        self._elbos = self._read_elbos()
         self._non_finite_located = False
         self._image_findings: list[doctor.Finding] | None = None
 
@@ -115,7 +117,7 @@ class Trainer:
         """Trains to the end; returns the signal that stopped it before, or None."""
         c = self._config.train
         first_step = self.step
-        if first_step >= c.num_steps:
+        if first_step >= c.num_steps or self._is_out_of_patience():
             LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
             return None
         images = self._resident_images()
@@ -147,9 +149,10 @@ class Trainer:
                 if step % c.eval_every_steps == 0 or step == c.num_steps:
                     elbo = self._evaluate(step)
                 if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
-                    # At a lower KL weight the bound may be higher and the codes far from the prior.
-                    warm = step >= self._config.kl.warmup_steps
+                    warm = self._is_warm(step)
                     self._checkpoints.save(self._state, elbo if warm else None)
+                    if warm and elbo is not None:
+                        self._elbos.append(elbo)
                 if stopping:
                     self._checkpoints.require_saved()
                     number = received[0] if received else signal.SIGTERM  # of another process
@@ -159,12 +162,41 @@ class Trainer:
                         step,
                     )
                     return number
+                if elbo is not None and self._is_out_of_patience():
+                    LOGGER.info(
+                        "Stopped at step %d: no better validation ELBO in the last %d evaluations "
+                        "(train.patience).",
+                        step,
+                        c.patience,
+                    )
+                    break
         self._checkpoints.require_saved()
         return None
 
     def close(self) -> None:
         """Waits for checkpoints under way."""
         self._checkpoints.close()
+
+    def _is_warm(self, step: int) -> bool:
+        """Whether the bound counts: at a lower KL weight codes may be far from the prior."""
+        return step >= self._config.kl.warmup_steps
+
+    def _read_elbos(self) -> list[float]:
+        """The validation ELBO at each evaluation that counts, up to the step of the state."""
+        name = "validation/elbo"
+        return [
+            record[name]
+            for record in writers.read_metrics(self._workdir)
+            if name in record and record["step"] <= self.step and self._is_warm(record["step"])
+        ]
+
+    def _is_out_of_patience(self) -> bool:
+        """Whether none of the last `train.patience` evaluations had a better validation ELBO."""
+        patience = self._config.train.patience
+        if not patience or len(self._elbos) <= patience:
+            return False
+        elbos = np.nan_to_num(self._elbos, nan=-np.inf)
+        return bool(elbos[-patience:].max() <= elbos[:-patience].max())
 
     def _claim_workdir(self, config: ConfigDict, image_shape) -> ConfigDict:
         """The configuration with all numbers filled in, compared with the workdir's or saved there.
@@ -219,14 +251,19 @@ class Trainer:
         LOGGER.info("Resuming from step %d.", int(restored.step))
         return restored
 
-    def _resident_images(self) -> jax.Array | None:
+    def _resident_images(self) -> jax.Array | DiagonalGaussian | None:
         """The training split on the devices, or None where each call sends its own images.
 
-        With several processes it does: each one reads only what its devices work on.
+        With several processes it does: each one reads only what its devices work on. For a prior on
+        a frozen VAE it is what the encoder, which does not change, says of the images.
         """
         if not self._config.data.resident or self._mesh.is_multi_process:
             return None
-        everything = self._train.take(np.arange(len(self._train)))
+        if frozen_vae.encodes_once(self._config, len(self._train)):
+            vae = self._make_vae(self._state.params, self._eval_steps)
+            everything = frozen_vae.encode_all(vae, self._train)
+        else:
+            everything = self._train.take(np.arange(len(self._train)))
         return jax.device_put(everything, sharding.replicated(self._mesh))
 
     def _train_call(self, images: jax.Array | None, last_step: int) -> None:
