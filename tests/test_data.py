@@ -523,6 +523,92 @@ def test_celeb_a_is_cropped_and_resized(tmp_path, downloads, crop, image_size):
     assert data.dataset_directory("celeb_a", tmp_path, crop, image_size).is_dir()
 
 
+@pytest.mark.parametrize(("crop", "image_size"), [(148, 64), (128, 32)])
+def test_mocked_celeb_a_is_what_pillow_crops_and_resizes(tmp_path, crop, image_size):
+    """TFDS's own mock, at the dataset's shapes; nothing is downloaded or decoded."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.testing.mocking import RandomFakeGenerator
+
+    class Examples(list):
+        def __getitems__(self, rows):
+            return [self[row] for row in rows]
+
+    sizes = {"train": 4, "validation": 2, "test": 3}
+    sources = {}
+
+    def as_data_source(builder, *_, **__):
+        for seed, (split, num_examples) in enumerate(sizes.items()):
+            fake = RandomFakeGenerator(builder.info.features, num_examples, seed=seed)
+            sources[split] = Examples(fake)
+        return sources
+
+    with tfds.testing.mock_data(as_data_source_fn=as_data_source):
+        data.prepare("celeb_a", tmp_path, crop, image_size)
+    left, top = (178 - crop) // 2, (218 - crop) // 2
+    for split, examples in sources.items():
+        prepared = data.load_split("celeb_a", split, tmp_path, crop=crop, image_size=image_size)
+        assert prepared.images.shape == (sizes[split], image_size, image_size, 3)
+        for example, image in zip(examples, prepared.images, strict=True):
+            assert example["image"].shape == (218, 178, 3)
+            cropped = Image.fromarray(example["image"]).crop((left, top, left + crop, top + crop))
+            resized = cropped.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(image, np.asarray(resized))
+
+
+QUOTA_PAGE = (
+    "<html><head><title>Google Drive - Quota exceeded</title></head><body><p>Sorry, you can't view "
+    "or download this file at this time. Too many users have viewed or downloaded this file "
+    "recently.</p></body></html>"
+)
+
+
+def test_celeb_a_beyond_the_download_quota_is_prepared_from_files_placed_by_hand(
+    tmp_path, monkeypatch
+):
+    """By TFDS's own downloader, which gets the page of tensorflow/datasets#1482 for an archive."""
+    import requests
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import checksums
+
+    hide_tensorflow(monkeypatch.setattr)
+    celeb_a = tfds.builder_cls("celeb_a")
+    asked = []
+
+    def get(self, url, **kwargs):
+        asked.append(url)
+        response = requests.Response()
+        response.status_code, response.url, response._content = 200, url, QUOTA_PAGE.encode()
+        return response
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    with pytest.raises(ValueError, match="Failed to obtain confirmation link") as caught:
+        data.prepare("celeb_a", tmp_path, 148, 64)
+    assert asked and all("drive.google.com" in url for url in asked)
+    manual = tmp_path / "tensorflow_datasets" / "downloads" / "manual"
+    message = str(caught.value)
+    assert f"into {manual} and run again" in message
+    url_infos = checksums.load_url_infos(celeb_a.pkg_dir_path / "checksums.tsv")
+    assert all(info.filename in message for info in url_infos.values())
+    assert not data.dataset_directory("celeb_a", tmp_path, 148, 64).exists()
+
+    # What the message says, with small files and their checksums in place of the real ones.
+    manual.mkdir(parents=True)
+    sources = write_celeb_a(manual)
+    asked.clear()
+    monkeypatch.setattr(
+        checksums,
+        "load_url_infos",
+        lambda path: {
+            url: checksums.compute_url_info(manual / info.filename)
+            for url, info in url_infos.items()
+        },
+    )
+    for split, images in sources.items():
+        prepared = data.load_split("celeb_a", split, tmp_path)
+        assert prepared.images.shape == (len(images), 64, 64, 3)
+    assert not asked
+
+
 def test_second_crop_of_celeb_a_needs_no_download(tmp_path, downloads):
     import tensorflow_datasets as tfds
 

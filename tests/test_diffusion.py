@@ -641,6 +641,18 @@ def test_samples_of_the_optimal_network_are_of_the_gaussian(std, logits):
     np.testing.assert_allclose(samples.std(axis=0), std * np.ones(shape), rtol=0.05)
 
 
+@pytest.mark.parametrize("std", [0.3, 2.0])
+def test_noise_of_draws_of_the_gaussian_is_standard_normal_and_gives_them_back(std):
+    shape = (2, 1, 2)
+    prior = Diffusion(shape, Gaussian(std))
+    params = {"params": initial_params(prior)}
+    z = std * np.random.default_rng(0).normal(size=(2000, *shape)).astype(np.float32)
+    noise = prior.apply(params, z, method="to_noise")
+    np.testing.assert_allclose(noise, z / std, rtol=0.05, atol=0.02)
+    back = prior.apply(params, noise, method="from_noise")
+    np.testing.assert_allclose(back, z, rtol=0.02, atol=0.02)
+
+
 # Learning
 
 

@@ -283,7 +283,7 @@ def test_grids_are_pictures(evaluated):
     grids = evaluated[1]
     assert grids.keys() == {
         *("reconstructions", "samples", "samples_drawn", "interpolations", "traversals"),
-        "nearest_neighbours",
+        *("nearest_neighbours", "principal_directions", "interpolations_of_noise"),
     }
     for name, grid in grids.items():
         assert grid.dtype == np.uint8 and grid.ndim == 3 and grid.shape[2] == 3
@@ -338,6 +338,62 @@ def test_interpolations_begin_and_end_at_reconstructions(evaluated, vae, images)
     shown, expected = tiles(evaluated[1]["interpolations"]), vae.reconstruct(images)
     assert_same_grey(shown[:, 0], expected[0:16:2])
     assert_same_grey(shown[:, -1], expected[1:16:2])
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, np.pi / 2, 3.0])
+def test_slerp_goes_along_the_arc_at_constant_speed(angle):
+    a, b = np.array([[2.0, 0.0]]), 2.0 * np.array([[np.cos(angle), np.sin(angle)]])
+    t = np.linspace(0.0, 1.0, 5)
+    points = evaluation.slerp(a, b, t.reshape(-1, 1, 1))
+    expected = 2.0 * np.stack([np.cos(t * angle), np.sin(t * angle)], axis=1)[:, None]
+    np.testing.assert_allclose(points, expected, atol=1e-12)
+
+
+def test_interpolations_of_noise_lie_on_arcs_between_draws_of_codes(evaluated, vae, images):
+    """N(0, I) is its own noise, so that the arcs are between the draws themselves."""
+    sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)[2]
+    posterior = vae.encode(images[:16])
+    noise = jax.random.normal(jax.random.fold_in(sample_key, 1), posterior.mean.shape)
+    z = np.float64(posterior.mean + np.exp(posterior.log_std) * noise)
+    shown = tiles(evaluated[1]["interpolations_of_noise"])
+    assert_same_grey(shown[:, 0], vae.decode(z[0::2]))
+    assert_same_grey(shown[:, -1], vae.decode(z[1::2]))
+    for row, a, b in zip(shown, z[0::2], z[1::2], strict=True):
+        angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        third = (np.sin(2 * angle / 3) * a + np.sin(angle / 3) * b) / np.sin(angle)
+        assert_same_grey(row[3], vae.decode(third[None])[0])
+
+
+def test_principal_directions_are_added_to_the_codes_of_the_first_images(evaluated, vae, images):
+    shown = tiles(evaluated[1]["principal_directions"])
+    posterior = vae.encode(images)
+    assert shown.shape[:2] == (2 * min(LATENT_DIMS, evaluation.NUM_DIRECTIONS), 11)
+    for i in range(2):  # in the middle nothing is added
+        middle = vae.decode(posterior.mean[i : i + 1])
+        assert_same_grey(shown[i::2, 5], np.repeat(middle, LATENT_DIMS, axis=0))
+    variance = np.cov(posterior.mean, rowvar=False, bias=True)
+    variance += np.diag(np.exp(2 * posterior.log_std).mean(axis=0))
+    values, vectors = np.linalg.eigh(np.float64(variance))
+    moved = posterior.mean[:1] + 3 * np.sqrt(values[-1]) * vectors[:, -1]
+    back = posterior.mean[:1] - 3 * np.sqrt(values[-1]) * vectors[:, -1]
+    ends = np.concatenate([vae.decode(moved), vae.decode(back)])
+    sides = [0, -1] if np.abs(255 * ends[0, ..., 0] - shown[0, 0]).max() <= 1.01 else [-1, 0]
+    assert_same_grey(shown[0, sides], ends)  # a direction has no sign
+
+
+def test_mirror_images_are_among_the_neighbours_where_training_sees_them(vae):
+    train = configuration.load_split(vae.config, "train")
+    mirrored = train.take(np.arange(10))[:, :, ::-1]
+
+    def neighbours() -> np.ndarray:
+        return tiles(evaluation.nearest_neighbours_grid(vae, mirrored))[1]
+
+    assert np.any(neighbours() != mirrored[..., 0])
+    with vae.config.unlocked():
+        vae.config.data.flip = True
+        found = neighbours()
+        vae.config.data.flip = False
+    np.testing.assert_array_equal(found, mirrored[..., 0])
 
 
 def test_traversal_moves_one_dimension_a_row_by_falling_rate(evaluated, vae, images):

@@ -67,6 +67,18 @@ def jacobians(forward, z: np.ndarray) -> jax.Array:
 # The map and its inverse
 
 
+def test_noise_of_latents_is_where_the_flow_takes_them():
+    flow = create((4,))
+    params = random_params(flow)
+    z = normal((4,))
+    noise = bind(flow, params, "to_noise")(z)
+    np.testing.assert_array_equal(noise, bind(flow, params, "forward")(z)[0])
+    np.testing.assert_allclose(bind(flow, params, "from_noise")(noise), z, atol=1e-4)
+    cold = flow.apply({"params": params}, jax.random.key(0), 1, 0.0, method="sample")
+    at_zero = bind(flow, params, "from_noise")(np.zeros((1, 4), np.float32))
+    np.testing.assert_allclose(at_zero, cold, atol=1e-5)
+
+
 @every_shape
 def test_inverse_undoes_forward_which_is_not_linear(latent_shape):
     flow = create(latent_shape)

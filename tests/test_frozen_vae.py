@@ -399,6 +399,14 @@ def test_run_loads_where_the_vae_is_gone(run, vae_workdir, images, tmp_path):
     np.testing.assert_array_equal(vae.elbo(images, KEY), run("vamp").vae.elbo(images, KEY))
 
 
+def test_noise_maps_are_of_priors_that_have_them(run, images):
+    vae = run("diffusion").vae
+    z = np.asarray(vae.encode(images).mean)
+    np.testing.assert_allclose(vae.from_noise(vae.to_noise(z)), z, atol=0.02)
+    with pytest.raises(ValueError, match="'vamp' has no map .*: standard_normal, flow and diff"):
+        run("vamp").vae.to_noise(z)
+
+
 @pytest.mark.parametrize("name", ["vamp", "diffusion"])
 def test_evaluation_reports_the_importance_weighted_bound_of_exact_priors_only(run, name):
     vae = run(name).vae
@@ -413,6 +421,7 @@ def test_evaluation_reports_the_importance_weighted_bound_of_exact_priors_only(r
     if name != "diffusion":
         assert metrics["iw_elbo"].value > metrics["elbo"].value
     assert len(np.unique(grids["samples"])) > 10
+    assert ("interpolations_of_noise" in grids) == vae.has_noise_map == (name == "diffusion")
 
 
 def test_importance_weighted_bound_with_an_estimated_prior_is_refused(run, images):

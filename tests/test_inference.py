@@ -218,6 +218,15 @@ def test_samples_of_a_standard_normal_prior_are_those_of_earlier_versions(vae):
     assert vae.prior_is_exact
 
 
+def test_standard_normal_latents_are_their_own_noise(vae):
+    z = np.random.default_rng(0).normal(size=(N, *LATENT_SHAPE)).astype(np.float32)
+    assert vae.has_noise_map
+    np.testing.assert_array_equal(vae.to_noise(z), z)
+    np.testing.assert_array_equal(vae.from_noise(z), z)
+    with pytest.raises(ValueError, match=r"z has shape .*: this model takes \(N, 4"):
+        vae.to_noise(z[:, :2])
+
+
 def test_log_prior_of_a_standard_normal_is_its_density(vae):
     z = np.random.default_rng(0).normal(size=(N, *LATENT_SHAPE))
     log_prior = vae.log_prior(z, KEY)

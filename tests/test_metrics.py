@@ -96,6 +96,35 @@ def test_active_units_takes_the_variance_in_float64():
     assert latents.active_units(means) == 1
 
 
+# Principal directions
+
+
+def test_principal_directions_are_those_of_draws_of_the_posteriors():
+    means, log_stds = random_posteriors(500, 6)
+    means *= np.array([3.0, 0.1, 2.0, 0.1, 0.1, 1.0])
+    directions, stds = latents.principal_directions(
+        means.reshape(500, 1, 2, 3), log_stds.reshape(500, 1, 2, 3), 2
+    )
+    assert directions.shape == (2, 1, 2, 3)
+    rng = np.random.default_rng(0)
+    draws = np.concatenate(
+        [means + np.exp(log_stds) * rng.normal(size=means.shape) for _ in range(100)]
+    )
+    _, singular, rows = np.linalg.svd(draws - draws.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(stds, singular[:2] / np.sqrt(len(draws)), rtol=0.01)
+    flat = directions.reshape(2, 6)
+    np.testing.assert_allclose(np.abs((flat * rows[:2]).sum(axis=1)), 1.0, atol=0.01)
+
+
+def test_no_more_directions_than_dimensions():
+    directions, stds = latents.principal_directions(*random_posteriors(20, 3), 5)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-12)
+    assert len(stds) == 3 and (np.diff(stds) < 0).all()
+    one, (std,) = latents.principal_directions(np.array([[1.0], [-1.0]]), np.zeros((2, 1)), 5)
+    assert abs(one.item()) == 1.0
+    np.testing.assert_allclose(std, np.sqrt(1.0 + 1.0))
+
+
 # Aggregate posterior and mutual information
 
 

@@ -269,6 +269,15 @@ def test_standardised_hands_on_what_its_base_is_and_does():
     np.testing.assert_allclose(apply(z, keys, method="log_prob"), expected, rtol=1e-5)
 
 
+def test_noise_of_standardised_latents_is_that_of_the_standardised():
+    prior, apply = standardised(StandardNormal((DIM,)))
+    assert prior.has_noise_map and not standardised(Odd((DIM,)))[0].has_noise_map
+    noise = np.random.default_rng(0).normal(size=(6, DIM)).astype(np.float32)
+    z = apply(noise, method="from_noise")
+    np.testing.assert_allclose(z, MEAN + STD * noise, rtol=1e-6)
+    np.testing.assert_allclose(apply(z, method="to_noise"), noise, rtol=1e-4, atol=1e-5)
+
+
 def test_no_gradient_reaches_the_moments():
     prior, _ = standardised(GaussianMixture((DIM,), 2))
     z = jax.random.normal(KEY, (3, DIM))

@@ -165,6 +165,29 @@ def test_deterministic_samplers_converge_to_the_gaussian_at_their_order():
     np.testing.assert_allclose(samples.std(axis=0), STD, rtol=0.03)
 
 
+def test_noise_and_latents_are_mapped_along_the_curve_of_the_gaussian_in_both_directions():
+    start = draw_start(num_samples=200)
+    exact = solve_gaussian_ode(start)
+    gammas = jnp.asarray(levels(100), jnp.float32)
+    z = samplers.from_noise(gaussian_v, jnp.asarray(start, jnp.float32), gammas)
+    np.testing.assert_allclose(z, exact, rtol=0.01, atol=0.01)
+    noise = samplers.to_noise(gaussian_v, jnp.asarray(exact, jnp.float32), gammas)
+    np.testing.assert_allclose(noise, start, rtol=0.02, atol=0.02)
+
+
+def test_noise_of_latents_gives_them_back_the_better_the_more_steps():
+    z = np.random.default_rng(0).normal(size=(50, len(STD))).astype(np.float32)
+
+    def error(num_steps: int) -> float:
+        gammas = jnp.asarray(levels(num_steps), jnp.float32)
+        noise = samplers.to_noise(nonlinear_v, z, gammas)
+        assert np.abs(noise - z).max() > 0.5
+        return np.abs(samplers.from_noise(nonlinear_v, noise, gammas) - z).max()
+
+    assert error(200) < 0.01
+    assert error(50) > 5.0 * error(200)
+
+
 def ancestral_moments(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance after so many exact transitions with x replaced by E[x | z_t]."""
     gammas = levels(num_steps)

@@ -15,9 +15,12 @@ from vae_jax.writers import Summary
 
 NUM_COLUMNS = 10
 NUM_RECONSTRUCTIONS = 40
+NUM_INTERPOLATIONS = 8
 NUM_SAMPLES = 100
 NUM_NEIGHBOURS = 10_000  # training images that samples are compared with, at most
 NUM_TRAVERSED_DIMS = 10
+NUM_DIRECTIONS = 5  # principal ones of the aggregate posterior
+NUM_MOVED = 2  # images that each is added to
 TRAVERSAL = np.linspace(-3.0, 3.0, 11)
 NUM_MUTUAL_INFORMATION_SAMPLES = 2000
 
@@ -91,6 +94,7 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
 def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
     """The full evaluation: (metrics by name, grids uint8 [H, W, 3] by name)."""
     elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
+    line_key = jax.random.fold_in(sample_key, 1)
     images = _shuffled_images(split)
     posterior = vae.encode(images)
     metrics = (
@@ -107,8 +111,11 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
         "samples_drawn": figures.image_grid(drawn, NUM_COLUMNS),
         "interpolations": interpolations(vae, images),
         "traversals": traversals(vae, images[0], posterior),
+        "principal_directions": principal_directions(vae, posterior),
         "nearest_neighbours": nearest_neighbours_grid(vae, samples[:NUM_RECONSTRUCTIONS]),
     }
+    if vae.has_noise_map:
+        grids["interpolations_of_noise"] = interpolations_of_noise(vae, images, line_key)
     temperature = vae.config.prior.temperature
     if temperature != 1.0:
         tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=temperature)
@@ -130,20 +137,65 @@ def _bounds(
     return of_elbo | _iw_metrics(vae, split, images, terms.elbo, iw_key)
 
 
-def interpolations(vae: TrainedVAE, images: np.ndarray, num_rows: int = 8) -> np.ndarray:
+def interpolations(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
     """Grid: each row decodes the straight line between the posterior means of two images."""
-    num_rows = min(num_rows, len(images) // 2)
-    ends = vae.encode(images[: 2 * num_rows]).mean
-    t = np.linspace(0.0, 1.0, NUM_COLUMNS).reshape(-1, *[1] * (ends.ndim - 1))
-    lines = [(1.0 - t) * ends[2 * i] + t * ends[2 * i + 1] for i in range(num_rows)]
+    ends = vae.encode(_ends(images)).mean
+    t = _fractions(ends)
+    lines = [(1.0 - t) * a + t * b for a, b in zip(ends[0::2], ends[1::2], strict=True)]
     return figures.image_grid(vae.decode(np.concatenate(lines)), NUM_COLUMNS)
 
 
+def interpolations_of_noise(vae: TrainedVAE, images: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Grid: each row is a path between draws of the posteriors of two images that the prior knows.
+
+    The draws are taken to the noise of which the prior makes them; points of the arc between the
+    two noises are as likely as they are, which those of a straight line between codes are not.
+    """
+    posterior = vae.encode(_ends(images))
+    ends = vae.to_noise(posterior.reparameterise(jax.random.normal(key, posterior.mean.shape)))
+    t = _fractions(ends)
+    arcs = [slerp(a, b, t) for a, b in zip(ends[0::2], ends[1::2], strict=True)]
+    return figures.image_grid(vae.decode(vae.from_noise(np.concatenate(arcs))), NUM_COLUMNS)
+
+
+def _ends(images: np.ndarray) -> np.ndarray:
+    """The pairs of images between which rows of a grid lie, one after the other."""
+    return images[: 2 * min(NUM_INTERPOLATIONS, len(images) // 2)]
+
+
+def _fractions(ends: np.ndarray) -> np.ndarray:
+    """From 0 to 1 along a new first axis, to be multiplied with one end."""
+    return np.linspace(0.0, 1.0, NUM_COLUMNS).reshape(-1, *[1] * (ends.ndim - 1))
+
+
+def slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Spherical linear interpolation (Shoemake 1985; of noise: White 2016, arXiv:1609.04468).
+
+    Args:
+      a, b: two vectors of any one shape, not opposite to each other.
+      t: fractions of the way, [T, 1, ..., 1].
+
+    Returns:
+      [T, *shape]: their weights make N(0, I) of two independent draws from it, if the angle between
+      these is a right one, which in many dimensions it nearly is.
+    """
+    cosine = np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    if angle < 1e-6:  # the same direction: 0 / 0 below
+        return (1.0 - t) * a + t * b
+    return (np.sin((1.0 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
 def nearest_neighbours_grid(vae: TrainedVAE, samples: np.ndarray) -> np.ndarray:
-    """Grid: samples [N, H, W, C], and below each the nearest training image, by squared error."""
+    """Grid: samples [N, H, W, C], and below each the nearest training image, by squared error.
+
+    Where training mirrors images at random, mirror images are among these.
+    """
     train = configuration.load_split(vae.config, "train")
     chosen = np.random.default_rng(0).permutation(len(train))[:NUM_NEIGHBOURS]
     images = train.take(chosen)
+    if vae.config.data.flip:  # the model has seen these as well
+        images = np.concatenate([images, images[:, :, ::-1]])
     rows = (figures.to_uint8(x).reshape(len(x), -1) for x in (samples, images))
     nearest, _ = manifold.nearest_neighbours(*rows, k=1)
     return figures.paired_grid(samples, images[nearest[:, 0]], NUM_COLUMNS)
@@ -165,6 +217,28 @@ def traversals(vae: TrainedVAE, image: np.ndarray, posterior: DiagonalGaussian) 
     for row, dim in zip(rows, dims, strict=True):
         row[:, dim] = TRAVERSAL
     return figures.image_grid(vae.decode(rows.reshape(-1, *vae.latent_shape)), len(TRAVERSAL))
+
+
+def principal_directions(vae: TrainedVAE, posterior: DiagonalGaussian) -> np.ndarray:
+    """Grid: directions found without labels, added to the codes of the same images.
+
+    Along each principal direction of the aggregate posterior, that of the largest variance first,
+    the posterior means of the first images are moved by -3 to 3 standard deviations, a row each.
+
+    Args:
+      vae: the model.
+      posterior: of the whole split.
+    """
+    directions, stds = latents.principal_directions(
+        posterior.mean, posterior.log_std, NUM_DIRECTIONS
+    )
+    t = TRAVERSAL.reshape(-1, *[1] * len(vae.latent_shape))
+    rows = [
+        code + t * std * direction
+        for direction, std in zip(directions, stds, strict=True)
+        for code in posterior.mean[:NUM_MOVED]
+    ]
+    return figures.image_grid(vae.decode(np.concatenate(rows)), len(TRAVERSAL))
 
 
 def _metric(vae: TrainedVAE, split: Split, values: np.ndarray, unit: str, protocol: str) -> Metric:

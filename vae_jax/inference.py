@@ -100,6 +100,34 @@ class TrainedVAE:
         return sharding.fetch(self._steps.sample_prior(self.params, key, n, temperature))
 
     @property
+    def has_noise_map(self) -> bool:
+        """Whether the prior has `to_noise` and `from_noise`."""
+        return self.model.bind({}).prior.has_noise_map
+
+    def to_noise(self, z: np.ndarray) -> np.ndarray:
+        """Latents -> noise of which `from_noise` makes them, both float32 [N, *latent_shape].
+
+        One-to-one, and N(0, I) where z ~ p(z). In one call.
+
+        Raises:
+          ValueError: the prior has no such map.
+        """
+        self._require_noise_map()
+        return sharding.fetch(self._steps.to_noise(self.params, self._check_latents(z)))
+
+    def from_noise(self, noise: np.ndarray) -> np.ndarray:
+        """The inverse of `to_noise`."""
+        self._require_noise_map()
+        return sharding.fetch(self._steps.from_noise(self.params, self._check_latents(noise)))
+
+    def _require_noise_map(self) -> None:
+        if not self.has_noise_map:
+            raise ValueError(
+                f"prior.name = {self.config.prior.name!r} has no map between latents and noise: "
+                "standard_normal, flow and diffusion have."
+            )
+
+    @property
     def prior_is_exact(self) -> bool:
         """Whether log p(z) is known, or estimates of a lower bound on it only."""
         return self.model.bind({}).prior.is_exact

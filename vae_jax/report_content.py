@@ -17,11 +17,16 @@ CAPTIONS = {
     "samples": "Samples of the prior, mean of p(x|z)",
     "samples_drawn": "The same samples, drawn from p(x|z)",
     "samples_tempered": "Samples of the prior at prior.temperature, another model, mean of p(x|z)",
-    "nearest_neighbours": "Samples; below each the nearest of at most 10,000 training images, by "
-    "squared error",
+    "nearest_neighbours": "Samples; below each the nearest of at most 10,000 training images (and "
+    "their mirror images, where training sees these), by squared error",
     "aggregate_posterior": "Decoded draws z ~ q(z|x) of random training images, mean of p(x|z): "
     "where these are better than samples, the prior is to blame",
     "interpolations": "Straight lines between the codes of two images (first and last column)",
+    "interpolations_of_noise": "Between draws z ~ q(z|x) of two images along the prior: the noise "
+    "that it makes them of, and arcs between those",
+    "principal_directions": "Latent arithmetic: principal directions of the aggregate posterior "
+    "added to the codes of two images, from -3 to 3 standard deviations, two rows a direction; "
+    "that of the largest variance first",
     "traversals": "One latent dimension a row, from -3 to 3; those of highest rate first",
 }
 GREY_AS_PROBABILITY = (

@@ -316,8 +316,11 @@ class EvalSteps:
         self.log_prior = jit(self._log_prior, everywhere, batched, batched, everywhere)
         # Not sharded: the number of samples need be no multiple of that of the devices.
         self.sample_prior = self._sample_prior
+        self.to_noise = functools.partial(self._apply, "latents_to_noise")
+        self.from_noise = functools.partial(self._apply, "latents_from_noise")
         if not model.bind({}).prior.samples_in_steps:
             self.sample_prior = jax.jit(self._sample_prior, static_argnums=2)
+            self.to_noise, self.from_noise = jax.jit(self.to_noise), jax.jit(self.from_noise)
         self.elbo_terms = jit(self._elbo_terms, everywhere, batched, batched, everywhere)
         self.log_weights = jit(self._log_weights, everywhere, batched, batched, batched, everywhere)
 
@@ -368,6 +371,9 @@ class EvalSteps:
         return self._model.apply(
             {"params": params}, key, num_samples, temperature, method="sample_prior"
         )
+
+    def _apply(self, method: str, params, values) -> jax.Array:
+        return self._model.apply({"params": params}, values, method=method)
 
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
         """One-sample estimates of the terms of the bound, [B]."""

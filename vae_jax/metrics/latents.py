@@ -1,6 +1,7 @@
 """Statistics of the latent code over a whole split, in float64 on the host."""
 
 import numpy as np
+import scipy.linalg
 from scipy.special import logsumexp
 
 ACTIVE_VARIANCE = 0.01
@@ -16,6 +17,32 @@ def active_units(posterior_means: np.ndarray) -> int:
     """
     means = np.asarray(posterior_means, np.float64).reshape(len(posterior_means), -1)
     return int((means.var(axis=0) >= ACTIVE_VARIANCE).sum())
+
+
+def principal_directions(
+    means: np.ndarray, log_stds: np.ndarray, num_directions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Along which the aggregate posterior varies most: eigenvectors of its covariance.
+
+    That is Cov(E[z|x]) + E[Var(z|x)], over the N images.
+
+    Args:
+      means, log_stds: of the posteriors, [N, *latent_shape].
+      num_directions: how many, at most the number of dimensions.
+
+    Returns:
+      (orthonormal directions [num_directions, *latent_shape], standard deviations along them, in
+      falling order [num_directions]).
+    """
+    flat = np.asarray(means, np.float64).reshape(len(means), -1)
+    variances = np.exp(2.0 * np.asarray(log_stds, np.float64)).reshape(len(means), -1)
+    covariance = np.atleast_2d(np.cov(flat, rowvar=False, bias=True))
+    covariance += np.diag(variances.mean(axis=0))
+    num_dims = len(covariance)
+    chosen = (num_dims - min(num_directions, num_dims), num_dims - 1)
+    eigenvalues, eigenvectors = scipy.linalg.eigh(covariance, subset_by_index=chosen)
+    directions = eigenvectors.T[::-1].reshape(-1, *np.shape(means)[1:])
+    return directions, np.sqrt(eigenvalues[::-1])
 
 
 def aggregate_log_prob(

@@ -213,6 +213,14 @@ class VAE(nn.Module):
         """Draws z ~ p(z), [num_samples, *latent_shape]."""
         return self.prior.sample(key, num_samples, temperature)
 
+    def latents_to_noise(self, z: jax.Array) -> jax.Array:
+        """Latents -> noise, both [B, *latent_shape]; see `Prior.to_noise`."""
+        return self.prior.to_noise(z)
+
+    def latents_from_noise(self, noise: jax.Array) -> jax.Array:
+        """Noise -> latents, both [B, *latent_shape]; see `Prior.from_noise`."""
+        return self.prior.from_noise(noise)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Decodes the posterior mean: one path through all parameters, for `init`."""
         z = self.encode(x).mean

@@ -14,12 +14,13 @@ class Prior(nn.Module):
 
     `is_exact` tells whether `log_prob` is the log-density or a random number whose expectation is
     a lower bound on it; `samples_in_steps` whether `sample` jits its own steps, instead of being
-    one thing to jit.
+    one thing to jit; `has_noise_map` whether `to_noise` and `from_noise` exist.
     """
 
     latent_shape: tuple[int, ...]
     is_exact = True
     samples_in_steps = False
+    has_noise_map = False
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """log p(z), [B], or an unbiased estimate of a lower bound on it.
@@ -46,15 +47,31 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def to_noise(self, z: jax.Array) -> jax.Array:
+        """Latents [B, *latent_shape] -> what `from_noise` makes them of; N(0, I) if z ~ p(z)."""
+        raise NotImplementedError
+
+    def from_noise(self, noise: jax.Array) -> jax.Array:
+        """Noise [B, *latent_shape] -> latents: p(z) where the noise is N(0, I), without a draw."""
+        raise NotImplementedError
+
 
 class StandardNormal(Prior):
     """N(0, I)."""
+
+    has_noise_map = True
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         return standard_normal_log_prob(z)
 
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
         return temperature * jax.random.normal(key, (num_samples, *self.latent_shape))
+
+    def to_noise(self, z: jax.Array) -> jax.Array:
+        return z
+
+    def from_noise(self, noise: jax.Array) -> jax.Array:
+        return noise
 
 
 class Standardised(Prior):
@@ -80,6 +97,10 @@ class Standardised(Prior):
     def samples_in_steps(self) -> bool:
         return self.base.samples_in_steps
 
+    @property
+    def has_noise_map(self) -> bool:
+        return self.base.has_noise_map
+
     def _moments(self) -> tuple[jax.Array, jax.Array]:
         """(mean, std) as [*latent_shape]."""
         moments = jax.lax.stop_gradient((self.mean, self.std))
@@ -102,3 +123,10 @@ class Standardised(Prior):
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
         mean, std = self._moments()
         return mean + std * self.base.sample(key, num_samples, temperature)
+
+    def to_noise(self, z: jax.Array) -> jax.Array:
+        return self.base.to_noise(self._standardise(z)[0])
+
+    def from_noise(self, noise: jax.Array) -> jax.Array:
+        mean, std = self._moments()
+        return mean + std * self.base.from_noise(noise)

@@ -28,6 +28,7 @@ from vae_jax.priors.base import Prior
 
 WEIGHTINGS = ("bound", "simple")
 NUM_BINS = 50  # of the noise schedule
+NUM_MAP_STEPS = 50  # of Heun's method between latents and noise
 UNIFORM_SHARE = 0.2  # of it, so that no noise level is forgotten and 1 / p(gamma) stays small
 
 
@@ -101,6 +102,7 @@ class Diffusion(Prior):
     num_sampling_steps: int = 50
     is_exact = False
     samples_in_steps = True
+    has_noise_map = True
 
     def setup(self):
         self.schedule = NoiseSchedule(self.gamma_min, self.gamma_max)
@@ -151,13 +153,26 @@ class Diffusion(Prior):
         return -0.5 * (alpha_squared * sum_event(z**2) + num_dims * constant)
 
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
-        # Equal steps of log(alpha^2 / sigma^2) (DPM-Solver: Lu et al. 2022, arXiv:2206.00927). The
-        # schedule has its levels where the bound is won, and few where much noise is taken away.
-        gammas = jnp.linspace(self.gamma_max, self.gamma_min, self.num_sampling_steps + 1)
-        network, variables = self.network.clone(parent=None), self.network.variables
-        predict_v = functools.partial(apply_network, network, variables)
         shape = (num_samples, *self.latent_shape)
-        return samplers.sample(self.sampler, predict_v, key, shape, gammas, temperature)
+        gammas = self._levels(self.num_sampling_steps)
+        return samplers.sample(self.sampler, self._predict_v(), key, shape, gammas, temperature)
+
+    def to_noise(self, z: jax.Array) -> jax.Array:
+        return samplers.to_noise(self._predict_v(), z, self._levels(NUM_MAP_STEPS))
+
+    def from_noise(self, noise: jax.Array) -> jax.Array:
+        return samplers.from_noise(self._predict_v(), noise, self._levels(NUM_MAP_STEPS))
+
+    def _levels(self, num_steps: int) -> jax.Array:
+        """Equal steps of log(alpha^2 / sigma^2) (DPM-Solver: Lu et al. 2022, arXiv:2206.00927).
+
+        The schedule has its levels where the bound is won, and few where much noise is taken away.
+        """
+        return jnp.linspace(self.gamma_max, self.gamma_min, num_steps + 1)
+
+    def _predict_v(self) -> samplers.PredictV:
+        network, variables = self.network.clone(parent=None), self.network.variables
+        return functools.partial(apply_network, network, variables)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -87,6 +87,7 @@ class Flow(Prior):
     num_couplings: int = 8
     width: int = 96
     num_blocks: int = 1
+    has_noise_map = True
 
     def setup(self):
         self.masks = coupling_masks(self.latent_shape, self.num_couplings)
@@ -135,6 +136,12 @@ class Flow(Prior):
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
         noise = jax.random.normal(key, (num_samples, *self.latent_shape))
         return self.inverse(temperature * noise)
+
+    def to_noise(self, z: jax.Array) -> jax.Array:
+        return self.forward(z)[0]
+
+    def from_noise(self, noise: jax.Array) -> jax.Array:
+        return self.inverse(noise)
 
 
 def _multiply(z: jax.Array, matrix: jax.Array) -> jax.Array:

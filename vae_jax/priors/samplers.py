@@ -81,3 +81,26 @@ def sample(
             noise = temperature * jax.random.normal(jax.random.fold_in(step_key, i), shape)
         z = STEPS[name](predict_v, z, gammas[i], gammas[i + 1], noise)
     return z / alpha_sigma(gammas[-1])[0]
+
+
+def from_noise(predict_v: PredictV, noise: jax.Array, gammas: jax.Array) -> jax.Array:
+    """Where Heun's method comes to from this noise, both [B, ...]: `sample` without a draw.
+
+    `gammas` as there; not to be jitted as a whole either.
+    """
+    z = noise
+    for i in range(len(gammas) - 1):
+        z = _heun_step(predict_v, z, gammas[i], gammas[i + 1], None)
+    return z / alpha_sigma(gammas[-1])[0]
+
+
+def to_noise(predict_v: PredictV, z: jax.Array, gammas: jax.Array) -> jax.Array:
+    """The noise that `from_noise` makes z of, by the same curve backwards.
+
+    Exact where the curve is (the probability flow of Song et al. 2021, arXiv:2011.13456); the two
+    differ by what the steps of each deviate from it.
+    """
+    z = alpha_sigma(gammas[-1])[0] * z
+    for i in reversed(range(len(gammas) - 1)):
+        z = _heun_step(predict_v, z, gammas[i + 1], gammas[i], None)
+    return z
