@@ -1,9 +1,10 @@
 """CelebA 64x64 (centre crop 148) with a latent grid and a mixture of discretised logistics.
 
-For one large GPU. Tried for a few steps on a CPU only; the full run and its numbers are still to
-come.
-
     python train.py --config=configs/celeba.py --workdir=workdir/celeba
+
+For one large GPU: 28 million parameters, 7.2 million images (44 epochs) at 22 GFLOP, some 10
+minutes where 250 TFLOP/s are reached, which no run has shown yet. Tried for a few steps on a CPU
+only; the full run and its numbers are still to come. For 10,000 faces: configs/celeba_10k.py.
 """
 
 from ml_collections import ConfigDict
@@ -16,5 +17,7 @@ def get_config() -> ConfigDict:
     config = cifar10.get_config()
     config.data.name = "celeb_a"
     config.model.patch_size = 2
-    config.train.batch_size = 128
+    config.train.num_steps = 28_000
+    config.train.eval_every_steps = 4000
+    config.train.checkpoint_every_steps = 4000
     return config
