@@ -45,6 +45,7 @@ PEERS = {
     "pythae RAE-L2 + mixture of 10": ("rae_l2", "gmm"),
     "pythae VAMP": ("vamp", "vamp"),
 }
+SAMPLERS = tuple(dict.fromkeys(sampler for _, sampler in PEERS.values()))
 NUM_SEEDS = 3  # of the samples of the two rows that the comparison rests on
 NUM_SHOWN = 20
 WAITING_SECONDS = 10.0  # between two looks at what other processes train
@@ -61,10 +62,11 @@ class Options:
       vae_config, prior_config: files of our two runs.
       models: of pythae, to compare with.
       minutes: of a peer's training.
-      mirror: whether peers are trained on mirrored images besides, where ours flips at random.
       num_samples: of each row, and test images.
       data_dir: where datasets lie.
       inception_weights: file, or None: looked for below `data_dir`, or downloaded.
+      mirror: train peers on mirror images besides, where our run mirrors at random.
+      samplers: of the peers.
     """
 
     workdir: pathlib.Path
@@ -74,10 +76,11 @@ class Options:
     prior_config: str
     models: tuple[str, ...]
     minutes: float
-    mirror: bool
     num_samples: int
     data_dir: str
     inception_weights: str | None
+    mirror: bool = False
+    samplers: tuple[str, ...] = SAMPLERS
 
     def __post_init__(self):
         unknown = set(self.models) - set(pythae_models.MODELS)
@@ -86,11 +89,20 @@ class Options:
                 f"--models={','.join(self.models)} must name at least one of "
                 f"{', '.join(pythae_models.MODELS)}."
             )
+        if set(self.samplers) - set(SAMPLERS) or not self.peers:
+            raise ValueError(
+                f"--samplers={','.join(self.samplers)} must be of {', '.join(SAMPLERS)}, and one "
+                f"of them for a model of --models={','.join(self.models)}."
+            )
 
     @property
     def peers(self) -> dict[str, tuple[str, str]]:
         """The part of PEERS that is compared with."""
-        return {label: of for label, of in PEERS.items() if of[0] in self.models}
+        return {
+            label: (model, sampler)
+            for label, (model, sampler) in PEERS.items()
+            if model in self.models and sampler in self.samplers
+        }
 
 
 def train_ours(options: Options) -> None:
@@ -212,8 +224,7 @@ def make_images(options: Options, label: str, test: np.ndarray) -> pathlib.Path:
         seconds = spent["vae"] + spent["prior"]
     else:
         name, sampler = PEERS[label]
-        directory_of_peer = options.directory / name
-        model = pythae_models.Peer(directory_of_peer, sampler, _peers_images(options))
+        model = pythae_models.Peer(options.directory / name, sampler, _peers_images(options))
         seconds = _read_fit(options, name)["seconds"]
     for seed in range(NUM_SEEDS):
         np.save(directory / f"samples_{seed}.npy", model.sample(seed, options.num_samples))
@@ -362,14 +373,16 @@ def main() -> None:
     add("--vae_config", default="configs/fashion_mnist.py", help="of our VAE")
     add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="of our prior")
     add("--models", default=",".join(pythae_models.MODELS), help="of pythae, by commas")
+    add("--samplers", default=",".join(SAMPLERS), help="of these models, by commas")
     add("--minutes", type=float, default=30.0, help="of a peer's training; on CPUs, of one core")
-    add("--mirror", action="store_true", help="train peers on mirrored images besides")
+    add("--mirror", action="store_true", help="train peers on mirror images besides")
     add("--num_samples", type=int, default=10_000, help="of each row, and of test images at most")
     add("--data_dir", default=data.DEFAULT_DATA_DIR, help="where datasets lie")
     add("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
     args = vars(parser.parse_args())
     args["directory"] = args.pop("output")
-    args["models"] = tuple(args["models"].split(","))
+    for name in ("models", "samplers"):
+        args[name] = tuple(args[name].split(","))
     args["vae_workdir"] = args["vae_workdir"] or args["workdir"].with_name(
         f"{args['workdir'].name}_vae"
     )

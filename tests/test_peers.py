@@ -82,6 +82,14 @@ def options(tmp_path_factory) -> peers.Options:
     return options
 
 
+def test_peers_get_mirror_images_on_request(options):
+    images = peers._peers_images(options)
+    both = peers._peers_images(dataclasses.replace(options, mirror=True))
+    assert len(both) == 2 * len(images)
+    np.testing.assert_array_equal(both[: len(images)], images)
+    np.testing.assert_array_equal(both[len(images) :, :, ::-1], images)
+
+
 def test_a_peer_is_trained_for_its_time(options):
     for name in pythae_models.MODELS:
         fit = json.loads((options.directory / name / "fit.json").read_text())

@@ -7,7 +7,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,14 @@ def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: in
         "Start again in a new --workdir with a lower optim.learning_rate or optim.clip_norm, or a "
         "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before it are intact."
     )
+
+
+def is_out_of_patience(elbos: Sequence[float], patience: int) -> bool:
+    """Whether none of the last `patience` ELBOs is better than all before; never, if that is 0."""
+    if not patience or len(elbos) <= patience:
+        return False
+    elbos = np.nan_to_num(elbos, nan=-np.inf)
+    return bool(elbos[-patience:].max() <= elbos[:-patience].max())
 
 
 class Trainer:
@@ -191,12 +199,7 @@ class Trainer:
         ]
 
     def _is_out_of_patience(self) -> bool:
-        """Whether none of the last `train.patience` evaluations had a better validation ELBO."""
-        patience = self._config.train.patience
-        if not patience or len(self._elbos) <= patience:
-            return False
-        elbos = np.nan_to_num(self._elbos, nan=-np.inf)
-        return bool(elbos[-patience:].max() <= elbos[:-patience].max())
+        return is_out_of_patience(self._elbos, self._config.train.patience)
 
     def _claim_workdir(self, config: ConfigDict, image_shape) -> ConfigDict:
         """The configuration with all numbers filled in, compared with the workdir's or saved there.
