@@ -48,8 +48,13 @@ def scaled(content):
             f"{readme.CIFAR10_RUN}/eval/metrics.json",
             {"README.md: cifar10_bounds", "cifar10.md: steps"},
         ),
+        (
+            f"{readme.CELEBA_RUN}/eval/metrics.json",
+            {"README.md: celeba_bounds"},
+        ),
         (f"{readme.PEERS}/table.json", {"README.md: fashion_mnist_peers_reading"}),
         (f"{readme.CIFAR10_PEERS}/table.json", {"README.md: cifar10_peers_reading"}),
+        (f"{readme.CELEBA_PEERS}/table.json", {"README.md: celeba_peers_reading"}),
         ("workdir/fashion_mnist_grid/priors/table.json", {"README.md: issues"}),
         ("workdir/ablation_fashion_mnist/ablation.json", {"README.md: issues"}),
         ("benchmarks/results/train_cpu.json", {"README.md: speed"}),
@@ -67,7 +72,7 @@ def test_other_numbers_make_another_page(path, changing, monkeypatch):
         assert (readme.render(page, text) != text) == any(n.startswith(page.name) for n in changing)
 
 
-@pytest.mark.parametrize("directory", [readme.PEERS, readme.CIFAR10_PEERS])
+@pytest.mark.parametrize("directory", [readme.PEERS, readme.CIFAR10_PEERS, readme.CELEBA_PEERS])
 def test_peers_table_is_that_of_its_json(directory):
     """Distances and PSNR of each row stand in its line, rounded."""
     lines = readme.peers(directory).splitlines()[2:]
