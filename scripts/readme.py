@@ -253,6 +253,10 @@ PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
         "steps": _of(steps, CIFAR10_RUN),
         "quality_over_time": quality_over_time,
     },
+    REPOSITORY / "docs/celeba.md": {
+        "steps": _of(steps, CELEBA_RUN),
+        "failures": _of(failures, CELEBA_RUN),
+    },
 }
 
 

@@ -50,7 +50,7 @@ def scaled(content):
         ),
         (
             f"{readme.CELEBA_RUN}/eval/metrics.json",
-            {"README.md: celeba_bounds"},
+            {"README.md: celeba_bounds", "celeba.md: steps"},
         ),
         (f"{readme.PEERS}/table.json", {"README.md: fashion_mnist_peers_reading"}),
         (f"{readme.CIFAR10_PEERS}/table.json", {"README.md: cifar10_peers_reading"}),
