@@ -4,7 +4,7 @@
 
 After a colon as in configs/cifar10_prior.py. The faces and their mirror images are encoded once; of
 the diffusion alone an image costs some 3 GFLOP, and it sees 20 million (63 epochs of both). Not
-trained yet, tried for a few steps on a CPU.
+tried yet.
 """
 
 from ml_collections import ConfigDict
