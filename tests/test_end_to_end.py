@@ -53,7 +53,7 @@ def test_report_mentions_every_metric_and_its_pictures_open(evaluated):
     for name in json.loads((workdir / "eval" / "metrics.json").read_text()):
         assert f"| `{name}` |" in report
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", report)
-    assert len(pictures) == 7 + 2 + 1  # of the evaluation, of failures, of the diagnosis
+    assert len(pictures) == 9 + 2 + 1  # of the evaluation, of failures, of the diagnosis
     for picture in pictures:
         pixels = np.asarray(Image.open(workdir / "eval" / picture))
         assert len(np.unique(pixels)) > 10, picture

@@ -264,6 +264,7 @@ def test_images_that_are_seen_again_are_encoded_once(data_dir, vae_workdir, tmp_
     )
 
 
+@pytest.mark.long
 def test_stop_of_a_run_on_encoded_images_changes_no_bit(
     data_dir, vae_workdir, tmp_path, monkeypatch, encoded
 ):

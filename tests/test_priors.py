@@ -19,6 +19,8 @@ from flax.traverse_util import flatten_dict
 
 from configs import (
     celeba,
+    celeba_10k,
+    celeba_10k_prior,
     celeba_prior,
     cifar10,
     cifar10_prior,
@@ -496,6 +498,7 @@ def test_options_are_checked(changed, message):
         (fashion_mnist_grid, fashion_mnist_prior, (28, 28, 1)),
         (cifar10, cifar10_prior, (32, 32, 3)),
         (celeba, celeba_prior, (64, 64, 3)),
+        (celeba_10k, celeba_10k_prior, (64, 64, 3)),
     ],
 )
 def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, name):
