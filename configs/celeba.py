@@ -3,9 +3,8 @@
     python train.py --config=configs/celeba.py --workdir=workdir/celeba
 
 For one large GPU: 28 million parameters, 7.2 million images (44 epochs) at 22 GFLOP, some 10
-minutes where 250 TFLOP/s are reached, which no run has shown yet. Only an earlier version, with
-fewer steps and smaller batches, was tried for a few steps, on a CPU; the run is still to come.
-For 10,000 faces: configs/celeba_10k.py.
+minutes where 250 TFLOP/s are reached, which no run has shown yet. Tried for a few steps on a CPU
+only, on 40 faces; the run is still to come. For 10,000 faces: configs/celeba_10k.py.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python train.py --config=configs/celeba_prior.py --workdir=workdir/celeba_prior
 
 After a colon as in configs/cifar10_prior.py. The faces and their mirror images are encoded once; of
-the diffusion alone an image costs some 3 GFLOP, and it sees 20 million (63 epochs of both). Not
-tried yet.
+the diffusion alone an image costs some 3 GFLOP, and it sees 20 million (63 epochs of both). Tried
+for a few steps on a CPU only, on 40 faces.
 """
 
 from ml_collections import ConfigDict

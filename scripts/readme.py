@@ -231,7 +231,6 @@ _of = functools.partial
 PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
     README: {
         "parameters": parameters,
-        "fashion_mnist_peers": _of(peers, PEERS),
         "fashion_mnist_peers_reading": _of(peers_reading, PEERS),
         "fashion_mnist_bounds": _of(bounds, RUN),
         "cifar10_peers": _of(peers, CIFAR10_PEERS),
@@ -246,6 +245,7 @@ PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
         "speed": speed,
     },
     REPOSITORY / "docs/fashion_mnist.md": {
+        "fashion_mnist_peers": _of(peers, PEERS),
         "steps": _of(steps, RUN),
         "failures": _of(failures, RUN),
     },
