@@ -56,4 +56,4 @@ def test_files_are_small(run):
     checkpoints = REPOSITORY / "workdir" / run / "checkpoints"
     last = max(checkpoints.iterdir(), key=lambda path: int(path.name))
     files = [path for path in last.rglob("*") if path.is_file()]
-    assert 0 < sum(path.stat().st_size for path in files) < 30e6
+    assert 0 < sum(path.stat().st_size for path in files) < 20e6

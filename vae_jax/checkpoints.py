@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import zlib
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -39,6 +40,10 @@ def _get_elbo(metrics: dict) -> float:
     return metrics["elbo"]
 
 
+def _bytes(array) -> np.ndarray:
+    return np.asarray(array).reshape(-1).view(np.uint8)
+
+
 def compute_checksums(state: TrainState) -> dict[str, int]:
     """CRC-32 of the bytes of every array, by its path in the state.
 
@@ -46,10 +51,33 @@ def compute_checksums(state: TrainState) -> dict[str, int]:
     arrays must be replicated over the devices.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {
-        jax.tree_util.keystr(path): zlib.crc32(np.asarray(leaf).reshape(-1).view(np.uint8))
-        for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path): zlib.crc32(_bytes(leaf)) for path, leaf in leaves}
+
+
+def _find_repeated(state: TrainState) -> list[str]:
+    """Paths in `ema_params` of arrays that are those of `params`: of a frozen VAE all are."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(state.ema_params)
+    pairs = zip(paths, jax.tree.leaves(state.params), strict=True)
+    return [
+        jax.tree_util.keystr(path)
+        for (path, averaged), param in pairs
+        if np.array_equal(_bytes(averaged), _bytes(param))
+    ]
+
+
+def _replace_repeated(state: TrainState, repeated: Collection[str], make: Callable) -> TrainState:
+    """`state` with make(array of params) for the arrays of `ema_params` at these paths."""
+
+    def replace(path, averaged, param):
+        return make(param) if jax.tree_util.keystr(path) in repeated else averaged
+
+    ema_params = jax.tree.map_with_path(replace, state.ema_params, state.params)
+    return state.replace(ema_params=ema_params)
+
+
+def _placeholder(array) -> np.ndarray:
+    """Stands in a file for what is not written a second time; orbax writes no empty arrays."""
+    return np.zeros(1, array.dtype)
 
 
 class Checkpoints:
@@ -120,12 +148,13 @@ class Checkpoints:
         self._under_way, self._failure = step, ""
         # A NaN would compare as the best of all.
         metrics = None if elbo is None else {"elbo": float(elbo) if np.isfinite(elbo) else -np.inf}
-        to_verify = {"crc32": compute_checksums(state), **(metrics or {})}
+        repeated = _find_repeated(state)
+        to_verify = {"crc32": compute_checksums(state), "repeated": repeated, **(metrics or {})}
         try:
             if step not in self._manager.all_steps():
                 self._manager.save(
                     step,
-                    args=StandardSave(state),
+                    args=StandardSave(_replace_repeated(state, repeated, _placeholder)),
                     metrics=metrics,
                     custom_metadata=to_verify,
                     force=True,
@@ -278,9 +307,13 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
         )
+        repeated = self._read_to_verify(step).get("repeated", [])
         arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+        arrays = _replace_repeated(arrays, repeated, _placeholder)
         with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             restored = checkpointer.restore(self._path(step) / "default", arrays)
+        # Copies: training donates the state, and one buffer cannot be donated twice.
+        restored = _replace_repeated(restored, repeated, np.copy)
         self._read_elbo(step)
         jax.tree.map_with_path(_check_shape, restored, template)
         saved = self._read_to_verify(step).get("crc32")
@@ -301,7 +334,7 @@ class Checkpoints:
         return elbo
 
     def _read_to_verify(self, step: int) -> dict:
-        """Checksums and ELBO of a checkpoint, empty for those of earlier versions."""
+        """Checksums, repeated arrays and ELBO of a checkpoint; empty for earlier versions'."""
         path = self._path(step) / METADATA_FILE
         content = json.loads(path.read_text()) if path.exists() else {}
         return content.get("custom_metadata") or {}
