@@ -5,8 +5,8 @@
 For arrays in ~/.cache/vae_jax/celeb_a_10k_crop148_64; they are not to be redistributed, so there is
 no download of them. So few images are learned by heart: the network has a quarter of the parameters
 of configs/celeba.py, faces are mirrored, and training ends when the validation ELBO does not rise
-any more; the doctor's `overfitting` tells how far it came. Tried for a few steps
-on a CPU only. For CPUs: configs/celeba_10k_cpu.py.
+any more; the doctor's `overfitting` tells how far it came. Tried for a few steps on a CPU only. For
+CPUs: configs/celeba_10k_cpu.py.
 """
 
 from ml_collections import ConfigDict

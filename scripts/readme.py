@@ -57,27 +57,20 @@ def peers_reading(directory: str) -> str:
     """What that table comes to."""
     content = _read(f"{directory}/table.json")
     rows, n = content["rows"], content["num_images"]
+    seeds = {label: row["fid_of_seeds"] for label, row in rows.items() if "fid_of_seeds" in row}
+    ours = seeds.pop(OURS)
+    ((best, of_best),) = seeds.items()
+    ratio = statistics.mean(ours) / statistics.mean(of_best)
+    # The seeds of the two have nothing to do with each other.
+    error = math.hypot(*(statistics.stdev(d) / statistics.mean(d) for d in (ours, of_best)))
     models = {label: row for label, row in rows.items() if "psnr" in row}
     others = [row for label, row in models.items() if label != OURS]
-    seeds = {label: row["fid_of_seeds"] for label, row in rows.items() if "fid_of_seeds" in row}
-    if seeds:
-        ours = seeds.pop(OURS)
-        ((best, of_best),) = seeds.items()
-        number = statistics.mean(ours) / statistics.mean(of_best)
-        # The seeds of the two have nothing to do with each other.
-        error = math.hypot(*(statistics.stdev(d) / statistics.mean(d) for d in (ours, of_best)))
-        ratio = f"{number:.3f} ± {number * error:.3f}"
-        spread = "distances ± over three sampling seeds for ours and the best peer"
-    else:
-        best = min(models.keys() - {OURS}, key=lambda label: rows[label]["samples"]["fid"][0])
-        ours, of_best = (rows[label]["samples"]["fid"][0] for label in (OURS, best))
-        ratio, spread = f"{ours / of_best:.3f}", "one sampling seed"
     psnr_error = max(row["psnr"][1] for row in models.values())
     return (
         f"{n:,} samples (means of p(x|z)) and {n:,} reconstructions (z ~ q(z|x)) against {n:,} "
-        f"test images; {spread}; PSNR at "
+        "test images; distances ± over three sampling seeds for ours and the best peer; PSNR at "
         f"E[z|x], standard errors at most {psnr_error:.2f} dB. "
-        f"**Our distance is {ratio} of that of the best peer**, {best}. "
+        f"**Our distance is {ratio:.3f} ± {ratio * error:.3f} of that of the best peer**, {best}. "
         "Reconstructions: "
         f"{rows[OURS]['psnr'][0]:.1f} dB against {max(row['psnr'][0] for row in others):.1f} of "
         f"the best peer, distance {rows[OURS]['reconstructions']['fid'][0]:.3f} against "

@@ -205,8 +205,8 @@ def make_train_step(
     """Returns (state, x [B,H,W,C] in [0,1], key) -> (state, metrics): one update, not jitted.
 
     With `frozen_vae` only the prior is trained, by `make_prior_loss_fn`, and x may be the images'
-    posteriors as `choose_flipped` takes them. Gradients are accumulated
-    over `accumulation_steps` parts of the batch.
+    posteriors as `choose_flipped` takes them. Gradients are accumulated over `accumulation_steps`
+    parts of the batch.
 
     `key` is the run's train_key; the step folds its own number in, so that resuming needs no stored
     key.
@@ -373,6 +373,7 @@ class EvalSteps:
         )
 
     def _apply(self, method: str, params, values) -> jax.Array:
+        """A method of the model that takes one array."""
         return self._model.apply({"params": params}, values, method=method)
 
     def _elbo_terms(self, params, images, image_ids, key) -> objectives.ElboTerms:
