@@ -14,7 +14,7 @@ from configs import cifar10_cpu
 
 
 def get_config() -> ConfigDict:
-    """As for CIFAR-10, with patches of 8x8 pixels, more channels, and fewer images to learn from."""
+    """As for CIFAR-10, with patches of 8x8 pixels, more channels and fewer images."""
     config = cifar10_cpu.get_config()
     config.data.name = "celeb_a_10k_crop148_64"
     config.data.validation_size = 500
