@@ -27,7 +27,7 @@ doctor-table: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy #
 	$(PY) -m benchmarks.doctor_table --workdir=workdir/pathologies --data_dir=$(DATA_DIR)
 
 ablation: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## compare schedules, weights, clipping and likelihoods (two hours)
-	$(PY) -m vae_jax.ablation --config=configs/ablation/fashion_mnist.py --workdir=workdir/ablation_fashion_mnist --data_dir=$(DATA_DIR)
+	$(PY) -m vae_jax.studies.ablation --config=configs/ablation/fashion_mnist.py --workdir=workdir/ablation_fashion_mnist --data_dir=$(DATA_DIR)
 
 bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception network, beside pytorch-fid
 	$(PY) -m benchmarks.fid

@@ -12,9 +12,10 @@ import jax
 from absl import app, flags
 
 import vae_jax
-from vae_jax import checkpoints, doctor, evaluation, gallery, process, report, sample_quality
+from vae_jax import checkpoints, doctor, evaluation, gallery, report, sample_quality
 from vae_jax import config as configuration
 from vae_jax.metrics.features import PREPROCESSING
+from vae_jax.runtime import process
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Directory that train.py wrote.", required=True)

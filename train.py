@@ -10,7 +10,8 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from vae_jax import checkpoints, evaluation, process, training
+from vae_jax import checkpoints, evaluation, training
+from vae_jax.runtime import process
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)

@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from vae_jax import process, sharding
+from vae_jax.runtime import process, sharding
 
 # Parameters of the models; benchmarks/train.py prints them.
 NUM_PARAMETERS = {"demo": 943_652, "fashion_mnist_binary": 1_387_872, "cifar10": 28_421_252}

@@ -22,7 +22,8 @@ from types import ModuleType
 import numpy as np
 
 from configs import pathologies
-from vae_jax import data, doctor, evaluation, process, training
+from vae_jax import data, doctor, evaluation, training
+from vae_jax.runtime import process
 
 LOGGER = logging.getLogger("vae_jax.doctor_table")
 RESULT_FILE = "findings.json"

@@ -22,15 +22,13 @@ import time
 from collections.abc import Callable
 from unittest import mock
 
-# Not `tests.torch_reference`: other distributions install packages called `tests`.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory as well
 
 import jax
 import numpy as np
 import pytest
-from torch_reference import random_fid_inception
 
+from tests.metrics.torch_reference import random_fid_inception
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor
 

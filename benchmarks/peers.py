@@ -26,11 +26,13 @@ import numpy as np
 
 from benchmarks import pythae_models
 from vae_jax import config as configuration
-from vae_jax import data, evaluation, figures, inference, process, sample_quality
+from vae_jax import data, evaluation, inference, sample_quality
 from vae_jax.metrics import inception_weights, reconstruction
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.reference import reference_features
-from vae_jax.tables import Table
+from vae_jax.recording import figures
+from vae_jax.recording.tables import Table
+from vae_jax.runtime import process
 
 LOGGER = logging.getLogger("benchmarks.peers")
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from pythae.data.datasets import BaseDataset
 from pythae.models import AutoModel
 from pythae.models.nn.benchmarks import celeba, cifar, mnist
 
-from vae_jax import figures
+from vae_jax.recording import figures
 
 MODELS = ("vae", "rae_l2", "vamp")
 BATCH_SIZE, LEARNING_RATE = 100, 1e-3

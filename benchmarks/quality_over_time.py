@@ -17,12 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vae_jax import checkpoints, data, figures, inference, process, sample_quality, writers
+from vae_jax import checkpoints, data, inference, sample_quality
 from vae_jax import config as configuration
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.reference import reference_features
-from vae_jax.tables import Table
+from vae_jax.recording import figures, writers
+from vae_jax.recording.tables import Table
+from vae_jax.runtime import process
 
 LOGGER = logging.getLogger("benchmarks.quality_over_time")
 NUM_SAMPLES = 5000

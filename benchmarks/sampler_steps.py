@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import inference, process
+from vae_jax import inference
 from vae_jax.priors import diffusion, samplers
-from vae_jax.tables import Table
+from vae_jax.recording.tables import Table
+from vae_jax.runtime import process
 
 SAMPLERS = {"heun": (10, 20, 40), "ddim": (20, 40, 80)}  # of each the steps
 NUM_REFERENCE_STEPS = 100  # of Heun's method

@@ -61,7 +61,9 @@ class JaxProgram:
     def create(self, config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         """Sets `state`, `train_steps` (the jitted function) and `steps_per_call`."""
         from vae_jax import config as configuration
-        from vae_jax import sharding, state, steps
+        from vae_jax import steps
+        from vae_jax.checkpoints import state
+        from vae_jax.runtime import sharding
 
         model = configuration.create_model(config, image_shape)
         tx = configuration.create_optimizer(config)

@@ -19,9 +19,9 @@ import numpy as np
 import optax
 from scipy.special import logsumexp
 
-from vae_jax import figures
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.priors import Prior, create_prior, set_from_data
+from vae_jax.recording import figures
 
 NOISE = 0.1  # standard deviation about the half circles, which have radius 1
 SCALE, SHIFT = np.array([3.0, 1.0]), np.array([5.0, -2.0])  # of what a prior sees

@@ -14,8 +14,8 @@ import re
 import statistics
 from collections.abc import Callable, Mapping
 
-from vae_jax.report_content import DISTANCES
-from vae_jax.tables import Table
+from vae_jax.recording.tables import Table
+from vae_jax.report.content import DISTANCES
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"

@@ -21,7 +21,7 @@ from configs import default
 from vae_jax import config as configuration
 from vae_jax import steps
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.state import create_train_state
+from vae_jax.checkpoints.state import create_train_state
 
 # Before anything asks JAX for its devices.
 jax.config.update("jax_platforms", "cpu")

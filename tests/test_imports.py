@@ -5,7 +5,8 @@ import pathlib
 import sys
 
 import pytest
-from conftest import REPOSITORY, run_python
+
+from tests.conftest import REPOSITORY, run_python
 
 PACKAGE = REPOSITORY / "vae_jax"
 

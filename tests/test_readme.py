@@ -4,9 +4,9 @@ import copy
 import re
 
 import pytest
-from conftest import REPOSITORY
 
 from scripts import readme
+from tests.conftest import REPOSITORY
 
 PAGES = [readme.README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCKS = {

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vae_jax import data, likelihoods, models, optim, priors, schedules, steps
+from vae_jax import data, likelihoods, models, optim, priors, steps
+from vae_jax.optim import schedules
 
 LOGGER = logging.getLogger(__name__)
 

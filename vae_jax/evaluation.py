@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from vae_jax import config as configuration
-from vae_jax import figures, objectives
+from vae_jax import objectives
 from vae_jax.data import Split
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import latents, manifold, reconstruction
-from vae_jax.writers import Summary
+from vae_jax.recording import figures
+from vae_jax.recording.writers import Summary
 
 NUM_COLUMNS = 10
 NUM_RECONSTRUCTIONS = 40

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from vae_jax import config as configuration
-from vae_jax import figures
 from vae_jax.data import Split
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evaluation import Metric
@@ -26,6 +25,7 @@ from vae_jax.metrics.inception_score import inception_score
 from vae_jax.metrics.kernel_distance import kernel_distance
 from vae_jax.metrics.manifold import manifold_metrics
 from vae_jax.metrics.reference import reference_features
+from vae_jax.recording import figures
 
 LOGGER = logging.getLogger(__name__)
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vae_jax import objectives, optim, sharding
+from vae_jax import objectives, optim
+from vae_jax.checkpoints.state import TrainState, trained_part
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
-from vae_jax.schedules import Schedule
-from vae_jax.state import TrainState, trained_part
+from vae_jax.optim.schedules import Schedule
+from vae_jax.runtime import sharding
 
 
 def to_unit_interval(images: jax.Array) -> jax.Array:

@@ -7,10 +7,10 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import REPOSITORY, config_flags, read_state, user_environment
 
+from tests.conftest import REPOSITORY, config_flags, read_state, user_environment
 from vae_jax.checkpoints import DIRECTORY
-from vae_jax.writers import read_metrics
+from vae_jax.recording.writers import read_metrics
 
 # The tiny configuration with a checkpoint at every other step, and without the doctor for speed.
 OVERRIDES = {"train__diagnose": False, "train__checkpoint_every_steps": 2}

@@ -7,9 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import NUM_TRAIN, NUM_VALIDATION, smooth_images
 
-from faults.conftest import assert_ended_as, assert_one_line
+from tests.conftest import NUM_TRAIN, NUM_VALIDATION, smooth_images
+from tests.faults.conftest import assert_ended_as, assert_one_line
 from vae_jax import config as configuration
 from vae_jax import data
 from vae_jax.data import Split, hash_images, load_split

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from faults.conftest import assert_ended_as, assert_no_traceback
-from vae_jax.writers import read_metrics
+from tests.faults.conftest import assert_ended_as, assert_no_traceback
+from vae_jax.recording.writers import read_metrics
 
 DAY = 86_400
 # Before anything else takes hold of time.time. The clock goes back at every hundredth look.

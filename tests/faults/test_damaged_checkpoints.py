@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from faults.conftest import assert_ended_as, assert_no_traceback, assert_one_line
+from tests.faults.conftest import assert_ended_as, assert_no_traceback, assert_one_line
 from vae_jax.checkpoints import (
     DAMAGED_DIRECTORY,
     DIRECTORY,
@@ -23,7 +23,7 @@ from vae_jax.checkpoints import (
     Checkpoints,
     compute_checksums,
 )
-from vae_jax.state import TrainState
+from vae_jax.checkpoints.state import TrainState
 
 # Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -196,7 +196,7 @@ def test_differing_array_is_named(two_checkpoints, tmp_path, caplog):
     path.write_text(text.replace(str(saved), str(saved ^ 1)))
     with Checkpoints(workdir) as checkpoints, caplog.at_level(logging.WARNING, "vae_jax"):
         assert is_state(checkpoints.restore_latest_intact(make_state(0)), 1)
-    (message,) = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints"]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
     assert f"{name} has another checksum than when it was saved" in message
     assert message.startswith("Checkpoint 2 is damaged")
 

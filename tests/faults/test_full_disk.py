@@ -16,12 +16,17 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY
 
-from faults.conftest import assert_ended_as, assert_no_traceback, assert_one_line, read_records
+from tests.conftest import REPOSITORY, TINY
+from tests.faults.conftest import (
+    assert_ended_as,
+    assert_no_traceback,
+    assert_one_line,
+    read_records,
+)
 from vae_jax.checkpoints import DIRECTORY, CheckpointNotSavedError, Checkpoints
-from vae_jax.state import TrainState
-from vae_jax.writers import METRICS_FILE, MetricWriter, Summary, read_metrics
+from vae_jax.checkpoints.state import TrainState
+from vae_jax.recording.writers import METRICS_FILE, MetricWriter, Summary, read_metrics
 
 NUM_STEPS = TINY["train.num_steps"]
 PAGE = 4096  # what a tmpfs counts in
@@ -229,7 +234,7 @@ def fail_for_space(*_, **__):
 
 
 def warnings(caplog) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints"]
+    return [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
 
 
 def test_failed_save_is_told_once_with_the_systems_words(refused, tmp_path, caplog):

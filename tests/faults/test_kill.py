@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from faults.conftest import Runs, assert_ended_as, assert_no_traceback, finish
+from tests.faults.conftest import Runs, assert_ended_as, assert_no_traceback, finish
 from vae_jax.checkpoints import Checkpoints
 
 # Long enough for twenty restarts; with one checkpoint kept, each save deletes the one before.

@@ -6,9 +6,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import read_state
 
-from faults.conftest import assert_no_traceback, assert_one_line, read_records
+from tests.conftest import read_state
+from tests.faults.conftest import assert_no_traceback, assert_one_line, read_records
 from vae_jax.checkpoints import Checkpoints
 
 # Puts a NaN into one pixel of the batch of some steps, counted from 1, after the images were made

@@ -6,9 +6,9 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import REPOSITORY
 
-from faults.conftest import assert_ended_as, assert_one_line
+from tests.conftest import REPOSITORY
+from tests.faults.conftest import assert_ended_as, assert_one_line
 from vae_jax import config as configuration
 
 # Runs of this repository's past.

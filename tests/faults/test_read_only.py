@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from faults.conftest import assert_one_line
+from tests.faults.conftest import assert_one_line
 
 # Permissions do not bind root: this gives up the capabilities that let it pass over them.
 AS_ANYBODY = (

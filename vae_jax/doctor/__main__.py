@@ -4,10 +4,10 @@ import argparse
 import pathlib
 import sys
 
-from vae_jax import process
 from vae_jax.checkpoints import CheckpointsDamagedError
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
+from vae_jax.runtime import process
 
 
 def main() -> int:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import figures
 from vae_jax.data import Split
 from vae_jax.doctor import curves, model
 from vae_jax.doctor.examination import MIN_NUM_IMAGES, Examination, NonFiniteModelError, examine
 from vae_jax.doctor.findings import Finding, sort_findings, to_markdown
-from vae_jax.figures import Panel
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
+from vae_jax.recording import figures
+from vae_jax.recording.figures import Panel
 
 REPORT_FILE, FIGURE_FILE = "diagnosis.md", "diagnosis.png"
 

@@ -3,10 +3,11 @@
 import pathlib
 
 from vae_jax import config as configuration
-from vae_jax import data, inference, writers
+from vae_jax import data, inference
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.doctor.diagnosis import Diagnosis, diagnose
 from vae_jax.doctor.images import diagnose_images
+from vae_jax.recording import writers
 
 
 def diagnose_workdir(

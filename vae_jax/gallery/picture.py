@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vae_jax import figures
 from vae_jax.gallery import text
 from vae_jax.gallery.failures import FailureSet
+from vae_jax.recording import figures
 
 TARGET_TILE = 112  # pixels; images are enlarged by a whole factor to about this
 NUM_COLUMNS = 4

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from vae_jax import figures, sample_quality
+from vae_jax import sample_quality
 from vae_jax.data import Split
 from vae_jax.gallery import measured
 from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
 from vae_jax.inference import TrainedVAE
+from vae_jax.recording import figures
 
 MAX_NUM_IMAGES = 10_000  # candidates
 AT_MEAN = "Right: the mean of p(x|z) at E[z|x]."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vae_jax.gallery.failures import Failure, FailureSet
 from vae_jax.gallery.hypotheses import MIN_WORSE, Attribute, Group, share_worse
-from vae_jax.tables import Table
+from vae_jax.recording.tables import Table
 
 TITLE = "Failure gallery"
 NOTHING = "no measured attribute stands out"

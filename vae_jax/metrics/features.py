@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from vae_jax import sharding
 from vae_jax.metrics.frechet import GaussianStatistics
 from vae_jax.metrics.inception import IMAGE_SIZE, LOGITS, InceptionV3
 from vae_jax.metrics.inception_weights import InceptionWeights
+from vae_jax.runtime import sharding
 
 NUM_KEPT = 10_000  # images whose features stay in memory, of a set that may have many more
 BATCH_SIZE = 128  # images per call on each accelerator

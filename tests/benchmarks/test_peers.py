@@ -1,0 +1,243 @@
+"""Tests of benchmarks/peers.py and of what it trains of pythae: tiny runs, a stand-in network."""
+
+import dataclasses
+import json
+import threading
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from tests.conftest import SMALL_PRIOR, make_config
+from tests.evaluation.test_sample_quality import stand_in_weights
+from tests.studies.test_priors import TAP, StandIn
+from vae_jax import evaluation, sample_quality, training
+from vae_jax.metrics import reconstruction
+from vae_jax.runtime import process
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pythae")
+
+from benchmarks import peers, pythae_models  # noqa: E402 - where torch and pythae are
+
+NUM_IMAGES = 40
+
+
+def images_28(num_images: int, seed: int) -> np.ndarray:
+    """Random images without edges, of the size that pythae's networks are for."""
+    corners = np.random.default_rng(seed).random((num_images, 7, 7, 1))
+    corners[0, 0, 0] = 1.0  # pythae's samplers want a white pixel somewhere
+    return np.round(255 * scipy.ndimage.zoom(corners, (1, 4, 4, 1), order=1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_trainings():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pythae_models, "BATCH_SIZE", 20)
+        patch.setattr(pythae_models, "TIMED_STEPS", 1)
+        patch.setattr(pythae_models, "SECOND_STAGE_EPOCHS", 1)
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the tests run in several processes
+        yield
+        torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> peers.Options:
+    """All models trained, ours by hand."""
+    directory = tmp_path_factory.mktemp("peers")
+    (directory / "data" / "tiny").mkdir(parents=True)
+    for split, seed in (("train", 0), ("test", 1)):
+        np.save(directory / "data" / "tiny" / f"{split}_images.npy", images_28(60, seed))
+    config_file = directory / "tiny_config.py"
+    config = make_config(
+        directory / "data",
+        **SMALL_PRIOR,
+        model__latent_shape=(7, 7, 1),
+        train__num_steps=2,
+        train__eval_every_steps=2,
+        train__diagnose=False,
+    )
+    config_file.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
+    )
+    options = peers.Options(
+        workdir=directory / "ours",
+        vae_workdir=directory / "ours_vae",
+        directory=directory / "peers",
+        vae_config=str(config_file),
+        prior_config=str(config_file),
+        models=pythae_models.MODELS,
+        minutes=0.001,
+        num_samples=NUM_IMAGES,
+        data_dir=str(directory / "data"),
+        inception_weights=None,
+    )
+    training.train_and_evaluate(config, options.workdir, evaluation.validate)
+    for name in pythae_models.MODELS:
+        (options.directory / name).mkdir(parents=True)
+        peers.train_peer(options, name)
+    (options.directory / peers.OURS).mkdir()
+    (options.directory / peers.OURS / "fit.json").write_text('{"vae": 30.0, "prior": 90.0}')
+    return options
+
+
+def test_peers_get_mirror_images_on_request(options):
+    images = peers._peers_images(options)
+    both = peers._peers_images(dataclasses.replace(options, mirror=True))
+    assert len(both) == 2 * len(images)
+    np.testing.assert_array_equal(both[: len(images)], images)
+    np.testing.assert_array_equal(both[len(images) :, :, ::-1], images)
+
+
+def test_a_peer_is_trained_for_its_time(options):
+    for name in pythae_models.MODELS:
+        fit = json.loads((options.directory / name / "fit.json").read_text())
+        assert fit["epochs"] == 1  # 0.06 s are less than two epochs take
+        assert fit["seconds"] > 0
+
+
+def test_number_of_epochs_is_what_fits_into_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(pythae_models, "_step_seconds", lambda *_: 0.5)
+    images = images_28(2 * pythae_models.BATCH_SIZE, seed=2)
+    pythae_models.train("rae_l2", images, images, 2.9, tmp_path)
+    fit = json.loads((tmp_path / "fit.json").read_text())
+    assert fit["epochs"] == 3  # of two steps each
+
+
+@pytest.mark.parametrize("name", pythae_models.MODELS)
+@pytest.mark.parametrize("image_shape", pythae_models.NETWORKS)
+def test_networks_fit_the_images(name, image_shape):
+    height, width, channels = image_shape
+    x = torch.rand(2, channels, height, width)
+    model = pythae_models._create(name, image_shape)
+    assert model.decoder(model.encoder(x).embedding).reconstruction.shape == x.shape
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    images = np.zeros((10, 16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"Images of \(16, 16, 3\).*NETWORKS.*\(32, 32, 3\)"):
+        pythae_models.train("vae", images, images, 1.0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"), [("vae", "normal"), ("rae_l2", "gmm"), ("vamp", "vamp")]
+)
+def test_samples_depend_on_the_seed_alone(options, name, sampler):
+    peer = pythae_models.Peer(options.directory / name, sampler, images_28(60, seed=0))
+    first, again, other = peer.sample(0, 12), peer.sample(0, 12), peer.sample(1, 12)
+    assert first.shape == (12, 28, 28, 1) and first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("name", pythae_models.MODELS)
+def test_reconstructions_decode_the_code(options, name):
+    """At E[z|x]; a draw from q(z|x) is another image where there is a q."""
+    images = images_28(10, seed=3)
+    peer = pythae_models.Peer(
+        options.directory / name, "vamp" if name == "vamp" else "gmm", images_28(60, seed=0)
+    )
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255
+    with torch.no_grad():
+        decoded = peer._model.decoder(peer._model.encoder(x).embedding).reconstruction.numpy()
+    at_mean = peer.reconstruct(images, draw=False)
+    np.testing.assert_allclose(at_mean[:, None, :, :, 0], 255 * decoded, atol=0.501)
+    assert (peer.reconstruct(images, draw=True) != at_mean).any() == (name != "rae_l2")
+
+
+@pytest.fixture(scope="module")
+def table(options) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_quality, "TAPS", (TAP,))
+        patch.setattr(sample_quality, "FID_TAP", TAP)
+        patch.setattr(sample_quality, "BLOCK_SIZE", 20)
+        patch.setattr(peers, "FeatureExtractor", StandIn)
+        peers.Comparison(options, stand_in_weights((TAP,), has_logits=False)).write()
+    return json.loads((options.directory / "table.json").read_text())
+
+
+def test_table_has_the_floor_all_peers_and_ours(table, options):
+    assert list(table["rows"]) == [peers.FLOOR, *peers.PEERS, peers.OURS]
+    assert table["rows"][peers.OURS]["seconds"] == 120.0
+    lines = (options.directory / "table.md").read_text().strip().splitlines()
+    assert len(lines) == 2 + len(table["rows"])
+    assert len({line.count("|") for line in lines}) == 1
+    for name in ("samples.png", "reconstructions.png"):
+        assert (options.directory / name).stat().st_size > 1000
+
+
+def test_one_model_gives_the_same_reconstructions_under_every_sampler(table):
+    rows = [table["rows"][label] for label, (model, _) in peers.PEERS.items() if model == "vae"]
+    assert len(rows) == 3
+    assert len({json.dumps([row["reconstructions"], row["psnr"]]) for row in rows}) == 1
+    assert len({row["samples"]["fid"][0] for row in rows}) == 3
+
+
+def test_seeds_are_those_of_ours_and_of_the_best_peer(table):
+    with_seeds = [label for label, row in table["rows"].items() if "fid_of_seeds" in row]
+    of_peers = {label: table["rows"][label]["samples"]["fid"][0] for label in peers.PEERS}
+    assert set(with_seeds) == {min(of_peers, key=of_peers.get), peers.OURS}
+    for label in with_seeds:
+        row = table["rows"][label]
+        assert row["fid_of_seeds"][0] == row["samples"]["fid"][0]
+        assert len(set(row["fid_of_seeds"])) == peers.NUM_SEEDS
+
+
+def test_psnr_is_that_of_the_kept_images(table, options):
+    test = np.load(options.directory.parent / "data" / "tiny" / "test_images.npy")
+    order = np.random.default_rng(0).permutation(len(test))[:NUM_IMAGES]
+    kept = np.load(options.directory / f"rows_{NUM_IMAGES}" / "pythae_VAMP" / "reconstructions.npy")
+    expected = float(np.mean(reconstruction.psnr(test[order] / 255.0, kept / 255.0)))
+    assert table["rows"]["pythae VAMP"]["psnr"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_trainings_are_shared_and_done_once(options, tmp_path, monkeypatch):
+    """What another process trains is waited for."""
+    options = dataclasses.replace(options, directory=tmp_path)
+    calls = []
+    monkeypatch.setattr(peers, "train_ours", lambda _: calls.append(peers.OURS))
+    monkeypatch.setattr(peers, "train_peer", lambda _, name: calls.append(name))
+    monkeypatch.setattr(peers, "WAITING_SECONDS", 0.05)
+    (tmp_path / "vae").mkdir()
+    released = threading.Event()
+
+    def release():
+        released.set()
+        (tmp_path / "vae" / peers.DONE_FILE).touch()
+
+    with process.lock_workdir(tmp_path / "vae"):
+        other = threading.Thread(target=peers.train_all, args=(options,))
+        other.start()
+        while len(calls) < 3:
+            assert other.is_alive()
+        assert sorted(calls) == sorted({peers.OURS, *pythae_models.MODELS} - {"vae"})
+        release()
+    other.join(timeout=30.0)
+    assert not other.is_alive()
+    peers.train_all(options)
+    assert len(calls) == 3
+
+
+def test_models_are_chosen(options):
+    chosen = dataclasses.replace(options, models=("rae_l2",))
+    assert list(chosen.peers) == ["pythae RAE-L2 + mixture of 10"]
+    for models in ((), ("vae", "gan")):
+        with pytest.raises(ValueError, match="--models=.* at least one of vae, rae_l2, vamp"):
+            dataclasses.replace(options, models=models)
+
+
+def test_a_run_whose_time_is_not_known_is_refused(options, tmp_path):
+    options = dataclasses.replace(options, directory=tmp_path)
+    with pytest.raises(ValueError, match="ours holds a run that was not started from here"):
+        peers.train_ours(options)
+
+
+@pytest.mark.parametrize("num_samples", [1, TAP])
+def test_too_few_samples_for_a_distance_are_refused(num_samples, monkeypatch):
+    monkeypatch.setattr(sample_quality, "TAPS", (TAP,))
+    weights = stand_in_weights((TAP,), has_logits=False)
+    with pytest.raises(ValueError, match=f"num_samples={num_samples} must be more than {TAP}"):
+        sample_quality.check_num_samples(num_samples, weights)
+    sample_quality.check_num_samples(TAP + 1, weights)

@@ -1,0 +1,278 @@
+"""Tests of vae_jax/checkpoints.py, on states of a few numbers."""
+
+import gc
+import logging
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.checkpoints import DAMAGED_DIRECTORY, DIRECTORY, Checkpoints
+from vae_jax.checkpoints.state import TrainState
+
+
+def make_state(step: int) -> TrainState:
+    """All values tell the step; types and shapes as in a training run."""
+    rng = np.random.default_rng(step)
+    params = {"a": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "b": jnp.float32(step / 3)}
+    opt_state = {"count": jnp.int32(step), "finite": jnp.asarray(step % 2 == 0), "mu": params}
+    ema_params = jax.tree.map(lambda p: p + jnp.float32(1e-7), params)
+    return TrainState(jnp.int32(step), params, opt_state, ema_params)
+
+
+def assert_is_state(state: TrainState, step: int) -> None:
+    def same(a, b):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+    jax.tree.map(same, state, make_state(step))
+
+
+# Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def template() -> TrainState:
+    return make_state(0)
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(tmp_path_factory) -> pathlib.Path:
+    """A workdir with steps 1, 2 and 3, the first of them the best."""
+    workdir = tmp_path_factory.mktemp("checkpoints")
+    with Checkpoints(workdir, num_latest=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(make_state(step), elbo=-float(step))
+    return workdir
+
+
+@pytest.fixture
+def workdir(three_checkpoints, tmp_path) -> Iterator[pathlib.Path]:
+    """A copy to damage."""
+    yield shutil.copytree(three_checkpoints, tmp_path / "run")
+    # The abandoned coroutines are to end here and not in another module's tests.
+    time.sleep(0.1)
+    gc.collect()
+
+
+def save_all(workdir, num_latest: int, elbos: dict[int, float | None]) -> None:
+    with Checkpoints(workdir, num_latest) as checkpoints:
+        for step, elbo in elbos.items():
+            checkpoints.save(make_state(step), elbo)
+
+
+# Saving and retention
+
+
+@pytest.mark.parametrize(("which", "step"), [("best", 1), ("latest", 3), (2, 2), ("2", 2)], ids=str)
+def test_restored_state_is_bitwise_what_was_saved(three_checkpoints, template, which, step):
+    with Checkpoints(three_checkpoints) as checkpoints:
+        assert_is_state(checkpoints.restore(template, which), step)
+
+
+def make_frozen_state(step: int) -> TrainState:
+    """The average of the largest array is that array, as of a frozen VAE."""
+    frozen = jnp.asarray(np.random.default_rng(0).normal(size=(1000, 100)), jnp.float32)
+    zero = jnp.float32(0.0)
+    state = make_state(step)
+    return state.replace(
+        params={**state.params, "frozen": frozen, "zero": zero},
+        ema_params={**state.ema_params, "frozen": frozen + 0.0, "zero": -zero},
+    )
+
+
+def num_bytes(directory: pathlib.Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def test_averages_that_are_the_parameters_are_written_once(tmp_path):
+    state = make_frozen_state(1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    frozen = state.params["frozen"].nbytes
+    assert 0.9 * frozen < num_bytes(tmp_path / DIRECTORY / "1") < 1.5 * frozen
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(make_frozen_state(0), 1)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()  # -0 is not 0
+    # Training donates the state: what it does to one must not reach the other.
+    donated = jax.jit(lambda x: x + 1.0, donate_argnums=0)(restored.params["frozen"])
+    np.testing.assert_array_equal(restored.ema_params["frozen"], state.params["frozen"])
+    np.testing.assert_array_equal(donated, state.params["frozen"] + 1.0)
+
+
+def test_template_may_be_shapes_alone(three_checkpoints):
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[1])
+    shapes = jax.eval_shape(lambda: make_state(0))
+    shapes = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+    )
+    with Checkpoints(three_checkpoints) as checkpoints:
+        state = checkpoints.restore(shapes, 2)
+    assert_is_state(state, 2)
+    assert {leaf.sharding for leaf in jax.tree.leaves(state)} == {sharding}
+
+
+@pytest.mark.parametrize(
+    ("num_latest", "elbos", "kept", "best"),
+    [
+        (1, {1: -9.0, 2: -8.0, 3: -7.0}, [3], 3),
+        (2, {1: -9.0, 2: -5.0, 3: -7.0, 4: -8.0, 5: -9.0}, [2, 4, 5], 2),
+        (2, {1: -9.0, 2: -5.0, 3: None, 4: None, 5: None}, [2, 4, 5], 2),
+        (1, {1: None, 2: None}, [2], 2),
+        (1, {1: float("nan"), 2: -5.0, 3: -6.0}, [2, 3], 2),
+        (1, {1: -5.0, 2: float("nan"), 3: -6.0}, [1, 3], 1),
+        (1, {1: -5.0, 2: float("inf"), 3: -6.0}, [1, 3], 1),
+        (1, {1: -5.0, 2: float("nan"), 3: None}, [1, 3], 1),
+    ],
+    ids=[
+        "best_is_latest",
+        "best_is_older",
+        "later_without_elbo",
+        "none_with_elbo",
+        "nan_first",
+        "nan_later",
+        "infinite",
+        "nan_and_none",
+    ],
+)
+def test_latest_and_best_are_kept(tmp_path, template, num_latest, elbos, kept, best):
+    save_all(tmp_path, num_latest, elbos)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == kept
+        assert int(checkpoints.restore(template, "best").step) == best
+
+
+def test_best_of_an_earlier_process_is_kept(tmp_path, template):
+    save_all(tmp_path, 1, {1: -9.0, 2: -5.0, 3: -7.0})
+    save_all(tmp_path, 1, {4: -8.0, 5: -6.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2, 5]
+        assert_is_state(checkpoints.restore(template, "best"), 2)
+
+
+def test_step_is_saved_once(tmp_path, template):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1))
+        checkpoints.save(make_state(1).replace(params=make_state(2).params))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1).replace(params=make_state(2).params))
+        assert_is_state(checkpoints.restore(template, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("which", "num_saved"), [(7, 3), ("7", 3), (7, 0), ("latest", 0), ("best", 0)]
+)
+def test_missing_checkpoint_is_named_with_those_there_are(tmp_path, template, which, num_saved):
+    save_all(tmp_path, 3, dict.fromkeys(range(1, num_saved + 1)))
+    steps = list(range(1, num_saved + 1))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError) as caught:
+        checkpoints.restore(template, which)
+    assert f"checkpoint {which!r}" in str(caught.value) and f"steps {steps}" in str(caught.value)
+
+
+def test_word_that_is_no_checkpoint_is_refused_with_those_that_are(three_checkpoints, template):
+    with (
+        Checkpoints(three_checkpoints) as checkpoints,
+        pytest.raises(ValueError, match="'newest'.*'best'.*'latest'"),
+    ):
+        checkpoints.restore(template, "newest")
+
+
+# Damage
+
+
+def truncate(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_all(how, pattern: str):
+    def damage(directory: pathlib.Path) -> None:
+        files = [path for path in directory.rglob(pattern) if path.is_file()]
+        assert files
+        for path in files:
+            how(path)
+
+    return damage
+
+
+def empty(directory: pathlib.Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+DAMAGES = {
+    "truncated_arrays": damage_all(truncate, "d/*"),
+    "deleted_arrays": damage_all(pathlib.Path.unlink, "d/*"),
+    "deleted_manifest": damage_all(pathlib.Path.unlink, "manifest.ocdbt"),
+    "truncated_structure": damage_all(truncate, "_METADATA"),
+    "truncated_everything": damage_all(truncate, "*"),
+    "truncated_elbo": damage_all(truncate, "metrics/metrics"),
+    "empty_directory": empty,
+}
+
+
+def restore_latest_intact(workdir, template) -> TrainState | None:
+    with Checkpoints(workdir, num_latest=3) as checkpoints:
+        return checkpoints.restore_latest_intact(template)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_latest_falls_back_to_the_one_before(workdir, template, caplog, damage):
+    damage(workdir / DIRECTORY / "3")
+    with caplog.at_level(logging.WARNING, "vae_jax"):
+        assert_is_state(restore_latest_intact(workdir, template), 2)
+    messages = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
+    assert len(messages) == 1 and messages[0].startswith("Checkpoint 3 is damaged")
+    assert str(workdir / DAMAGED_DIRECTORY / "3") in messages[0]
+    assert (workdir / DAMAGED_DIRECTORY / "3").is_dir()
+    assert sorted(p.name for p in (workdir / DIRECTORY).iterdir()) == ["1", "2"]
+
+
+def test_training_goes_on_over_a_damaged_checkpoint(workdir, template):
+    DAMAGES["deleted_arrays"](workdir / DIRECTORY / "3")
+    with Checkpoints(workdir, num_latest=2) as checkpoints:
+        assert int(checkpoints.restore_latest_intact(template).step) == 2
+        checkpoints.save(make_state(3), elbo=-4.0)
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]  # the best and the latest two
+        assert_is_state(checkpoints.restore(template, "latest"), 3)
+
+
+def test_several_damaged_ones_are_all_passed_over(workdir, template):
+    for step in ("2", "3"):
+        DAMAGES["truncated_arrays"](workdir / DIRECTORY / step)
+    assert_is_state(restore_latest_intact(workdir, template), 1)
+    assert sorted(p.name for p in (workdir / DAMAGED_DIRECTORY).iterdir()) == ["2", "3"]
+
+
+def test_all_damaged_is_an_error_not_a_start_from_zero(workdir, template):
+    for step in ("1", "2", "3"):
+        DAMAGES["truncated_arrays"](workdir / DIRECTORY / step)
+    with pytest.raises(RuntimeError, match=f"No checkpoint in {workdir} can be read"):
+        restore_latest_intact(workdir, template)
+
+
+def test_checkpoints_of_another_model_are_left_where_they_are(workdir, template):
+    """They are whole: it is the state that does not fit, after a change of the code, say."""
+    larger = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, 2), leaf.dtype), template)
+    with pytest.raises((ValueError, RuntimeError)):
+        restore_latest_intact(workdir, larger)
+    assert sorted(p.name for p in (workdir / DIRECTORY).iterdir()) == ["1", "2", "3"]
+
+
+def test_no_checkpoint_at_all_is_none(tmp_path, template):
+    assert restore_latest_intact(tmp_path, template) is None
+
+
+def test_reading_makes_nothing(tmp_path, template):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError):
+        checkpoints.restore(template)
+    assert list(tmp_path.iterdir()) == []

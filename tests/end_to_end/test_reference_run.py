@@ -1,0 +1,59 @@
+"""The committed checkpoints are the models that the numbers beside them are of."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from vae_jax import config as configuration
+from vae_jax import data, evaluation, inference
+
+# The metric and how far two computations of it may differ; a density has no bits per dimension.
+RUNS = {
+    "fashion_mnist": ("bits_per_dim", 1e-5),
+    "cifar10_cpu_prior": ("elbo", 0.1),
+    "celeba_10k": ("elbo", 0.3),
+}
+
+
+def evaluate(run: str, num_images: int | None = None) -> tuple[evaluation.Metric, ...]:
+    """The run's metric on random test images, or on all: (stored of all, new)."""
+    workdir, metric = REPOSITORY / "workdir" / run, RUNS[run][0]
+    stored = json.loads((workdir / "eval" / "metrics.json").read_text())[metric]
+    stored = evaluation.Metric(**stored)
+    vae = inference.load(workdir, stored.checkpoint_step)
+    directory = data.dataset_directory(vae.config.data.name, data.DEFAULT_DATA_DIR)
+    if not (directory / "test_images.npy").exists():
+        pytest.skip(f"no images at {directory}")
+    vae.config.data.dir = data.DEFAULT_DATA_DIR
+    split = configuration.load_split(vae.config, "test")
+    if num_images is not None:
+        chosen = np.random.default_rng(0).permutation(len(split))[:num_images]
+        split = dataclasses.replace(split, indices=chosen)
+    return stored, evaluation.evaluate_bounds(vae, split)[metric]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_metric_of_500_images(run):
+    """Within four standard errors of the mean over 500 of the stored mean over all."""
+    stored, found = evaluate(run, 500)
+    assert found.num_images == 500
+    assert found.value == pytest.approx(stored.value, abs=4 * found.standard_error)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("run", RUNS)
+def test_metric_of_all_images(run):
+    stored, found = evaluate(run)
+    assert found.num_images == stored.num_images == (1000 if run == "celeba_10k" else 10_000)
+    assert found.value == pytest.approx(stored.value, abs=RUNS[run][1])
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_files_are_small(run):
+    checkpoints = REPOSITORY / "workdir" / run / "checkpoints"
+    last = max(checkpoints.iterdir(), key=lambda path: int(path.name))
+    files = [path for path in last.rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) < 20e6

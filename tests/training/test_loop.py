@@ -1,0 +1,593 @@
+"""Tests of vae_jax/training.py and of what a run leaves behind.
+
+Interruptions are real: train.py runs in processes of its own, and the evaluation at a chosen step
+sends the process a signal, so that every run is interrupted at the same place.
+"""
+
+import json
+import logging
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import (
+    NUM_TRAIN,
+    NUM_VALIDATION,
+    TINY,
+    config_flags,
+    make_config,
+    raise_sigterm_after,
+    read_state,
+    run_python,
+)
+from vae_jax import config as configuration
+from vae_jax import evaluation, steps, training
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.recording.writers import Summary, read_metrics
+from vae_jax.runtime import process
+from vae_jax.training import TrainingDivergedError, check_not_diverged, frozen_vae
+
+NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
+CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow(monkeypatch):
+    """Training does without; importing it into this process would take seconds."""
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+
+
+def evaluate_nothing(vae, split) -> Summary:
+    return Summary({"elbo": -1.0, "rate": 0.0, "distortion": 1.0})
+
+
+def snapshot(directory: pathlib.Path) -> dict[str, int]:
+    """Every file and when it was written."""
+    files = [p for p in directory.rglob("*") if p.is_file() and p.name != process.LOCK_FILE]
+    return {str(p.relative_to(directory)): p.stat().st_mtime_ns for p in files}
+
+
+# A run that is interrupted three times
+
+# Runs train.py with an evaluation that first sends this process a signal, once, at a given step.
+INTERRUPTED = """
+import os, pathlib, runpy, sys, time
+sys.modules["tensorflow"] = None  # saves seconds
+from vae_jax import evaluation
+validate, step, number = evaluation.validate, int(sys.argv[1]), int(sys.argv[2])
+checkpoints = pathlib.Path(sys.argv[3])
+
+def interrupt(vae, split):
+    if vae.step == step:
+        while not any(p.name.isdigit() for p in checkpoints.glob("*")):  # written in the background
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+    return validate(vae, split)
+
+evaluation.validate = interrupt
+sys.argv = ["train.py", *sys.argv[4:]]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def interrupted(data_dir, tmp_path_factory):
+    """The workdir of a run killed, terminated, interrupted and finished, and its four processes."""
+    workdir = tmp_path_factory.mktemp("runs") / "interrupted"
+    script, checkpoints = ["-c", INTERRUPTED], workdir / "checkpoints"
+    command = [f"--workdir={workdir}", *config_flags(data_dir)]
+    completed: list[subprocess.CompletedProcess] = []
+    for step, number in (
+        (EVAL_EVERY, signal.SIGKILL),
+        (EVAL_EVERY, signal.SIGTERM),
+        (2 * EVAL_EVERY, signal.SIGINT),
+        (-1, signal.SIGKILL),  # at no step
+    ):
+        completed.append(run_python(*script, step, int(number), checkpoints, *command))
+    return workdir, completed
+
+
+def test_exit_codes_tell_the_signal(interrupted):
+    _, completed = interrupted
+    codes = [c.returncode for c in completed]
+    assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, 0], [
+        c.stderr for c in completed
+    ]
+
+
+def test_log_says_where_a_run_stops_and_where_it_resumes(interrupted):
+    _, (killed, terminated, stopped, finished) = interrupted
+    assert "Resuming" not in killed.stderr
+    assert f"Resuming from step {CHECKPOINT_EVERY}." in terminated.stderr
+    for process_, name, step in (
+        (terminated, "SIGTERM", EVAL_EVERY + 1),
+        (stopped, "SIGINT", 2 * EVAL_EVERY + 1),
+    ):
+        assert f"Stopped by {name} at step {step}; the same command resumes" in process_.stderr
+        assert "Traceback" not in process_.stderr
+    assert f"Resuming from step {EVAL_EVERY + 1}." in stopped.stderr
+    assert f"Resuming from step {2 * EVAL_EVERY + 1}." in finished.stderr
+
+
+def test_interruptions_change_no_bit_of_the_final_state(interrupted, trained_workdir):
+    state, expected = read_state(interrupted[0]), read_state(trained_workdir)
+    assert int(state.step) == NUM_STEPS
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_interruptions_leave_the_same_records_in_the_metrics(interrupted, trained_workdir):
+    records, expected = (
+        [{k: v for k, v in r.items() if k != "train/images_per_second"} for r in read_metrics(path)]
+        for path in (interrupted[0], trained_workdir)
+    )
+    assert records == expected
+
+
+def test_same_checkpoints_are_kept_after_interruptions(interrupted, trained_workdir):
+    def kept(path):
+        with Checkpoints(path) as checkpoints:
+            return checkpoints.steps()
+
+    assert NUM_STEPS in kept(trained_workdir)
+    assert kept(interrupted[0]) == kept(trained_workdir)
+
+
+def test_missing_tensorflow_is_said_once(interrupted):
+    for completed in interrupted[1]:
+        assert completed.stderr.count("TensorBoard summaries are off") == 1
+    assert not (interrupted[0] / "tensorboard").exists()
+
+
+# The workdir of a run
+
+
+def test_training_lowers_the_loss(trained_workdir):
+    records = read_metrics(trained_workdir)
+    elbos = [r["train/elbo"] for r in records if "train/elbo" in r]
+    assert np.mean(elbos[-4:]) > np.mean(elbos[:4])
+    validation = [r["validation/elbo"] for r in records if "validation/elbo" in r]
+    assert validation[-1] > validation[0]
+
+
+def test_metrics_file_has_every_log_and_every_evaluation(trained_workdir):
+    records = read_metrics(trained_workdir)
+    train = [r for r in records if "train/loss" in r]
+    validation = [r for r in records if "validation/elbo" in r]
+    assert [r["step"] for r in train] == list(range(1, NUM_STEPS + 1))
+    assert [r["step"] for r in validation] == list(range(EVAL_EVERY, NUM_STEPS + 1, EVAL_EVERY))
+    names = "loss elbo rate distortion kl_weight learning_rate grad_norm grad_norm_max update_norm "
+    names += "param_norm skipped_updates skipped_in_a_row bits_per_dim"
+    for record in train:
+        assert record.keys() >= {f"train/{name}" for name in names.split()}
+        elbo = record["train/elbo"]
+        np.testing.assert_allclose(
+            elbo, -(record["train/distortion"] + record["train/rate"]), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            record["train/bits_per_dim"], -elbo / (16 * 16 * np.log(2.0)), rtol=1e-6
+        )
+    for record in validation:
+        np.testing.assert_allclose(
+            record["validation/elbo"],
+            -(record["validation/distortion"] + record["validation/rate"]),
+            rtol=1e-6,
+        )
+
+
+def test_logged_schedules_are_those_of_the_update(trained_workdir):
+    """Record `step` is of the update number `step` counted from 1: its schedules see step - 1."""
+    for record in read_metrics(trained_workdir):
+        if "train/loss" not in record:
+            continue
+        before = record["step"] - 1
+        kl_weight = min(before / TINY["kl.warmup_steps"], 1.0)
+        np.testing.assert_allclose(record["train/kl_weight"], kl_weight, rtol=1e-6)
+        warmup = min((before + 1) / 2, 1.0)
+        t = max(before - 2, 0) / (NUM_STEPS - 2)
+        rate = TINY["optim.learning_rate"] * warmup * 0.5 * (1 + np.cos(np.pi * t))
+        np.testing.assert_allclose(record["train/learning_rate"], rate, rtol=1e-5)
+
+
+def test_config_file_tells_what_made_the_run(trained_workdir, data_dir):
+    content = json.loads((trained_workdir / "config.json").read_text())
+    assert configuration.load(trained_workdir).to_dict() == make_config(data_dir).to_dict()
+    assert content["image_shape"] == [16, 16, 1]
+    provenance = content["provenance"]
+    # Null where the code is no git checkout.
+    assert provenance["git_commit"] is None or re.fullmatch(
+        "[0-9a-f]{40}", provenance["git_commit"]
+    )
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert provenance["versions"].keys() >= {"jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
+    assert provenance["devices"] == ["cpu"]
+
+
+def test_parameter_table_counts_every_parameter(trained_workdir):
+    params = read_state(trained_workdir).params
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    table = (trained_workdir / "parameters.md").read_text()
+    assert f"| total | {total:,} | |" in table
+
+
+def test_curves_and_images_are_written_at_every_evaluation(trained_workdir):
+    names = {path.name for path in (trained_workdir / "images").iterdir()}
+    assert names == {
+        f"{kind}_{step:08d}.png"
+        for kind in ("reconstructions", "samples")
+        for step in range(EVAL_EVERY, NUM_STEPS + 1, EVAL_EVERY)
+    }
+    for path in [*(trained_workdir / "images").iterdir(), trained_workdir / "curves.png"]:
+        pixels = np.asarray(Image.open(path))
+        assert len(np.unique(pixels)) > 10
+
+
+# A run in this process
+
+
+@pytest.fixture
+def data_dir_without_test(data_dir, tmp_path) -> pathlib.Path:
+    """The same dataset, but whoever opens the test images fails."""
+    copy = shutil.copytree(data_dir, tmp_path / "data")
+    (copy / "tiny" / "test_images.npy").write_bytes(b"not an array")
+    return copy
+
+
+def test_run_compiles_each_function_once_and_never_opens_the_test_split(
+    data_dir_without_test, tmp_path, monkeypatch, caplog
+):
+    jitted, vaes = [], []
+    jit_train_steps = steps.jit_train_steps
+
+    def record_jitted(*args):
+        jitted.append(jit_train_steps(*args))
+        return jitted[-1]
+
+    def record_vae(vae, split):
+        vaes.append(vae)
+        assert (split.name, len(split)) == ("validation", NUM_VALIDATION)
+        assert len(split) % vae.batch_size != 0  # the last batch is padded
+        return evaluation.validate(vae, split)
+
+    monkeypatch.setattr(steps, "jit_train_steps", record_jitted)
+    config = make_config(data_dir_without_test, data__resident=False)
+    with caplog.at_level(logging.INFO, "vae_jax"):
+        assert training.train_and_evaluate(config, tmp_path / "run", record_vae) is None
+    assert [train_steps._cache_size() for train_steps in jitted] == [1]
+    assert [vae.step for vae in vaes] == [8, 16, 24]
+    assert len({id(vae._steps) for vae in vaes}) == 1
+    for name in ("elbo_terms", "encode", "decode_mean"):
+        assert getattr(vaes[0]._steps, name)._cache_size() == 1, name
+    text = " ".join(record.getMessage() for record in caplog.records)
+    assert text.count("TensorBoard summaries are off") == 1
+
+
+def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_dir):
+    before = snapshot(copied_workdir)
+
+    def fail(vae, split):
+        raise AssertionError("evaluated")
+
+    assert training.train_and_evaluate(make_config(data_dir), copied_workdir, fail) is None
+    assert snapshot(copied_workdir) == before
+
+
+def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
+    data_dir, tmp_path, monkeypatch
+):
+    """Either it is done before stopping, or the same command catches it up."""
+    config = make_config(data_dir, train__num_steps=2, train__eval_every_steps=2)
+    raise_sigterm_after(monkeypatch, step=2)
+    workdir = tmp_path / "run"
+    training.train_and_evaluate(config, workdir, evaluate_nothing)
+    training.train_and_evaluate(config, workdir, evaluate_nothing)
+    assert [r["step"] for r in read_metrics(workdir) if "validation/elbo" in r] == [2]
+
+
+def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
+    data_dir, tmp_path, monkeypatch
+):
+    """As when a run stopped on a CPU, one step per call, goes on where a call takes four."""
+    config = make_config(data_dir)
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        raise_sigterm_after(patch, step=6)
+        assert training.train_and_evaluate(config, workdir, evaluate_nothing) == signal.SIGTERM
+    assert int(read_state(workdir).step) == 6
+    monkeypatch.setattr(configuration, "steps_per_call", lambda config: 4)
+    assert training.train_and_evaluate(config, workdir, evaluate_nothing) is None
+    assert int(read_state(workdir).step) == NUM_STEPS
+    evaluated = [r["step"] for r in read_metrics(workdir) if "validation/elbo" in r]
+    assert evaluated == list(range(EVAL_EVERY, NUM_STEPS + 1, EVAL_EVERY))
+
+
+def test_best_checkpoint_is_one_of_full_kl_weight(data_dir, tmp_path):
+    def evaluate_worse_each_time(vae, split) -> Summary:
+        return Summary({"elbo": -float(vae.step)})
+
+    config = make_config(data_dir, kl__warmup_steps=EVAL_EVERY + 1)
+    training.train_and_evaluate(config, tmp_path, evaluate_worse_each_time)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best_step() == 2 * EVAL_EVERY
+
+
+def test_start_that_came_to_no_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path):
+    rare = {"train__eval_every_steps": NUM_STEPS, "train__checkpoint_every_steps": NUM_STEPS}
+    diverging = {"optim__learning_rate": 1e30, "optim__max_skipped_in_a_row": 3}
+    with pytest.raises(TrainingDivergedError):
+        training.train_and_evaluate(
+            make_config(data_dir, **rare, **diverging), tmp_path, evaluate_nothing
+        )
+    config = make_config(data_dir, **rare)
+    assert training.train_and_evaluate(config, tmp_path, evaluate_nothing) is None
+    assert configuration.load(tmp_path).optim.learning_rate == config.optim.learning_rate
+    assert read_metrics(tmp_path)[0]["step"] == 1
+
+
+# Early stopping
+
+
+@pytest.mark.parametrize(
+    ("elbos", "patience", "expected"),
+    [
+        ([-3.0, -4.0, -5.0], 0, False),
+        ([], 1, False),
+        ([-3.0], 1, False),
+        ([-3.0, -4.0], 1, True),
+        ([-3.0, -3.0], 1, True),  # an equal one is not better
+        ([-3.0, -4.0], 2, False),
+        ([-3.0, -4.0, -2.0], 2, False),
+        ([-3.0, -2.0, -4.0, -3.0], 2, True),
+        ([-3.0, float("nan")], 1, True),
+        ([float("nan"), -3.0], 1, False),
+    ],
+)
+def test_patience_is_for_evaluations_without_a_better_elbo(elbos, patience, expected):
+    assert training.is_out_of_patience(elbos, patience) is expected
+
+
+# The KL weight is whole from step 10: evaluations before do not count.
+ELBOS = {4: 50.0, 8: 60.0, 12: -3.0, 16: -2.0, 20: -2.5, 24: -2.1}
+
+
+def evaluate_as_planned(vae, split) -> Summary:
+    return Summary({"elbo": ELBOS[vae.step], "rate": 0.0, "distortion": -ELBOS[vae.step]})
+
+
+def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkeypatch):
+    """Evaluations before it was stopped count."""
+    config = make_config(
+        data_dir,
+        train__num_steps=32,
+        train__eval_every_steps=4,
+        train__diagnose=False,
+        train__patience=2,
+    )
+    with monkeypatch.context() as patch:
+        raise_sigterm_after(patch, step=21)
+        stopped = training.train_and_evaluate(config, tmp_path / "run", evaluate_as_planned)
+    assert stopped == signal.SIGTERM
+    assert training.train_and_evaluate(config, tmp_path / "run", evaluate_as_planned) is None
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert max(checkpoints.steps()) == 24
+        assert checkpoints.best_step() == 16
+    before = snapshot(tmp_path / "run")
+    assert training.train_and_evaluate(config, tmp_path / "run", evaluate_as_planned) is None
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_negative_patience_is_refused(data_dir):
+    with pytest.raises(ValueError, match="train.patience = -1 must not be negative"):
+        configuration.validate(make_config(data_dir, train__patience=-1))
+
+
+# A prior learned with the VAE; one on a frozen VAE is in test_frozen_vae.py
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vamp", *(pytest.param(n, marks=pytest.mark.long) for n in ("mixture", "flow", "diffusion"))],
+)
+def test_joint_training_moves_every_parameter_of_model_and_prior(
+    data_dir, tmp_path, monkeypatch, name
+):
+    starts, validated, set_initial_params = [], [], frozen_vae.set_initial_params
+
+    def record_start(*args):
+        params = set_initial_params(*args)
+        starts.append(jax.device_get(params))
+        return params
+
+    def validate(vae, split):
+        validated.append(vae)
+        return evaluate_nothing(vae, split)
+
+    monkeypatch.setattr(frozen_vae, "set_initial_params", record_start)
+    num_steps = 6
+    config = make_config(
+        data_dir,
+        prior__name=name,
+        prior__num_components=3,
+        prior__num_couplings=2,
+        prior__widths=(8,),
+        prior__num_blocks=1,
+        train__num_steps=num_steps,
+        train__eval_every_steps=num_steps,
+        train__checkpoint_every_steps=num_steps,
+        train__diagnose=False,
+    )
+    assert training.train_and_evaluate(config, tmp_path, validate) is None
+    records = [r for r in read_metrics(tmp_path) if "train/loss" in r]
+    assert len(records) == num_steps
+    for record in records:
+        assert np.isfinite(record["train/loss"]) and record["train/skipped_updates"] == 0
+        total = record["train/distortion"] + record["train/rate"]
+        np.testing.assert_allclose(record["train/elbo"], -total, rtol=1e-5)
+    (start,) = starts
+    state = jax.device_get(read_state(tmp_path))
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params, start)
+    if name == "vamp":
+        assert set(changed["prior"]) == {"pseudo_inputs"}
+    else:  # a standardisation is set once, and here not at all
+        assert not changed["prior"].pop("mean") and not changed["prior"].pop("std")
+        np.testing.assert_array_equal(state.params["prior"]["mean"], 0.0)
+        np.testing.assert_array_equal(state.params["prior"]["std"], 1.0)
+    assert all(jax.tree.leaves(changed)), changed
+    # What was validated is the average of all of them.
+    (vae,) = validated
+    assert set(vae.params) == {"encoder", "decoder", "prior"}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(vae.params), state.ema_params)
+
+
+# Refusals
+
+
+def test_workdir_of_another_configuration_is_refused_naming_the_key(copied_workdir, data_dir):
+    before = snapshot(copied_workdir)
+    config = make_config(data_dir, kl__weight=2.0)
+    with pytest.raises(ValueError, match=r"kl\.weight: 1.0 in the workdir, 2.0 now"):
+        training.train_and_evaluate(config, copied_workdir, evaluate_nothing)
+    assert snapshot(copied_workdir) == before
+
+
+def test_second_trainer_in_a_workdir_is_refused(copied_workdir, data_dir):
+    with (
+        process.lock_workdir(copied_workdir),
+        pytest.raises(RuntimeError, match=f"Another process trains in {copied_workdir}"),
+    ):
+        training.train_and_evaluate(make_config(data_dir), copied_workdir, evaluate_nothing)
+    with process.lock_workdir(copied_workdir):
+        pass  # given back by the refused one
+
+
+def test_invalid_configuration_makes_no_workdir(data_dir, tmp_path):
+    config = make_config(data_dir, kl__schedule="step")
+    with pytest.raises(ValueError, match=r"kl\.schedule"):
+        training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_that_does_not_divide_among_devices_is_refused(data_dir, tmp_path):
+    config = make_config(data_dir, train__batch_size=7)
+    with pytest.raises(ValueError, match=r"train.batch_size = 7 must be a positive multiple"):
+        training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_dataset_of_another_shape_is_refused_and_the_checkpoints_stay(copied_workdir, tmp_path):
+    """`data.dir` may change, the images may not."""
+    (tmp_path / "tiny").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (80, 32, 32, 1), dtype=np.uint8)
+    for split in ("train", "test"):
+        np.save(tmp_path / "tiny" / f"{split}_images.npy", images)
+    before = snapshot(copied_workdir / "checkpoints")
+    with pytest.raises(ValueError, match=r"\(32, 32, 1\).*\(16, 16, 1\)|\(16, 16, 1\).*\(32, 32"):
+        training.train_and_evaluate(make_config(tmp_path), copied_workdir, evaluate_nothing)
+    assert snapshot(copied_workdir / "checkpoints") == before
+
+
+# Divergence
+
+
+def make_window(skipped_in_a_row, **terms) -> dict[str, np.ndarray]:
+    finite = {name: np.ones(len(skipped_in_a_row)) for name in ("loss", "grad_norm")}
+    finite |= {name: np.ones(len(skipped_in_a_row)) for name in ("distortion", "rate")}
+    return {**finite, **terms, "skipped_in_a_row": np.asarray(skipped_in_a_row, np.float32)}
+
+
+@pytest.mark.parametrize("skipped", [[], [0, 0, 0], [0, 1, 2], [2, 0, 1, 2, 0]])
+def test_fewer_skipped_updates_than_the_limit_are_no_divergence(skipped):
+    check_not_diverged(make_window(skipped), last_step=10, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "last_step", "steps_named"),
+    [
+        ([0, 1, 2, 3], 10, "Steps 8 to 10"),
+        ([1, 2, 3, 0, 1], 10, "Steps 6 to 8"),
+        ([3], 10, "Steps 8 to 10"),  # begun in the window before
+        ([0, 1, 2, 3, 4, 5], 10, "Steps 6 to 8"),
+    ],
+)
+def test_divergence_names_its_steps(skipped, last_step, steps_named):
+    with pytest.raises(TrainingDivergedError, match=f"{steps_named}: 3 updates in a row"):
+        check_not_diverged(make_window(skipped), last_step, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (("distortion", "loss", "grad_norm"), "distortion"),
+        (("rate", "loss", "grad_norm"), "rate"),
+        (("loss", "grad_norm"), "loss"),
+        (("grad_norm",), "grad_norm"),
+        ((), "gradient"),
+    ],
+)
+def test_divergence_names_the_first_term_that_is_not_finite(bad, named):
+    window = make_window([1, 2, 3], **{name: np.full(3, np.nan) for name in bad})
+    with pytest.raises(TrainingDivergedError, match=f"non-finite term is the {named}\\."):
+        check_not_diverged(window, last_step=3, limit=3)
+
+
+def test_run_that_diverges_ends_with_steps_term_and_remedy(data_dir, tmp_path):
+    config = make_config(
+        data_dir,
+        optim__learning_rate=1e30,
+        optim__warmup_steps=0,
+        optim__max_skipped_in_a_row=3,
+        train__checkpoint_every_steps=1,
+        train__keep_checkpoints=9,
+    )
+    with pytest.raises(TrainingDivergedError, match=r"3 updates in a row") as caught:
+        training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
+    # The first update makes the parameters as large as the learning rate; what follows overflows.
+    assert "Steps 2 to 4" in str(caught.value) and "optim.learning_rate" in str(caught.value)
+    assert any(f"is the {term}." in str(caught.value) for term in ("distortion", "rate"))
+    records = read_metrics(tmp_path / "run")
+    assert [r["train/skipped_in_a_row"] for r in records] == [0, 1, 2, 3]
+    assert not np.isfinite(records[-1]["train/loss"])
+    saved = read_state(tmp_path / "run")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params))
+
+
+# Signals
+
+
+@pytest.fixture
+def usual_sigint():
+    """Ctrl-C as in the foreground: a shell starts background processes with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_sigint")
+def test_first_signal_is_collected_and_the_second_acts_as_usual():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with process.catch_stop_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_handlers_come_back_without_a_signal_and_after_an_error():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), process.catch_stop_signals() as received:
+        assert received == []
+        raise ZeroDivisionError
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_epoch_of_the_tiny_run_is_shorter_than_the_run():
+    """What the tests above rely on: interruptions fall into different epochs."""
+    assert NUM_STEPS * TINY["train.batch_size"] > 2 * NUM_TRAIN

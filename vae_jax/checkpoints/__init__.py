@@ -1,0 +1,23 @@
+"""What a training run is, and how it is kept on disk."""
+
+from vae_jax.checkpoints.state import TrainState, create_train_state, trained_part
+from vae_jax.checkpoints.store import (
+    DAMAGED_DIRECTORY,
+    DIRECTORY,
+    METADATA_FILE,
+    CheckpointNotSavedError,
+    Checkpoints,
+    CheckpointsDamagedError,
+)
+
+__all__ = [
+    "DAMAGED_DIRECTORY",
+    "DIRECTORY",
+    "METADATA_FILE",
+    "CheckpointNotSavedError",
+    "Checkpoints",
+    "CheckpointsDamagedError",
+    "TrainState",
+    "create_train_state",
+    "trained_part",
+]

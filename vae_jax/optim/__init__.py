@@ -1,0 +1,5 @@
+"""The optimiser chain, the average of the parameters, and schedules over steps."""
+
+from vae_jax.optim.optimizer import OPTIMIZERS, create_optimizer, num_skipped, update_ema
+
+__all__ = ["OPTIMIZERS", "create_optimizer", "num_skipped", "update_ema"]

@@ -1,0 +1,75 @@
+"""The optimiser chain (skip non-finite gradients, clip, adam) and the EMA of the parameters."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vae_jax.optim.schedules import Schedule
+
+OPTIMIZERS = ("adam", "adamw", "adamax")
+
+# optax.apply_if_finite lets a non-finite update through after this many in a row. Here it never
+# does: training stops instead (see `training`).
+_NEVER = 2**31 - 1
+
+
+def create_optimizer(
+    name: str,
+    learning_rate: Schedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """Returns `tx`: updates with a non-finite gradient are skipped whole, moments included.
+
+    Args:
+      name: one of OPTIMIZERS.
+      learning_rate: schedule over the updates that were applied.
+      b1, b2: decay of the first and second moment.
+      weight_decay: of adamw, on all parameters with at least two axes (no biases, no scales).
+      clip_norm: largest global gradient norm let through; 0 switches clipping off.
+
+    Raises:
+      ValueError: unknown name, a negative number, or weight decay for an optimiser without it.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
+    if weight_decay and name != "adamw":
+        raise ValueError(
+            f"optim.weight_decay = {weight_decay} has no effect with optim.name = {name!r}: use "
+            "'adamw', or set it to 0."
+        )
+    if weight_decay < 0:
+        raise ValueError(f"optim.weight_decay = {weight_decay} must not be negative (0: none).")
+    if clip_norm < 0:
+        raise ValueError(f"optim.clip_norm = {clip_norm} must not be negative (0: no clipping).")
+    if name == "adamw":
+        optimizer = optax.adamw(
+            learning_rate,
+            b1=b1,
+            b2=b2,
+            weight_decay=weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+        )
+    else:
+        optimizer = getattr(optax, name)(learning_rate, b1=b1, b2=b2)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.apply_if_finite(optax.chain(clip, optimizer), max_consecutive_errors=_NEVER)
+
+
+def num_skipped(opt_state: optax.ApplyIfFiniteState) -> tuple[jax.Array, jax.Array]:
+    """(updates skipped in a row until now, updates skipped in all), int32 scalars."""
+    return opt_state.notfinite_count, opt_state.total_notfinite
+
+
+def update_ema(ema_params, params, step: jax.Array, decay: float, warmup: bool = True):
+    """Exponential moving average of the parameters after update number `step` (0-based).
+
+    With `warmup` the decay is min(decay, (1 + step) / (10 + step)), so that the average follows a
+    young model closely instead of remembering its initialisation for 1 / (1 - decay) steps.
+    """
+    step = step.astype(jnp.float32)
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+    # Written so that what does not change is not changed by rounding either.
+    return jax.tree.map(lambda e, p: e + (1.0 - d) * (p - e), ema_params, params)

@@ -1,0 +1,64 @@
+"""A report as one HTML page, which needs neither other files nor a network."""
+
+import base64
+import pathlib
+import re
+from collections.abc import Sequence
+
+import jinja2
+import markupsafe
+
+from vae_jax import doctor, gallery
+from vae_jax.recording.tables import Table
+from vae_jax.report.content import CURVES_FILE, Content
+
+MAX_UNBROKEN = 40  # characters of cells that stay on one line
+_NUMBER = re.compile(r"-?\d[\d.,]*(e[+-]?\d+)?( ± [\d.]+(e[+-]?\d+)?)?")
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def render(content: Content, directory: pathlib.Path) -> str:
+    """The page, in UTF-8.
+
+    Args:
+      content: what it says.
+      directory: of the evaluation, in which images/ and the diagnosis are written by now; the
+        training curves are beside it. A picture that is missing is left out.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"inline": _inline, "data_uri": _data_uri, "kinds": column_kinds}
+    return environment.get_template("report.html.j2").render(
+        content=content,
+        images=directory / "images",
+        figure=directory / doctor.FIGURE_FILE,
+        curves=directory.parent / CURVES_FILE,
+        doctor=doctor,
+        gallery=gallery,
+    )
+
+
+def column_kinds(table: Table) -> list[str]:
+    """For each column 'number', 'short' (no cell is to be broken) or 'text'."""
+    return [_kind(cells) for cells in zip(*table.rows, strict=True)]
+
+
+def _kind(cells: Sequence[str]) -> str:
+    filled = [cell for cell in cells if cell]
+    if filled and all(map(_NUMBER.fullmatch, filled)):
+        return "number"
+    return "short" if max(map(len, cells)) <= MAX_UNBROKEN else "text"
+
+
+def _inline(text: str) -> markupsafe.Markup:
+    """Escaped, with what stands between backticks as code."""
+    return markupsafe.Markup(_CODE.sub(r"<code>\1</code>", str(markupsafe.escape(text))))
+
+
+def _data_uri(path: pathlib.Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

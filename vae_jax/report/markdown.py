@@ -1,0 +1,133 @@
+"""Writes an evaluation down: metrics.json, gallery.json, images/, report.md and report.html.
+
+python -m vae_jax.report workdir/demo     # prints the numbers of an evaluation again
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vae_jax import doctor, gallery
+from vae_jax.evaluation import Metric
+from vae_jax.recording import figures
+from vae_jax.report import html as html_report
+from vae_jax.report.content import (
+    CURVES_FILE,
+    Content,
+    create_content,
+    format_sample_value,
+    format_value,
+    sample_rows,
+)
+
+METRICS_FILE = "metrics.json"
+GALLERY_FILE = "gallery.json"
+REPORT_FILE = "report.md"
+HTML_FILE = "report.html"
+
+
+def is_evaluated(directory: pathlib.Path) -> bool:
+    """Whether an evaluation was written there."""
+    return (directory / METRICS_FILE).exists()
+
+
+def summarise(directory: pathlib.Path) -> str:
+    """The numbers of an evaluation and the paths of its files, for a terminal.
+
+    Raises:
+      FileNotFoundError: nothing was evaluated there.
+    """
+    path = directory / METRICS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
+    metrics = {name: Metric(**fields) for name, fields in json.loads(path.read_text()).items()}
+    first = next(iter(metrics.values()))
+    plain = {name: m for name, m in metrics.items() if "/" not in name}
+    pairs = sample_rows(metrics)
+    width = max(map(len, [*plain, *pairs]))
+    rows = [
+        f"  {name:<{width}}  {format_value(m):<24}  {m.num_images:,} images"
+        for name, m in plain.items()
+    ]
+    for pair, row in pairs.items():
+        values = (f"{name} {format_sample_value(m)}" for name, m in row.items())
+        rows.append(f"  {pair:<{width}}  {'  '.join(values)}")
+    # Evaluations of earlier versions lack some of these.
+    others = [directory / n for n in (HTML_FILE, GALLERY_FILE) if (directory / n).exists()]
+    pictures = [directory.parent / CURVES_FILE, *sorted((directory / "images").glob("*.png"))]
+    return "\n".join(
+        [
+            f"{directory.parent}: {first.split} split, checkpoint of step {first.checkpoint_step}",
+            *rows,
+            "Written:",
+            *(f"  {p}" for p in (directory / REPORT_FILE, path, *others, *pictures)),
+        ]
+    )
+
+
+def write_evaluation(
+    directory: pathlib.Path,
+    config: ConfigDict,
+    metrics: Mapping[str, Metric],
+    grids: Mapping[str, np.ndarray],
+    notes: Sequence[str] = (),
+    failures: Sequence[gallery.FailureSet] = (),
+    diagnosis: doctor.Diagnosis | None = None,
+) -> None:
+    """Writes images/*.png, gallery.json, diagnosis.*, report.* and, last, metrics.json.
+
+    Args:
+      directory: created if missing.
+      config: of the run.
+      metrics: by name.
+      grids: uint8 [H, W, 3] by name.
+      notes: what is missing and why.
+      failures: the galleries.
+      diagnosis: of the checkpoint.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, grid in grids.items():
+        figures.save_image(directory / "images" / f"{name}.png", grid)
+    for of_kind in failures:
+        path = directory / "images" / f"{of_kind.ranking.name}.png"
+        figures.save_image(path, gallery.draw(of_kind))
+    if diagnosis is not None:
+        diagnosis.write(directory)
+    content = create_content(config, metrics, grids, notes, failures, diagnosis)
+    (directory / REPORT_FILE).write_text(_to_markdown(content))
+    (directory / HTML_FILE).write_text(html_report.render(content, directory), encoding="utf-8")
+    galleries = [gallery.to_json(of_kind) for of_kind in failures]
+    (directory / GALLERY_FILE).write_text(json.dumps(galleries, indent=2) + "\n")
+    numbers = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
+    (directory / METRICS_FILE).write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def _to_markdown(content: Content) -> str:
+    lines = [f"# {content.title}", "", content.summary, "", *content.metrics.to_markdown()]
+    for remark in content.remarks:
+        lines += [remark, ""]
+    if content.diagnosis is not None:
+        lines += ["## Diagnosis", "", *content.diagnosis.to_markdown()]
+        lines += [f"![diagnosis]({doctor.FIGURE_FILE})", ""]
+    if content.notes or content.sample_tables:
+        lines += ["## Sample quality", ""]
+        for note in content.notes:
+            lines += [note, ""]
+        for table in content.sample_tables:
+            lines += table.to_markdown()
+    lines += ["## Pictures", "", f"![training curves](../{CURVES_FILE})", ""]
+    for name, caption in content.captions.items():
+        lines += [f"{caption}:", "", f"![{name}](images/{name}.png)", ""]
+    lines += gallery.markdown(content.galleries)
+    lines += ["## Configuration", "", "```"]
+    lines += [f"{key} = {value}" for key, value in content.configuration.items()]
+    return "\n".join([*lines, "```", ""])
+
+
+if __name__ == "__main__":
+    print(summarise(pathlib.Path(sys.argv[1]) / "eval"))

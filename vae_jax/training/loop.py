@@ -1,0 +1,477 @@
+"""The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
+
+import contextlib
+import logging
+import math
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vae_jax import config as configuration
+from vae_jax import data, doctor, models, objectives, steps
+from vae_jax.checkpoints import Checkpoints, state
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.inference import TrainedVAE
+from vae_jax.recording import figures, writers
+from vae_jax.runtime import process, profiling, sharding
+from vae_jax.training import autotune, frozen_vae
+
+LOGGER = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(FloatingPointError):
+    """Too many updates in a row had non-finite gradients."""
+
+
+# Its scalar `elbo` (nats) decides which checkpoint is best.
+EvaluateFn = Callable[[TrainedVAE, data.Split], writers.Summary]
+
+
+def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: int) -> None:
+    """Raises TrainingDivergedError where `limit` updates in a row were skipped.
+
+    Args:
+      metrics: per-step arrays of the train step's metrics, the last one of step `last_step`.
+      last_step: number of the last step, counted from 1.
+      limit: updates in a row.
+    """
+    in_a_row = metrics["skipped_in_a_row"]
+    if in_a_row.max(initial=0) < limit:
+        return
+    position = int(np.argmax(in_a_row >= limit))
+    end = last_step - len(in_a_row) + 1 + position
+    start = end - int(in_a_row[position]) + 1
+    terms = [t for t in ("distortion", "rate", "loss", "grad_norm") if t in metrics]
+    term = next((t for t in terms if not np.isfinite(metrics[t][position])), "gradient")
+    raise TrainingDivergedError(
+        f"Steps {start} to {end}: {limit} updates in a row were skipped because a gradient was not "
+        f"finite (optim.max_skipped_in_a_row = {limit}). The first non-finite term is the {term}. "
+        "Start again in a new --workdir with a lower optim.learning_rate or optim.clip_norm, or a "
+        "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before it are intact."
+    )
+
+
+def is_out_of_patience(elbos: Sequence[float], patience: int) -> bool:
+    """Whether none of the last `patience` ELBOs is better than all before; never, if that is 0."""
+    if not patience or len(elbos) <= patience:
+        return False
+    elbos = np.nan_to_num(elbos, nan=-np.inf)
+    return bool(elbos[-patience:].max() <= elbos[:-patience].max())
+
+
+class Trainer:
+    """One run in one workdir, resumed where checkpoints are there.
+
+    State and checkpoints of a resumed run are those of an uninterrupted one. In the log, the record
+    after a stop between two log points averages the steps since the stop only.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, evaluate_fn: EvaluateFn):
+        self._workdir, self._evaluate_fn = workdir, evaluate_fn
+        self._is_main = sharding.is_main_process()
+        self._mesh = sharding.create_mesh(jax.devices())
+        self._train = configuration.load_split(config, "train")
+        self._validation = configuration.load_split(config, "validation")
+        image_shape = self._train.image_shape
+        self._checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+        self._config = config = self._claim_workdir(config, image_shape)
+        c = config.train
+        self._model = configuration.create_model(config, image_shape)
+        self._likelihood = configuration.create_likelihood(config, image_shape[-1])
+        self._eval_steps = self._create_eval_steps(self._mesh)
+        self._own_eval_steps = self._eval_steps  # of what the main process does alone
+        if self._mesh.is_multi_process:
+            self._own_eval_steps = self._create_eval_steps(sharding.create_mesh())
+        init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
+        self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
+        self._state = self._create_or_restore_state(init_key)
+        # A step reached with fewer steps per call (on another backend) must not be jumped over.
+        self._steps_per_call = math.gcd(configuration.steps_per_call(config), self.step)
+        self._train_steps = steps.jit_train_steps(
+            configuration.create_train_step(config, image_shape), self._mesh, self._steps_per_call
+        )
+        self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
+        self._images_timed, self._timer = 0, 0.0  # of the same window
+        self._elbos = self._read_elbos()
+        self._non_finite_located = False
+        self._image_findings: list[doctor.Finding] | None = None
+
+    @property
+    def step(self) -> int:
+        return int(self._state.step)
+
+    def run(self) -> int | None:
+        """Trains to the end; returns the signal that stopped it before, or None."""
+        c = self._config.train
+        first_step = self.step
+        if first_step >= c.num_steps or self._is_out_of_patience():
+            LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
+            return None
+        images = self._resident_images()
+        tracer = profiling.StepTracer(self._workdir, first_step, self._steps_per_call)
+        quiet = None if self._is_main else True
+        with (
+            self._create_writer() as self._writer,
+            process.catch_stop_signals() as received,
+            contextlib.closing(tracer),
+            logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),
+            tqdm(total=c.num_steps, initial=first_step, disable=quiet, unit="step") as bar,
+        ):
+            self._timer = time.perf_counter()
+            ends = range(first_step + self._steps_per_call, c.num_steps + 1, self._steps_per_call)
+            for step in ends:
+                self._train_call(images, step)
+                bar.update(self._steps_per_call)
+                if step == ends[0]:
+                    self._report_first_call()
+                if c.profile and self._is_main:
+                    tracer.after_call(step, self._state)
+                stopping = bool(received) and not self._mesh.is_multi_process
+                if step % c.log_every_steps == 0 or step == c.num_steps:
+                    bar.set_postfix_str(self._log(step))
+                    # Processes that wait for one another must stop at the same step.
+                    stopping = sharding.any_process(bool(received))
+                elbo = None
+                # Also when stopping: the resumed run starts behind this step.
+                if step % c.eval_every_steps == 0 or step == c.num_steps:
+                    elbo = self._evaluate(step)
+                if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
+                    warm = self._is_warm(step)
+                    self._checkpoints.save(self._state, elbo if warm else None)
+                    if warm and elbo is not None:
+                        self._elbos.append(elbo)
+                if stopping:
+                    self._checkpoints.require_saved()
+                    number = received[0] if received else signal.SIGTERM  # of another process
+                    LOGGER.info(
+                        "Stopped by %s at step %d; the same command resumes there.",
+                        signal.Signals(number).name,
+                        step,
+                    )
+                    return number
+                if elbo is not None and self._is_out_of_patience():
+                    LOGGER.info(
+                        "Stopped at step %d: no better validation ELBO in the last %d evaluations "
+                        "(train.patience).",
+                        step,
+                        c.patience,
+                    )
+                    break
+        self._checkpoints.require_saved()
+        return None
+
+    def close(self) -> None:
+        """Waits for checkpoints under way."""
+        self._checkpoints.close()
+
+    def _is_warm(self, step: int) -> bool:
+        """Whether the bound counts: at a lower KL weight codes may be far from the prior."""
+        return step >= self._config.kl.warmup_steps
+
+    def _read_elbos(self) -> list[float]:
+        """The validation ELBO at each evaluation that counts, up to the step of the state."""
+        name = "validation/elbo"
+        return [
+            record[name]
+            for record in writers.read_metrics(self._workdir)
+            if name in record and record["step"] <= self.step and self._is_warm(record["step"])
+        ]
+
+    def _is_out_of_patience(self) -> bool:
+        return is_out_of_patience(self._elbos, self._config.train.patience)
+
+    def _claim_workdir(self, config: ConfigDict, image_shape) -> ConfigDict:
+        """The configuration with all numbers filled in, compared with the workdir's or saved there.
+
+        A run without checkpoints has nothing to lose and does not bind its workdir.
+        """
+        steps_done = self._checkpoints.steps()
+        if config.train.batch_size == configuration.AUTO:
+            if steps_done:
+                config = configuration.with_batch_size_of(self._workdir, config)
+            else:
+                config = autotune.resolve(config, image_shape, len(self._train), self._mesh)
+        sharding.check_batch_size(
+            "train.batch_size", config.train.batch_size, self._mesh, config.train.accumulation_steps
+        )
+        if steps_done:
+            configuration.check_unchanged(config, image_shape, self._workdir)
+        if not self._is_main:
+            return config
+        data_hash = data.hash_images([self._train, self._validation])  # reads all of them
+        if steps_done:
+            configuration.check_same_data(config, data_hash, self._workdir)
+            return config
+        if config.vae_workdir:
+            configuration.check_same_data(config, data_hash, config.vae_workdir)
+        provenance = process.collect_provenance()
+        configuration.save(config, image_shape, provenance, self._workdir, data_hash)
+        return config
+
+    def _create_eval_steps(self, mesh: Mesh) -> steps.EvalSteps:
+        key = configuration.binarize_key(self._config)
+        return steps.EvalSteps(self._model, self._likelihood, mesh, key)
+
+    def _create_or_restore_state(self, init_key: jax.Array) -> state.TrainState:
+        tx = configuration.create_optimizer(self._config)
+        frozen = bool(self._config.vae_workdir)
+        everywhere = sharding.replicated(self._mesh)
+        fresh = jax.jit(
+            lambda key: state.create_train_state(self._model, tx, key, frozen),
+            out_shardings=everywhere,
+        )(init_key)
+        restored = self._checkpoints.restore_latest_intact(fresh)
+        if restored is None:
+            table = models.parameter_table(fresh.params)
+            LOGGER.info("Parameters:\n%s", table)
+            if self._is_main:
+                (self._workdir / "parameters.md").write_text(table + "\n")
+            params = frozen_vae.set_initial_params(self._config, fresh.params, self._train)
+            params = jax.device_put(params, everywhere)
+            # Copies: the train step donates its input, and one buffer cannot be donated twice.
+            return fresh.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
+        LOGGER.info("Resuming from step %d.", int(restored.step))
+        return restored
+
+    def _resident_images(self) -> jax.Array | DiagonalGaussian | None:
+        """The training split on the devices, or None where each call sends its own images.
+
+        With several processes it does: each one reads only what its devices work on. For a prior on
+        a frozen VAE it is what the encoder, which does not change, says of the images.
+        """
+        if not self._config.data.resident or self._mesh.is_multi_process:
+            return None
+        if frozen_vae.encodes_once(self._config, len(self._train)):
+            vae = self._make_vae(self._state.params, self._eval_steps)
+            everything = frozen_vae.encode_all(vae, self._train)
+        else:
+            everything = self._train.take(np.arange(len(self._train)))
+        return jax.device_put(everything, sharding.replicated(self._mesh))
+
+    def _train_call(self, images: jax.Array | None, last_step: int) -> None:
+        """`steps_per_call` updates, the last of which is number `last_step` counted from 1."""
+        first = last_step - self._steps_per_call
+        indices = np.stack([self._batch_indices(step) for step in range(first, last_step)])
+        if images is None:
+            shape = (*indices.shape, *self._train.image_shape)
+            batches = sharding.put(
+                lambda rows: self._train.take(indices[:, rows]), shape, self._mesh, axis=1
+            )
+        else:
+            batches = indices
+        self._state, metrics = self._train_steps(self._state, images, batches, self._train_key)
+        self._window.append(metrics)
+
+    def _report_first_call(self) -> None:
+        """The first call compiles; it is timed apart and left out of the images per second."""
+        jax.block_until_ready(self._state)
+        seconds = time.perf_counter() - self._timer
+        LOGGER.info("The first call took %.1f s, compilation included.", seconds)
+        self._timer = time.perf_counter()
+        self._images_timed = -self._steps_per_call * self._config.train.batch_size
+
+    def _log(self, step: int) -> str:
+        """Writes the means since the last log; returns a short text for the progress bar."""
+        c = self._config
+        self._checkpoints.report_failed_save()
+        window = jax.device_get(self._window)
+        metrics = {name: np.concatenate([m[name] for m in window]) for name in window[0]}
+        images = self._images_timed + len(metrics["loss"]) * c.train.batch_size
+        self._window, self._images_timed = [], 0
+        scalars = {name: float(values.mean()) for name, values in metrics.items()}
+        scalars["skipped_updates"] = float(metrics["skipped_updates"][-1])
+        scalars["skipped_in_a_row"] = float(metrics["skipped_in_a_row"].max())
+        scalars["grad_norm_max"] = float(metrics["grad_norm"].max())
+        if self._likelihood.is_discrete and "elbo" in scalars:
+            scalars["bits_per_dim"] = objectives.bits_per_dim(
+                scalars["elbo"], self._model.image_shape
+            )
+        if images > 0:
+            scalars["images_per_second"] = images / (time.perf_counter() - self._timer)
+        texts = {}
+        skipping = c.train.diagnose and metrics["skipped_in_a_row"].any()
+        if skipping and self._is_main and not self._non_finite_located:
+            self._non_finite_located = True
+            texts["non_finite"] = self._locate_non_finite(step, metrics["skipped_in_a_row"])
+        self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
+        shown = [f"{name} {scalars[name]:.2f}" for name in ("elbo", "rate") if name in scalars]
+        text = f"{', '.join(shown)}, {scalars.get('images_per_second', 0):.0f} images/s"
+        if not sys.stderr.isatty():
+            LOGGER.info("step %d of %d: %s", step, c.train.num_steps, text)
+        try:
+            check_not_diverged(metrics, step, c.optim.max_skipped_in_a_row)
+        except TrainingDivergedError:
+            if c.train.diagnose and self._is_main:
+                with contextlib.suppress(OSError):
+                    self._diagnose()
+            raise
+        self._timer = time.perf_counter()
+        return text
+
+    def _evaluate(self, step: int) -> float:
+        """Writes a summary, the diagnosis and the curves; returns the validation ELBO."""
+        start = time.perf_counter()
+        c = self._config
+        params = self._state.ema_params if c.eval.use_ema else self._state.params
+        summary = self._evaluate_fn(self._make_vae(params, self._eval_steps), self._validation)
+        if self._is_main:
+            self._record(step, summary)
+        elbo = summary.scalars["elbo"]
+        LOGGER.info("step %d: validation ELBO %.2f nats", step, elbo)
+        self._timer += time.perf_counter() - start  # not of the images per second
+        return elbo
+
+    def _record(self, step: int, summary: writers.Summary) -> None:
+        """Writes an evaluation, the diagnosis after it, its pictures and the curves so far."""
+        self._writer.write(step, "validation", summary)
+        if self._config.train.diagnose:  # from records that include this one
+            diagnosis = self._diagnose(with_model=True)
+            self._writer.write(
+                step, "validation", writers.Summary({}, texts={"diagnosis": diagnosis})
+            )
+            LOGGER.info("step %d: diagnosis: %s", step, diagnosis)
+        for name, image in summary.images.items():
+            figures.save_image(self._workdir / "images" / f"{name}_{step:08d}.png", image)
+        figures.save_curves(self._workdir / "curves.png", writers.read_metrics(self._workdir))
+
+    def _locate_non_finite(self, last_step: int, skipped_in_a_row: np.ndarray) -> str:
+        """Names the first non-finite tensor at the first of the skipped updates of this window.
+
+        Where all updates since were skipped, that step is repeated exactly; otherwise with
+        parameters of a few updates later.
+        """
+        c = self._config
+        step = last_step - len(skipped_in_a_row) + int(np.argmax(skipped_in_a_row > 0))  # 0-based
+        images = self._train.take(self._batch_indices(step))
+        batch = steps.prepare_batch(
+            self._model,
+            self._likelihood,
+            c.data.flip,
+            steps.to_unit_interval(images),
+            self._train_key,
+            step,
+        )
+        if c.vae_workdir:
+            loss_fn = steps.make_prior_loss_fn(self._model)
+        else:
+            loss_fn = steps.make_loss_fn(
+                self._model,
+                self._likelihood,
+                c.kl.free_bits,
+                configuration.distortion_weight(c, self._train.image_shape),
+            )
+        kl_weight = float(configuration.create_kl_schedule(c)(step))
+        try:
+            params = jax.device_get(self._state.params)
+            name = doctor.first_non_finite(self._model, loss_fn, params, batch, kl_weight)
+        except Exception as error:  # such as memory: the step is not compiled here
+            LOGGER.exception("The first non-finite tensor could not be found; training goes on.")
+            name = f"not found ({type(error).__name__})"
+        return f"{name or 'not seen again with the present parameters'}, step {step + 1}"
+
+    def _diagnose(self, with_model: bool = False) -> str:
+        """Writes the diagnosis of the run so far, of its records alone or of its model as well.
+
+        Returns it as text. A defect in it must not end a training of hours. The main process works
+        alone here, on devices of its own.
+        """
+        c = self._config
+        try:
+            if self._image_findings is None:  # the images do not change
+                self._image_findings = doctor.diagnose_images([self._train, self._validation])
+            evaluated, raw = None, None
+            if with_model:
+                raw = self._make_own_vae(self._state.params)
+                evaluated = self._make_own_vae(self._state.ema_params) if c.eval.use_ema else raw
+            diagnosis = doctor.diagnose(
+                c,
+                writers.read_metrics(self._workdir),
+                self._train,
+                self._validation,
+                evaluated,
+                raw if c.eval.use_ema else None,
+                self._image_findings,
+            )
+            diagnosis.write(self._workdir)
+        except OSError:  # no room, say: nothing else could be written either
+            raise
+        except Exception as error:
+            LOGGER.exception("The diagnosis failed; training goes on.")
+            return f"failed: {type(error).__name__}: {error}"
+        return str(diagnosis)
+
+    def _create_writer(self) -> writers.MetricWriter | writers.NoWriter:
+        return (
+            writers.MetricWriter(self._workdir, self.step) if self._is_main else writers.NoWriter()
+        )
+
+    def _make_vae(self, params, eval_steps: steps.EvalSteps) -> TrainedVAE:
+        return TrainedVAE(
+            self._model, self._likelihood, params, self._config, self.step, eval_steps
+        )
+
+    def _make_own_vae(self, params) -> TrainedVAE:
+        """One that this process can use without the others."""
+        if self._mesh.is_multi_process:
+            everywhere = sharding.replicated(self._own_eval_steps.mesh)
+            params = jax.device_put(jax.device_get(params), everywhere)
+        return self._make_vae(params, self._own_eval_steps)
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | pathlib.Path, evaluate_fn: EvaluateFn
+) -> int | None:
+    """Trains the configured VAE in `workdir`, resuming what is there.
+
+    Args:
+      config: as from configs/; checked before anything is written.
+      workdir: receives config.json, parameters.md, metrics.jsonl, tensorboard/, curves.png,
+        diagnosis.md, diagnosis.png, images/ and checkpoints/.
+      evaluate_fn: called with the model (averaged parameters, if so configured) and the
+        validation split at each evaluation.
+
+    Returns:
+      None where training is complete, or the number of the signal that stopped it (state saved).
+
+    Raises:
+      ValueError: a wrong configuration or dataset, or a workdir that holds another run.
+      WorkdirBusyError: another process trains in `workdir`.
+      CheckpointsDamagedError: none of its checkpoints can be read.
+      CheckpointNotSavedError: the last one, at the end or when stopped, could not be written.
+      OSError: `workdir` cannot be made or written, or there is no room for the run's records.
+      TrainingDivergedError: too many updates in a row had non-finite gradients.
+      ProcessLostError: another process of the run has ended.
+    """
+    config = frozen_vae.complete_config(config)
+    configuration.validate(config)
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    is_main = sharding.is_main_process()
+    if is_main:
+        process.check_writable(workdir)
+    with process.lock_workdir(workdir) if is_main else contextlib.nullcontext():
+        trainer = Trainer(config, workdir, evaluate_fn)
+        try:
+            stopped_by = trainer.run()
+        except BaseException as error:
+            if jax.process_count() == 1:
+                trainer.close()
+            elif isinstance(error, Exception) and not isinstance(error, TrainingDivergedError):
+                raise process.ProcessLostError(
+                    f"process {jax.process_index()} of {jax.process_count()} lost another one, "
+                    f"whose log says why, or failed itself ({error}). The same commands resume "
+                    "from the last checkpoint."
+                ) from error
+            raise  # of several: closing would wait for the others
+        trainer.close()
+        return stopped_by
