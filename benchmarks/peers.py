@@ -26,7 +26,9 @@ import numpy as np
 
 from benchmarks import pythae_models
 from vae_jax import config as configuration
-from vae_jax import data, evaluation, inference, sample_quality
+from vae_jax import data, evaluation, experiment, inference
+from vae_jax.evaluation import sample_quality
+from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights, reconstruction
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.reference import reference_features
@@ -149,14 +151,14 @@ def _child_seconds() -> float:
 
 def train_peer(options: Options, name: str) -> None:
     """One of pythae's models."""
-    validation = configuration.load_split(_data_config(options), "validation").take(slice(None))
+    validation = experiment.load_split(_data_config(options), "validation").take(slice(None))
     seconds = 60.0 * options.minutes
     pythae_models.train(name, _peers_images(options), validation, seconds, options.directory / name)
 
 
 def _peers_images(options: Options) -> np.ndarray:
     """What peers and their samplers are trained on, uint8 [N, H, W, C]."""
-    images = configuration.load_split(_data_config(options), "train").take(slice(None))
+    images = experiment.load_split(_data_config(options), "train").take(slice(None))
     return np.concatenate([images, images[:, :, ::-1]]) if options.mirror else images
 
 
@@ -205,7 +207,7 @@ class Ours:
     def sample(self, seed: int, n: int) -> np.ndarray:
         """n means of p(x|z), z ~ p(z), uint8 [n, H, W, C]."""
         self._vae.config.eval.seed = seed
-        return sample_quality.sample_means(self._vae, n)[1]
+        return image_sets.sample_means(self._vae, n)[1]
 
     def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
         """Means of p(x|z) at E[z|x] or, with `draw`, at z ~ q(z|x)."""
@@ -248,9 +250,9 @@ class Comparison:
         self._options = options
         vae = inference.load(options.workdir)
         vae.config.data.dir = options.data_dir
-        test = sample_quality.real_split(vae, "test", options.num_samples)
+        test = image_sets.real_split(vae, "test", options.num_samples)
         self._test = test.take(slice(None))
-        bounds = evaluation.evaluate_bounds(vae, configuration.load_split(vae.config, "test"))
+        bounds = evaluation.evaluate_bounds(vae, experiment.load_split(vae.config, "test"))
         # A density has none.
         self._bits = {name: bounds[name].value for name in ("bits_per_dim",) if name in bounds}
         self._tap = sample_quality.best_tap(weights)
@@ -258,7 +260,7 @@ class Comparison:
         self._real, self._floor = (
             reference_features(
                 self._extractor,
-                sample_quality.real_split(vae, split, options.num_samples).take(slice(None)),
+                image_sets.real_split(vae, split, options.num_samples).take(slice(None)),
                 f"{vae.config.data.name}-{split}",
                 pathlib.Path(options.data_dir).expanduser() / "inception" / "reference",
             )
@@ -389,15 +391,13 @@ def main() -> None:
         f"{args['workdir'].name}_vae"
     )
     process.log_to_stderr()
-    try:
+    with process.exit_on_user_error("benchmarks.peers"):
         options = Options(**args)
         weights = inception_weights.find_or_download(
             options.inception_weights, pathlib.Path(options.data_dir).expanduser()
         )
         sample_quality.check_num_samples(options.num_samples, weights)
         train_all(options)
-    except (ValueError, inception_weights.WeightsUnavailableError) as error:
-        sys.exit(f"benchmarks.peers: {error}")
     Comparison(options, weights).write()
     print((options.directory / "table.md").read_text())
 

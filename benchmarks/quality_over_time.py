@@ -12,13 +12,14 @@ import argparse
 import json
 import logging
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from vae_jax import checkpoints, data, inference, sample_quality
+from vae_jax import checkpoints, data, inference
 from vae_jax import config as configuration
+from vae_jax.evaluation import sample_quality
+from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.reference import reference_features
@@ -79,7 +80,7 @@ class Curve:
         vae = self._load(workdirs[0], "latest")
         self._real = reference_features(
             self._extractor,
-            sample_quality.real_split(vae, "test", num_samples).take(slice(None)),
+            image_sets.real_split(vae, "test", num_samples).take(slice(None)),
             f"{pathlib.Path(vae.config.data.name).name}-test",
             pathlib.Path(data_dir).expanduser() / "inception" / "reference",
         )
@@ -109,7 +110,7 @@ class Curve:
         return {"num_images": self._num_samples, "tap": self._tap, "points": points}
 
     def _distances(self, vae: inference.TrainedVAE) -> dict[str, float]:
-        _, images = sample_quality.sample_means(vae, self._num_samples)
+        _, images = image_sets.sample_means(vae, self._num_samples)
         features = reference_features(self._extractor, images, "images", self._features_directory)
         measures = sample_quality.measure_tap(self._real, features, self._tap, False, seed=0)
         return {name: measures[name][0] for name in METRICS}
@@ -157,7 +158,7 @@ def main() -> None:
     args = parser.parse_args()
     process.log_to_stderr()
     workdirs = [pathlib.Path(workdir) for workdir in args.workdirs.split(",")]
-    try:
+    with process.exit_on_user_error("benchmarks.quality_over_time", args.output):
         weights = inception_weights.find_or_download(
             args.inception_weights, pathlib.Path(args.data_dir).expanduser()
         )
@@ -165,8 +166,6 @@ def main() -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         curve = Curve(workdirs, args.num_samples, weights, args.data_dir, args.output)
         content = curve.measure()
-    except (ValueError, OSError, inception_weights.WeightsUnavailableError) as error:
-        sys.exit(f"benchmarks.quality_over_time: {error}")
     (args.output / "curve.json").write_text(json.dumps(content, indent=2) + "\n")
     table = "\n".join(make_table(content).to_markdown())
     (args.output / "table.md").write_text(table)

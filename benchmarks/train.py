@@ -31,6 +31,7 @@ import numpy as np
 
 from benchmarks import operations, train_worker
 from benchmarks.train_worker import FLAX_EXAMPLE, OURS, PROGRAMS, TORCH_MODES, Job
+from vae_jax import experiment
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ("demo", "fashion_mnist_binary", "cifar10", "celeba")
@@ -243,9 +244,8 @@ def count_operations(program: str, config, image_shape: tuple[int, int, int]) ->
     if program == FLAX_EXAMPLE:
         sizes, latents = train_worker.PERCEPTRON_SIZES, train_worker.PERCEPTRON_LATENTS
         return operations.count_training(operations.perceptron_products(sizes, latents))
-    from vae_jax import config as configuration
 
-    model = configuration.create_model(config, image_shape)
+    model = experiment.create_model(config, image_shape)
     return operations.count_training(operations.vae_products(model))
 
 

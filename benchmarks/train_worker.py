@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from vae_jax import experiment
+from vae_jax.training.steps import create_train_step
+
 NUM_IMAGES = 4096
 IMAGE_SHAPES = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "celeb_a": (64, 64, 3)}
 PERCEPTRON_SIZES, PERCEPTRON_LATENTS, PERCEPTRON_BATCH_SIZE = (784, 500), 20, 128
@@ -60,17 +63,16 @@ class JaxProgram:
 
     def create(self, config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         """Sets `state`, `train_steps` (the jitted function) and `steps_per_call`."""
-        from vae_jax import config as configuration
-        from vae_jax import steps
         from vae_jax.checkpoints import state
         from vae_jax.runtime import sharding
+        from vae_jax.training import steps
 
-        model = configuration.create_model(config, image_shape)
-        tx = configuration.create_optimizer(config)
-        train_step = configuration.create_train_step(config, image_shape)
+        model = experiment.create_model(config, image_shape)
+        tx = experiment.create_optimizer(config)
+        train_step = create_train_step(config, image_shape)
         mesh = sharding.create_mesh([self.device])
         everywhere = sharding.replicated(mesh)
-        self.steps_per_call = configuration.steps_per_call(config)
+        self.steps_per_call = experiment.steps_per_call(config)
         self.train_steps = steps.jit_train_steps(train_step, mesh, self.steps_per_call)
         self.images = self.jax.device_put(self.images, everywhere)
         create_state = self.jax.jit(

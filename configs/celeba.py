@@ -9,12 +9,12 @@ only, on 40 faces; the run is still to come. For 10,000 faces: configs/celeba_10
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """As for CIFAR-10, with one more halving: stages at 32, 16 and 8 on patches of 2x2 pixels."""
-    config = cifar10.get_config()
+    config = named_config("cifar10")
     config.data.name = "celeb_a"
     config.model.patch_size = 2
     config.train.num_steps = 28_000

@@ -11,12 +11,12 @@ CPUs: configs/celeba_10k_cpu.py.
 
 from ml_collections import ConfigDict
 
-from configs import celeba
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """Half the channels of configs/celeba.py and half the latent's."""
-    config = celeba.get_config()
+    config = named_config("celeba")
     config.data.name = "celeb_a_10k_crop148_64"
     config.data.validation_size = 500
     config.model.latent_shape = (8, 8, 8)

@@ -10,12 +10,12 @@ docs/celeba.md.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_cpu
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """As for CIFAR-10, with patches of 8x8 pixels, more channels and fewer images."""
-    config = cifar10_cpu.get_config()
+    config = named_config("cifar10_cpu")
     config.data.name = "celeb_a_10k_crop148_64"
     config.data.validation_size = 500
     config.model.latent_shape = (8, 8, 8)

@@ -8,12 +8,12 @@ docs/celeba.md.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_cpu_prior
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """The rest of the hour of one core, of which the VAE takes some 25 minutes."""
-    config = cifar10_cpu_prior.get_config()
+    config = named_config("cifar10_cpu_prior")
     config.vae_workdir = "workdir/celeba_10k_vae"
     config.prior.num_sampling_steps = 30
     config.train.num_steps = 12_000

@@ -8,12 +8,12 @@ a few steps on a CPU only.
 
 from ml_collections import ConfigDict
 
-from configs import celeba_prior
+from vae_jax.config import named_config
 
 
 def get_config(name: str = "diffusion") -> ConfigDict:
     """Half the channels of configs/celeba_prior.py; other priors after a colon as there."""
-    config = celeba_prior.get_config(name)
+    config = named_config("celeba_prior", name)
     config.vae_workdir = "workdir/celeba_10k_gpu_vae"
     config.prior.widths = (128, 192) if name == "diffusion" else (96,)
     config.train.num_steps = min(config.train.num_steps, 20_000)

@@ -9,12 +9,12 @@ for a few steps on a CPU only, on 40 faces.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_prior
+from vae_jax.config import named_config
 
 
 def get_config(name: str = "diffusion") -> ConfigDict:
     """As for CIFAR-10, whose VAE has a grid of the same size."""
-    config = cifar10_prior.get_config(name)
+    config = named_config("cifar10_prior", name)
     config.vae_workdir = "workdir/celeba"
     if name == "diffusion":
         config.train.num_steps = 80_000

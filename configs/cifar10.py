@@ -10,12 +10,12 @@ otherwise lower kl.weight, or widen model.latent_shape. For CPUs: configs/cifar1
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
     """Stages at 32, 16 and 8; latent grid 8x8x16; attention where it is cheap."""
-    config = default.get_config()
+    config = defaults.get_config()
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.latent_shape = (8, 8, 16)

@@ -8,12 +8,12 @@ mixture of logistics of configs/cifar10.py, but no bits/dim. The runs behind tha
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
     """One wide stage at 8x8, where CPUs do the most convolution work per second."""
-    config = default.get_config()
+    config = defaults.get_config()
     config.data.name = "cifar10"
     config.data.flip = True
     config.model.latent_shape = (8, 8, 6)

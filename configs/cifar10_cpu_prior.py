@@ -8,12 +8,12 @@ halve the images per second of a CPU core.
 
 from ml_collections import ConfigDict
 
-from configs import fashion_mnist_diffusion
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """The rest of the hour of one core, of which the VAE takes 20 to 25 minutes."""
-    config = fashion_mnist_diffusion.get_config()
+    config = named_config("fashion_mnist_diffusion")
     config.vae_workdir = "workdir/cifar10_cpu"
     config.train.batch_size = 50
     config.train.num_steps = 14_000

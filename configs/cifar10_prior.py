@@ -11,7 +11,7 @@ few steps on a CPU; weighting and sampler are those that were best on Fashion-MN
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 NUM_STEPS = {"vamp": 10_000, "mixture": 10_000, "flow": 40_000, "diffusion": 60_000}
 NUM_COMPONENTS = {"vamp": 500, "mixture": 500, "ex_post_mixture": 10}
@@ -20,7 +20,7 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 
 def get_config(name: str = "diffusion") -> ConfigDict:
     """The prior of that name, with networks that fit an 8x8 grid."""
-    config = default.get_config()
+    config = defaults.get_config()
     config.vae_workdir = "workdir/cifar10"
     config.prior.name = name
     config.prior.num_components = NUM_COMPONENTS.get(name, 100)

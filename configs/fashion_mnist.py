@@ -8,12 +8,12 @@ CPU core: with the prior half an hour. Results: README.md.
 
 from ml_collections import ConfigDict
 
-from configs import fashion_mnist_grid
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """The grid of `fashion_mnist_grid`, at half the KL weight and in half the steps."""
-    config = fashion_mnist_grid.get_config()
+    config = named_config("fashion_mnist_grid")
     config.kl.weight = 0.5
     config.train.num_steps = 5000
     config.train.eval_every_steps = 1000

@@ -11,12 +11,12 @@ CPU cores. Published with K = 5000: VAE -228.7 (quoted from Bauer & Mnih 2019, a
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
     """One wide stage at 7x7: where two CPU cores do the most convolution work per second."""
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.latent_shape = (40,)
     config.model.patch_size = 4
     config.model.widths = (128,)

@@ -9,12 +9,12 @@ Results: README.md.
 
 from ml_collections import ConfigDict
 
-from configs import fashion_mnist_prior
+from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """The rest of the half hour."""
-    config = fashion_mnist_prior.get_config("diffusion_simple")
+    config = named_config("fashion_mnist_prior", "diffusion_simple")
     config.vae_workdir = "workdir/fashion_mnist_vae"
     config.prior.sampler = "heun"
     config.prior.num_sampling_steps = 20

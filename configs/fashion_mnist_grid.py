@@ -7,12 +7,12 @@ Result: test ELBO -1790.7 nats, 3.295 bits/dim; 30 minutes on two CPU cores, see
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
     """One wide stage at 7x7, where two CPU cores do the most convolution work per second."""
-    config = default.get_config()
+    config = defaults.get_config()
     config.model.latent_shape = (7, 7, 4)
     config.model.patch_size = 4
     config.model.widths = (96,)

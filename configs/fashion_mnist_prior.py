@@ -13,7 +13,7 @@ Results: docs/priors.md. The fits took 3 to 32 minutes, on one busy core each.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 NUM_STEPS = {"vamp": 2000, "mixture": 4000, "flow": 4000, "diffusion": 6000}
 NUM_COMPONENTS = {"vamp": 200, "mixture": 200, "ex_post_mixture": 10}
@@ -22,7 +22,7 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 
 def get_config(name: str = "diffusion") -> ConfigDict:
     """The prior of that name, with networks that fit the 7x7 grid of `fashion_mnist_grid`."""
-    config = default.get_config()
+    config = defaults.get_config()
     if name == "diffusion_simple":
         name = "diffusion"
         config.prior.weighting = "simple"

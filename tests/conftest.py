@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 import vae_jax
 from configs import default
 from vae_jax import config as configuration
-from vae_jax import steps
+from vae_jax import experiment
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import create_train_state
+from vae_jax.training import steps
 
 # Before anything asks JAX for its devices.
 jax.config.update("jax_platforms", "cpu")
@@ -133,8 +134,8 @@ def raise_sigterm_after(monkeypatch, step: int) -> None:
 def read_state(workdir: pathlib.Path, which="latest"):
     """A checkpoint of a run, on one device."""
     config = configuration.load(workdir)
-    model = configuration.create_model(config, configuration.load_image_shape(workdir))
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, configuration.load_image_shape(workdir))
+    tx = experiment.create_optimizer(config)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
     template = jax.tree.map(

@@ -10,13 +10,13 @@ and XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution for
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
     """The base, what all runs have in common, and how they are measured and drawn."""
     config = ConfigDict()
-    config.base = base = ConfigDict(default.get_config().to_dict())
+    config.base = base = ConfigDict(defaults.get_config().to_dict())
     base.data.name = "fashion_mnist"
     base.model.latent_shape = (16,)
     base.model.patch_size = 4

@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import healthy_diffusion
+from vae_jax.config import named_config
 
 EXPECTED = "prior_draws_mis_scaled"
 
 
 def get_config() -> ConfigDict:
     """A healthy run with that one fault."""
-    config = healthy_diffusion.get_config()
+    config = named_config("pathologies/healthy_diffusion")
     config.prior.num_sampling_steps = 2
     return config

@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "posterior_collapse"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.model.latent_shape = (32,)
     config.likelihood.gaussian_variance = "fixed"
     config.likelihood.gaussian_std = 2.0

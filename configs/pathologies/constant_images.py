@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "constant_images"
 
@@ -17,4 +17,4 @@ def spoil(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def get_config() -> ConfigDict:
     """The short base: the fault is in the images."""
-    return base.get_short_config()
+    return named_config("pathologies/base", 100)

@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "ema_lags_behind"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.optim.ema_decay = 0.99999
     config.optim.ema_warmup = False
     return config

@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "exploding_gradients"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.likelihood.name = "discretized_logistic_mixture"
     config.optim.learning_rate *= 300
     config.optim.warmup_steps = 0

@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "likelihood_mis_scaled"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.likelihood.gaussian_variance = "fixed"
     return config

@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = None
 
 
 def get_config() -> ConfigDict:
     """The base with that prior."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.prior.name = "diffusion"
     return config

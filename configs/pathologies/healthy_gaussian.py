@@ -2,11 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = None
 
 
 def get_config() -> ConfigDict:
     """The base."""
-    return base.get_config()
+    return named_config("pathologies/base")

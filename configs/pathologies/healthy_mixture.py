@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = None
 
 
 def get_config() -> ConfigDict:
     """The base with that likelihood."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.likelihood.name = "discretized_logistic_mixture"
     config.likelihood.num_mixtures = 3
     return config

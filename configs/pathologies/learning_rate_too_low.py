@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "learning_rate_too_low"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.optim.learning_rate /= 1000
     return config

@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "memorisation"
 
@@ -15,7 +15,7 @@ def spoil(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def get_config() -> ConfigDict:
     """The base with a small code, and a variance that does not vanish with the training error."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.model.latent_shape = (4,)
     config.likelihood.gaussian_variance = "fixed"
     config.likelihood.gaussian_std = 0.2

@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "non_finite_gradients"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.optim.learning_rate = 1e20
     config.train.log_every_steps = 1
     return config

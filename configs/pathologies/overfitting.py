@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "overfitting"
 
@@ -15,4 +15,4 @@ def spoil(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def get_config() -> ConfigDict:
     """The base on few images."""
-    return base.get_config()
+    return named_config("pathologies/base")

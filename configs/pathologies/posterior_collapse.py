@@ -5,14 +5,14 @@ variance of the likelihood (Lucas et al. 2019, arXiv:1911.02469); here the large
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "posterior_collapse"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.likelihood.gaussian_variance = "fixed"
     config.likelihood.gaussian_std = 5.0
     config.kl.warmup_steps = 0

@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs.pathologies import base
+from vae_jax.config import named_config
 
 EXPECTED = "undertrained"
 
 
 def get_config() -> ConfigDict:
     """The base with that one fault."""
-    config = base.get_config()
+    config = named_config("pathologies/base")
     config.optim.decay = "constant"
     config.kl.warmup_steps = 0
     config.train.num_steps = 40

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import operations
 from configs import default, demo
-from vae_jax import config as configuration
+from vae_jax import experiment
 from vae_jax.checkpoints import state
+from vae_jax.training.steps import create_train_step
 
 VECTOR = {"model.latent_shape": (5,), "model.widths": (8, 16), "model.num_blocks": (0, 2)}
 GRID = {
@@ -25,9 +26,9 @@ CASES = {"vector": (VECTOR, (16, 24, 1)), "grid, attention": (GRID, (8, 8, 3))}
 
 def lowered_step(config: ConfigDict, image_shape: tuple[int, int, int], batch_size: int):
     """(model, what tracing a training step gives)."""
-    model = configuration.create_model(config, image_shape)
-    tx = configuration.create_optimizer(config)
-    train_step = configuration.create_train_step(config, image_shape)
+    model = experiment.create_model(config, image_shape)
+    tx = experiment.create_optimizer(config)
+    train_step = create_train_step(config, image_shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(lambda key: state.create_train_state(model, tx, key), key)
     x = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
@@ -85,7 +86,7 @@ def test_names_of_layers_and_forward_pass():
     """The operations of a layer are its parameters times the positions, where nothing is padded."""
     config = default.get_config()
     config.update_from_flattened_dict(VECTOR)
-    model = configuration.create_model(config, (16, 16, 1))
+    model = experiment.create_model(config, (16, 16, 1))
     products = {p.name: p.forward for p in operations.vae_products(model)}
     assert products["encoder/head"] == 2 * (4 * 4 * 16) * (2 * 5)
     assert products["decoder/stem"] == 2 * 5 * (4 * 4 * 16)

@@ -11,7 +11,8 @@ import scipy.ndimage
 from tests.conftest import SMALL_PRIOR, make_config
 from tests.evaluation.test_sample_quality import stand_in_weights
 from tests.studies.test_priors import TAP, StandIn
-from vae_jax import evaluation, sample_quality, training
+from vae_jax import evaluation, training
+from vae_jax.evaluation import sample_quality
 from vae_jax.metrics import reconstruction
 from vae_jax.runtime import process
 

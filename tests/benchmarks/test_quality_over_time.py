@@ -11,7 +11,9 @@ from benchmarks import quality_over_time
 from tests.conftest import NUM_TEST
 from tests.evaluation.test_sample_quality import stand_in_weights
 from tests.studies.test_priors import TAP, StandIn
-from vae_jax import checkpoints, sample_quality
+from vae_jax import checkpoints
+from vae_jax.evaluation import sample_quality
+from vae_jax.inference import image_sets
 from vae_jax.recording import writers
 
 
@@ -83,7 +85,7 @@ def test_distance_is_that_of_the_checkpoint(measured, trained_workdir, data_dir)
     points = measured[0]["points"]
     for point in points:
         vae = vae_jax.load(trained_workdir, point["step"])
-        y = features(sample_quality.sample_means(vae, NUM_TEST)[1])
+        y = features(image_sets.sample_means(vae, NUM_TEST)[1])
         root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
         spread = np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
         expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + spread

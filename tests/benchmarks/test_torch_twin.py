@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax import config as configuration
-from vae_jax import objectives, optim
+from vae_jax import experiment, objectives, optim
 from vae_jax.distributions import standard_normal_log_prob
 
 torch = pytest.importorskip("torch", reason="the twin is written in torch")
@@ -46,8 +45,8 @@ class Both:
     def __init__(self, keys: dict, image_shape: tuple[int, int, int]):
         self.config = default.get_config()
         self.config.update_from_flattened_dict({**COMMON, **keys})
-        self.model = configuration.create_model(self.config, image_shape)
-        self.likelihood = configuration.create_likelihood(self.config, image_shape[-1])
+        self.model = experiment.create_model(self.config, image_shape)
+        self.likelihood = experiment.create_likelihood(self.config, image_shape[-1])
         rng = np.random.default_rng(0)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
         self.params = jax.tree.map(
@@ -125,7 +124,7 @@ def test_updates(name):
     keys, image_shape = CASES["vector, binary"]
     both = Both({**keys, "optim.name": name, "optim.warmup_steps": 2}, image_shape)
     rng = np.random.default_rng(1)
-    tx = configuration.create_optimizer(both.config)
+    tx = experiment.create_optimizer(both.config)
     params = averages = both.params
     opt_state, gradient = tx.init(params), torch_twin.Training(both.config, image_shape)
     both.twin.averages = [p.detach().clone() for p in both.twin.parameters]

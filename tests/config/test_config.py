@@ -12,6 +12,7 @@ import pytest
 from configs import default
 from tests.conftest import REPOSITORY, config_flags, make_config, run_python
 from vae_jax import config as configuration
+from vae_jax import experiment
 from vae_jax.checkpoints.state import create_train_state
 
 CONFIGS = sorted(
@@ -38,11 +39,11 @@ def dataset_image_shape(config) -> tuple[int, int, int]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_valid_and_locked(name):
     config = get_config(name)
-    configuration.validate(config)
+    experiment.validate(config)
     assert config.is_locked
     assert all(config[section].is_locked for section in ("data", "model", "kl", "optim", "train"))
     common = math.gcd(config.train.num_steps, config.train.log_every_steps)
-    assert common % configuration.steps_per_call(config) == 0
+    assert common % experiment.steps_per_call(config) == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -62,15 +63,15 @@ def test_config_rejects_a_misspelled_key(name):
 def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name):
     config = get_config(name)
     image_shape = dataset_image_shape(config)
-    model = configuration.create_model(config, image_shape)
+    model = experiment.create_model(config, image_shape)
     state = jax.eval_shape(
         lambda: create_train_state(
-            model, configuration.create_optimizer(config), jax.random.key(config.seed)
+            model, experiment.create_optimizer(config), jax.random.key(config.seed)
         )
     )
     x = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     outputs = jax.eval_shape(lambda p, x: model.apply({"params": p}, x), state.params, x)
-    num_outputs = configuration.create_likelihood(config, image_shape[-1]).num_outputs
+    num_outputs = experiment.create_likelihood(config, image_shape[-1]).num_outputs
     assert outputs.shape == (2, *image_shape[:2], num_outputs)
     assert outputs.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
@@ -191,7 +192,7 @@ def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_pa
     assert loaded.optim.ema_warmup
     # There was no fixed variance; any standard deviation goes.
     assert loaded.likelihood.gaussian_variance != "fixed" and loaded.likelihood.gaussian_std > 0
-    configuration.validate(loaded)
+    experiment.validate(loaded)
     assert configuration.flatten(loaded).keys() == configuration.flatten(config).keys()
     configuration.check_unchanged(config, (16, 16, 1), tmp_path)
     config.likelihood.reduction = "mean"
@@ -202,7 +203,7 @@ def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_pa
 @pytest.mark.parametrize("image_shape", [(28, 28, 1), (64, 32, 3)])
 def test_averaged_distortion_is_divided_by_pixels_and_channels(tmp_path, image_shape):
     values = {
-        reduction: configuration.distortion_weight(
+        reduction: experiment.distortion_weight(
             make_config(tmp_path, likelihood__reduction=reduction), image_shape
         )
         for reduction in configuration.REDUCTIONS
@@ -219,10 +220,10 @@ def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
         likelihood__gaussian_variance=variance,
         likelihood__gaussian_std=0.2,
     )
-    likelihood = configuration.create_likelihood(config, 1)
+    likelihood = experiment.create_likelihood(config, 1)
     assert (likelihood.variance, likelihood.std) == (variance, 0.2)
-    model = configuration.create_model(config, (16, 16, 1))
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, (16, 16, 1))
+    tx = experiment.create_optimizer(config)
     state = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
     assert ("log_std" in state.params["decoder"]) == (variance != "fixed")
 
@@ -233,7 +234,7 @@ def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
 @pytest.mark.parametrize("key", configuration.POSITIVE_KEYS)
 def test_counts_below_one_are_refused(tmp_path, key):
     with pytest.raises(ValueError, match=f"{key} = 0 must be at least 1"):
-        configuration.validate(make_config(tmp_path, **{key: 0}))
+        experiment.validate(make_config(tmp_path, **{key: 0}))
 
 
 @pytest.mark.parametrize(
@@ -276,16 +277,16 @@ def test_counts_below_one_are_refused(tmp_path, key):
 def test_value_that_breaks_a_rule_is_refused(tmp_path, key, value, message):
     config = make_config(tmp_path, **{key: value})
     with pytest.raises(ValueError) as caught:
-        configuration.validate(config)
+        experiment.validate(config)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["vamp", "mixture", "flow", "diffusion"])
 def test_free_bits_of_a_rate_that_does_not_split_are_refused(tmp_path, name):
-    configuration.validate(make_config(tmp_path, prior__name=name))
+    experiment.validate(make_config(tmp_path, prior__name=name))
     with pytest.raises(ValueError, match=f"kl.free_bits = 0.5 is of the rate .* not '{name}'"):
-        configuration.validate(make_config(tmp_path, prior__name=name, kl__free_bits=0.5))
-    configuration.validate(make_config(tmp_path, kl__free_bits=0.5))
+        experiment.validate(make_config(tmp_path, prior__name=name, kl__free_bits=0.5))
+    experiment.validate(make_config(tmp_path, kl__free_bits=0.5))
 
 
 def test_what_is_for_a_frozen_vae_is_taken_with_one(tmp_path):
@@ -294,15 +295,15 @@ def test_what_is_for_a_frozen_vae_is_taken_with_one(tmp_path):
         {"prior.name": "diffusion", "prior.weighting": "simple"},
         {"prior.name": "vamp", "prior.temperature": 0.0},
     ):
-        configuration.validate(make_config(tmp_path, vae_workdir="runs/vae", **overrides))
+        experiment.validate(make_config(tmp_path, vae_workdir="runs/vae", **overrides))
 
 
 def test_widths_that_do_not_halve_the_latent_grid_are_refused(tmp_path):
     overrides = {"prior.name": "diffusion", "model.latent_shape": (4, 4, 2)}
-    configuration.validate(make_config(tmp_path, **overrides, prior__widths=(8, 8, 8)))
+    experiment.validate(make_config(tmp_path, **overrides, prior__widths=(8, 8, 8)))
     config = make_config(tmp_path, **overrides, prior__widths=(8, 8, 8, 8))
     with pytest.raises(ValueError, match=r"prior.widths = .* halves the latent grid \(4, 4\) 3"):
-        configuration.validate(config)
+        experiment.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_widths_that_do_not_halve_the_latent_grid_are_refused(tmp_path):
 )
 def test_model_that_does_not_fit_the_images_is_refused(tmp_path, overrides, message):
     with pytest.raises(ValueError) as caught:
-        configuration.create_model(make_config(tmp_path, **overrides), (16, 16, 1))
+        experiment.create_model(make_config(tmp_path, **overrides), (16, 16, 1))
     assert message in str(caught.value)
 
 
@@ -339,14 +340,14 @@ def test_automatic_steps_per_call_divide_every_interval(tmp_path, monkeypatch, i
     names = ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
     values = {f"train.{name}": value for name, value in zip(names, intervals, strict=True)}
     config = make_config(tmp_path, **values)
-    assert configuration.steps_per_call(config) == 1  # on the CPU
+    assert experiment.steps_per_call(config) == 1  # on the CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert configuration.steps_per_call(config) == expected
+    assert experiment.steps_per_call(config) == expected
 
 
 def test_given_steps_per_call_are_taken(tmp_path):
     config = make_config(tmp_path, train__log_every_steps=4, train__steps_per_call=2)
-    assert configuration.steps_per_call(config) == 2
+    assert experiment.steps_per_call(config) == 2
 
 
 @pytest.mark.parametrize("steps_per_call", [-1, 3, 8])
@@ -354,7 +355,7 @@ def test_steps_per_call_that_do_not_divide_an_interval_are_refused(tmp_path, ste
     config = make_config(tmp_path, train__log_every_steps=4, train__steps_per_call=steps_per_call)
     message = f"train.steps_per_call = {steps_per_call} must divide .*log_every_steps': 4"
     with pytest.raises(ValueError, match=message):
-        configuration.steps_per_call(config)
+        experiment.steps_per_call(config)
 
 
 # Batches
@@ -362,14 +363,14 @@ def test_steps_per_call_that_do_not_divide_an_interval_are_refused(tmp_path, ste
 
 @pytest.mark.parametrize("value", [64, "auto"])
 def test_batch_size_is_a_number_or_auto(data_dir, value):
-    configuration.validate(make_config(data_dir, train__batch_size=value))
+    experiment.validate(make_config(data_dir, train__batch_size=value))
 
 
 @pytest.mark.parametrize("value", [0, -8, 6.5, "many", True])
 def test_other_batch_sizes_are_refused(data_dir, value):
     message = f"train.batch_size = {value!r} must be an integer, at least 1, or 'auto'"
     with pytest.raises(ValueError, match=message):
-        configuration.validate(make_config(data_dir, train__batch_size=value))
+        experiment.validate(make_config(data_dir, train__batch_size=value))
 
 
 @pytest.mark.parametrize(
@@ -390,4 +391,4 @@ def test_other_batch_sizes_are_refused(data_dir, value):
 def test_batch_that_cannot_be_accumulated_is_refused(data_dir, overrides, message):
     config = make_config(data_dir, train__accumulation_steps=3, **overrides)
     with pytest.raises(ValueError, match=message):
-        configuration.validate(config)
+        experiment.validate(config)

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import data, data_sources
+from vae_jax import data
+from vae_jax.data import sources
+from vae_jax.data.sources import fashion_mnist, preparation
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -295,9 +297,9 @@ def test_impossible_crop_or_size_is_refused(tmp_path, crop, image_size):
         data.prepare("celeb_a", tmp_path, crop, image_size)
 
 
-@pytest.mark.parametrize("name", data_sources.NAMES)
+@pytest.mark.parametrize("name", sources.NAMES)
 def test_one_chained_error_names_the_ways_to_get_the_data(tmp_path, monkeypatch, no_tfds, name):
-    monkeypatch.setattr(data_sources, "DEBIAN_FASHION_MNIST", tmp_path / "absent")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_DIRECTORY", tmp_path / "absent")
     with pytest.raises(ValueError, match="Ways to get it") as caught:
         data.load_split(name, "train", tmp_path)
     assert isinstance(caught.value.__cause__, ImportError)
@@ -382,19 +384,19 @@ def labelled_hashes(images: np.ndarray, labels: np.ndarray) -> list:
 
 
 @pytest.mark.skipif(
-    not data_sources.DEBIAN_FASHION_MNIST.exists(),
+    not fashion_mnist.DEBIAN_DIRECTORY.exists(),
     reason="Debian's package dataset-fashion-mnist is not installed",
 )
 def test_debian_fashion_mnist_without_tensorflow(tmp_path):
     code = "from tests.data import test_data as t"
-    code += "; t.hide_tensorflow(); t.data.main()"
+    code += "; t.hide_tensorflow(); from vae_jax.data.__main__ import main; main()"
     completed = run_python(code, "fashion_mnist", f"--data_dir={tmp_path}")
     assert completed.returncode == 0, completed.stderr
     assert "train: (60000, 28, 28, 1), labels" in completed.stdout
     # What TFDS wrote on the way is gone.
     assert os.listdir(tmp_path) == ["fashion_mnist"]
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        source = data_sources.DEBIAN_FASHION_MNIST
+        source = fashion_mnist.DEBIAN_DIRECTORY
         images = parse_idx(source / f"{prefix}-images-idx3-ubyte.gz", 16, 28, 28, 1)
         labels = parse_idx(source / f"{prefix}-labels-idx1-ubyte.gz", 8)
         prepared = data.load_split("fashion_mnist", split, tmp_path, validation_size=0)
@@ -477,7 +479,7 @@ def downloads(tmp_path, monkeypatch):
         return directory / url_info.filename
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
-    monkeypatch.setattr(data_sources, "DEBIAN_FASHION_MNIST", tmp_path / "absent")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_DIRECTORY", tmp_path / "absent")
     return directory
 
 
@@ -624,20 +626,20 @@ def test_two_preparations_at_once_agree(tmp_path, downloads):
     write_cifar10(downloads)
     directory = data.prepare("cifar10", tmp_path)
     before = (directory / "train_images.npy").stat().st_ino
-    data_sources.prepare_arrays("cifar10", directory, tmp_path / "tensorflow_datasets", 148, 64)
+    preparation.prepare_arrays("cifar10", directory, tmp_path / "tensorflow_datasets", 148, 64)
     assert (directory / "train_images.npy").stat().st_ino == before
     assert sorted(os.listdir(tmp_path)) == ["cifar10", "downloads", "tensorflow_datasets"]
 
 
 def test_failure_while_decoding_leaves_no_arrays(tmp_path, downloads, monkeypatch):
     write_cifar10(downloads)
-    monkeypatch.setattr(data_sources, "_CHUNK", 1)
+    monkeypatch.setattr(preparation, "_CHUNK", 1)
 
-    class Interrupted(data_sources.tqdm.tqdm):
+    class Interrupted(preparation.tqdm.tqdm):
         def update(self, n=1):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(data_sources.tqdm, "tqdm", Interrupted)
+    monkeypatch.setattr(preparation.tqdm, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.prepare("cifar10", tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["downloads", "tensorflow_datasets"]
@@ -648,7 +650,8 @@ def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
     code = """
 import os, signal, sys, pathlib
 import numpy as np
-from vae_jax import data, data_sources
+from vae_jax import data
+from vae_jax.data.sources import preparation
 example = {"image": np.full((8, 8, 3), 9, np.uint8)}
 class Examples(list):
     def __getitems__(self, rows):
@@ -657,7 +660,7 @@ class Killing(Examples):
     def __getitems__(self, rows):
         os.kill(os.getpid(), signal.SIGKILL)
 sources = {"train": Examples([example] * 4), "test": Killing([example] * 4)}
-data_sources._open_data_sources = lambda *args: sources
+preparation._open_data_sources = lambda *args: sources
 data.prepare("cifar10", sys.argv[1])
 """
     completed = run_python(code, tmp_path)
@@ -668,7 +671,7 @@ data.prepare("cifar10", sys.argv[1])
 
 def test_command_line_ends_with_the_message_not_a_traceback(tmp_path):
     write_dataset(tmp_path / "mine", train_images=np.zeros((20, 8, 6), np.uint8))
-    command = "from vae_jax import data; data.main()"
+    command = "from vae_jax.data.__main__ import main; main()"
     completed = run_python(command, "mine", f"--data_dir={tmp_path}")
     assert completed.returncode == 1
     assert completed.stderr.startswith("error: ") and "must be [N, H, W, C]" in completed.stderr

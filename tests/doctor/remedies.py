@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vae_jax import config as configuration
+from vae_jax import experiment
 
 # A value is quoted where a shell would see more in it than characters.
 FLAG = re.compile(r"--config\.[a-z0-9_.]+=(?:'[^']*'|[\w.+-]*\w)(?=$|[\s,;)])")
@@ -27,7 +28,7 @@ def apply_remedy(remedy: str, config: ConfigDict) -> ConfigDict:
 def check_remedy(remedy: str, config: ConfigDict) -> None:
     """Its flags are keys of the configuration, their values are valid, and one of them is new."""
     changed = apply_remedy(remedy, config)
-    configuration.validate(changed)
+    experiment.validate(changed)
     before, after = configuration.flatten(config.to_dict()), configuration.flatten(changed)
     assert after.keys() == before.keys()
     assert after != before, f"{remedy} changes nothing"

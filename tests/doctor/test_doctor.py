@@ -12,8 +12,7 @@ from PIL import Image
 
 import vae_jax
 from tests.conftest import NUM_TRAIN, NUM_VALIDATION, make_config
-from vae_jax import config as configuration
-from vae_jax import doctor
+from vae_jax import doctor, experiment
 from vae_jax.data import Split
 from vae_jax.doctor import curves, diagnosis, examination, findings, model
 from vae_jax.doctor.findings import Finding
@@ -74,7 +73,7 @@ def test_markdown_of_no_finding_says_so():
 
 @pytest.fixture(scope="module")
 def splits(vae) -> tuple[Split, Split]:
-    return tuple(configuration.load_split(vae.config, name) for name in ("train", "validation"))
+    return tuple(experiment.load_split(vae.config, name) for name in ("train", "validation"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tests.conftest import IMAGE_SHAPE
 from vae_jax.doctor import first_non_finite
 from vae_jax.likelihoods import Bernoulli, Gaussian
 from vae_jax.models import VAE
-from vae_jax.steps import make_loss_fn, prepare_batch
+from vae_jax.objectives.losses import make_loss_fn, prepare_batch
 
 LATENT_DIMS, WIDTH, BATCH = 4, 8, 3
 POSITIONS = 16  # of the only stage: 16 x 16 pixels in patches of 4 x 4

@@ -12,7 +12,8 @@ from PIL import Image
 import vae_jax
 from tests.conftest import NUM_TEST, NUM_VALIDATION, TINY, config_flags, run_python
 from vae_jax import config as configuration
-from vae_jax import evaluation, sample_quality
+from vae_jax import evaluation, experiment
+from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
 
@@ -41,7 +42,7 @@ def test_metrics_file_holds_every_number_with_its_protocol(evaluated):
 
 def test_numbers_are_those_of_the_loaded_model(evaluated, vae):
     metrics = json.loads((evaluated[0] / "eval" / "metrics.json").read_text())
-    expected, _ = evaluation.evaluate(vae, configuration.load_split(vae.config, "test"))
+    expected, _ = evaluation.evaluate(vae, experiment.load_split(vae.config, "test"))
     assert metrics.keys() == expected.keys()
     for name, metric in expected.items():  # one device there, two here
         np.testing.assert_allclose(metrics[name]["value"], metric.value, rtol=1e-4, err_msg=name)
@@ -200,8 +201,8 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
     plain = json.loads((evaluated[0] / "eval" / "metrics.json").read_text())
     assert {name: m for name, m in metrics.items() if "/" not in name} == plain
     # Samples at a temperature other than 1 are no part of this run.
-    sets = [name for name in sample_quality.SETS if not name.startswith("tempered_")]
-    assert len(sets) == len(sample_quality.SETS) - 2
+    sets = [name for name in image_sets.SETS if not name.startswith("tempered_")]
+    assert len(sets) == len(image_sets.SETS) - 2
     generated = [name for name in sets if name not in ("train", "test")]
     for name in generated:
         assert {n for n in names if f"{name}_vs_test/{n}" in metrics} == names
@@ -218,7 +219,7 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
     assert ("Missing: `fid` and all else on 2048 features" in section) != is_full
     for name in names:
         assert f"`{name}`" in section
-    for name in sample_quality.SETS:
+    for name in image_sets.SETS:
         assert (f"| `{name}`: " in section) == (name in sets)
     picture = copied_workdir / "eval" / "images" / "aggregate_posterior.png"
     assert "images/aggregate_posterior.png" in report

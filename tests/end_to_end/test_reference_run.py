@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from vae_jax import config as configuration
-from vae_jax import data, evaluation, inference
+from vae_jax import data, evaluation, experiment, inference
+from vae_jax.metrics.metric import Metric
 
 # The metric and how far two computations of it may differ; a density has no bits per dimension.
 RUNS = {
@@ -18,17 +18,17 @@ RUNS = {
 }
 
 
-def evaluate(run: str, num_images: int | None = None) -> tuple[evaluation.Metric, ...]:
+def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
     """The run's metric on random test images, or on all: (stored of all, new)."""
     workdir, metric = REPOSITORY / "workdir" / run, RUNS[run][0]
     stored = json.loads((workdir / "eval" / "metrics.json").read_text())[metric]
-    stored = evaluation.Metric(**stored)
+    stored = Metric(**stored)
     vae = inference.load(workdir, stored.checkpoint_step)
     directory = data.dataset_directory(vae.config.data.name, data.DEFAULT_DATA_DIR)
     if not (directory / "test_images.npy").exists():
         pytest.skip(f"no images at {directory}")
     vae.config.data.dir = data.DEFAULT_DATA_DIR
-    split = configuration.load_split(vae.config, "test")
+    split = experiment.load_split(vae.config, "test")
     if num_images is not None:
         chosen = np.random.default_rng(0).permutation(len(split))[:num_images]
         split = dataclasses.replace(split, indices=chosen)

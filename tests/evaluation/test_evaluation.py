@@ -10,9 +10,11 @@ import pytest
 import vae_jax
 from tests.conftest import NUM_TEST, TINY, make_config, smooth_images
 from vae_jax import config as configuration
-from vae_jax import evaluation, steps
+from vae_jax import evaluation, experiment
 from vae_jax.data import Split
+from vae_jax.evaluation import bounds, grids
 from vae_jax.inference import TrainedVAE
+from vae_jax.inference.steps import EvalSteps
 from vae_jax.likelihoods import Gaussian
 from vae_jax.objectives import ElboTerms
 from vae_jax.runtime import sharding
@@ -24,7 +26,7 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(scope="module")
 def test_split(vae) -> Split:
-    return configuration.load_split(vae.config, "test")
+    return experiment.load_split(vae.config, "test")
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +185,8 @@ def test_iw_elbo_is_the_elbo_of_all_images_plus_the_gain_on_a_part(
 def make_vae(vae, num_devices: int, batch_size: int) -> TrainedVAE:
     mesh = sharding.create_mesh(jax.local_devices()[:num_devices])
     params = jax.device_put(jax.device_get(vae.params), sharding.replicated(mesh))
-    key = configuration.binarize_key(vae.config)
-    eval_steps = steps.EvalSteps(vae.model, vae.likelihood, mesh, key)
+    key = experiment.binarize_key(vae.config)
+    eval_steps = EvalSteps(vae.model, vae.likelihood, mesh, key)
     return TrainedVAE(
         vae.model, vae.likelihood, params, vae.config, vae.step, eval_steps, batch_size
     )
@@ -234,7 +236,7 @@ def test_rows_of_padding_change_nothing_even_where_they_are_nan(vae):
 
 
 def test_validation_of_all_images_is_their_mean(vae):
-    split = configuration.load_split(vae.config, "validation")
+    split = experiment.load_split(vae.config, "validation")
     summary = evaluation.validate(vae, split)
     x = split.take(np.random.default_rng(0).permutation(len(split)))
     key = jax.random.split(jax.random.key(vae.config.eval.seed))[0]
@@ -272,9 +274,9 @@ def test_density_has_no_bits_per_dim(tmp_path, images, test_split):
     vae = DensityVAE(make_config(tmp_path))
     zeros = np.zeros((NUM_TEST, 4), np.float32)
     terms = ElboTerms(np.arange(NUM_TEST, dtype=np.float32), zeros, zeros[:, 0])
-    bounds = evaluation._bound_metrics(vae, test_split, terms)
-    bounds |= evaluation._iw_metrics(vae, test_split, images, terms.elbo, KEY)
-    assert bounds.keys() == {"elbo", "rate", "distortion", "iw_elbo"}
+    computed = bounds._bound_metrics(vae, test_split, terms)
+    computed |= bounds._iw_metrics(vae, test_split, images, terms.elbo, KEY)
+    assert computed.keys() == {"elbo", "rate", "distortion", "iw_elbo"}
 
 
 # Pictures
@@ -311,11 +313,11 @@ def test_each_reconstruction_stands_below_its_image(evaluated, vae, images):
 
 
 def test_nearest_training_image_stands_below_each_sample(evaluated, vae):
-    train = configuration.load_split(vae.config, "train")
+    train = experiment.load_split(vae.config, "train")
     real = train.take(np.arange(len(train)))[..., 0].astype(np.float64)
     shown = tiles(evaluated[1]["nearest_neighbours"]).astype(np.float64)
     samples, neighbours = (rows.reshape(-1, 16, 16) for rows in (shown[0::2], shown[1::2]))
-    assert len(samples) == evaluation.NUM_RECONSTRUCTIONS
+    assert len(samples) == grids.NUM_RECONSTRUCTIONS
     np.testing.assert_array_equal(samples, tiles(evaluated[1]["samples"]).reshape(-1, 16, 16)[:40])
     distances = ((samples[:, None] - real) ** 2).sum(axis=(2, 3))
     nearest = real[distances.argmin(axis=1)]
@@ -345,7 +347,7 @@ def test_interpolations_begin_and_end_at_reconstructions(evaluated, vae, images)
 def test_slerp_goes_along_the_arc_at_constant_speed(angle):
     a, b = np.array([[2.0, 0.0]]), 2.0 * np.array([[np.cos(angle), np.sin(angle)]])
     t = np.linspace(0.0, 1.0, 5)
-    points = evaluation.slerp(a, b, t.reshape(-1, 1, 1))
+    points = grids.slerp(a, b, t.reshape(-1, 1, 1))
     expected = 2.0 * np.stack([np.cos(t * angle), np.sin(t * angle)], axis=1)[:, None]
     np.testing.assert_allclose(points, expected, atol=1e-12)
 
@@ -368,7 +370,7 @@ def test_interpolations_of_noise_lie_on_arcs_between_draws_of_codes(evaluated, v
 def test_principal_directions_are_added_to_the_codes_of_the_first_images(evaluated, vae, images):
     shown = tiles(evaluated[1]["principal_directions"])
     posterior = vae.encode(images)
-    assert shown.shape[:2] == (2 * min(LATENT_DIMS, evaluation.NUM_DIRECTIONS), 11)
+    assert shown.shape[:2] == (2 * min(LATENT_DIMS, grids.NUM_DIRECTIONS), 11)
     for i in range(2):  # in the middle nothing is added
         middle = vae.decode(posterior.mean[i : i + 1])
         assert_same_grey(shown[i::2, 5], np.repeat(middle, LATENT_DIMS, axis=0))
@@ -383,11 +385,11 @@ def test_principal_directions_are_added_to_the_codes_of_the_first_images(evaluat
 
 
 def test_mirror_images_are_among_the_neighbours_where_training_sees_them(vae):
-    train = configuration.load_split(vae.config, "train")
+    train = experiment.load_split(vae.config, "train")
     mirrored = train.take(np.arange(10))[:, :, ::-1]
 
     def neighbours() -> np.ndarray:
-        return tiles(evaluation.nearest_neighbours_grid(vae, mirrored))[1]
+        return tiles(grids.nearest_neighbours_grid(vae, mirrored))[1]
 
     assert np.any(neighbours() != mirrored[..., 0])
     with vae.config.unlocked():
@@ -402,10 +404,10 @@ def test_traversal_moves_one_dimension_a_row_by_falling_rate(evaluated, vae, ima
     rate = 0.5 * (posterior.mean**2 + np.exp(2 * posterior.log_std) - 1) - posterior.log_std
     order = np.argsort(-rate.mean(axis=0))
     shown = tiles(evaluated[1]["traversals"])
-    assert shown.shape[:2] == (LATENT_DIMS, len(evaluation.TRAVERSAL))
+    assert shown.shape[:2] == (LATENT_DIMS, len(grids.TRAVERSAL))
     for row, dim in zip(shown, order, strict=True):
-        codes = np.repeat(posterior.mean[:1], len(evaluation.TRAVERSAL), axis=0)
-        codes[:, dim] = evaluation.TRAVERSAL
+        codes = np.repeat(posterior.mean[:1], len(grids.TRAVERSAL), axis=0)
+        codes[:, dim] = grids.TRAVERSAL
         assert_same_grey(row, vae.decode(codes))
 
 

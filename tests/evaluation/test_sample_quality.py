@@ -16,19 +16,20 @@ from scipy.special import softmax
 
 from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION
 from vae_jax import config as configuration
-from vae_jax import sample_quality
+from vae_jax import experiment
 from vae_jax.distributions import DiagonalGaussian
-from vae_jax.inference import TrainedVAE
+from vae_jax.evaluation import sample_quality
+from vae_jax.evaluation.sample_quality import Options
+from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.inception import LOGITS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.recording import figures
-from vae_jax.sample_quality import Options
 
 TEMPERED = ("tempered_samples", "tempered_sample_means")  # where a temperature is asked for
-GENERATED = tuple(name for name in sample_quality.SETS if name not in ("train", "test", *TEMPERED))
+GENERATED = tuple(name for name in image_sets.SETS if name not in ("train", "test", *TEMPERED))
 PAIRS = (
     *(f"{name}_vs_test" for name in (*GENERATED, "train")),
     *(f"{name}_vs_train" for name in ("samples", "sample_means", "test")),
@@ -423,7 +424,7 @@ def test_aggregate_posterior_is_of_training_images_and_reconstructions_of_test_i
     num_samples = 40
     _, seen = evaluate(own_vae, num_samples)
     of_training, of_test = encoded
-    split = configuration.load_split(own_vae.config, "train")
+    split = experiment.load_split(own_vae.config, "train")
     assert rows(of_training) <= rows(split.take(np.arange(len(split))))
     assert len(rows(of_training)) > NUM_TEST // 2  # random ones
     assert rows(of_test) == rows(files["test"]) and len(of_test) == NUM_TEST
@@ -568,12 +569,12 @@ def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monke
     evaluation, _ = evaluate(own_vae, 30, preprocessing=("clean", "pytorch_fid"), allow_biased=True)
     found = evaluation.features
     assert found.space == "12 Inception features, clean preprocessing"
-    z, means = sample_quality.sample_means(own_vae, 30)
+    z, means = image_sets.sample_means(own_vae, 30)
     images = {
-        "train": sample_quality.real_split(own_vae, "train", 30).take(slice(None)),
-        "test": sample_quality.real_split(own_vae, "test", 30).take(slice(None)),
+        "train": image_sets.real_split(own_vae, "train", 30).take(slice(None)),
+        "test": image_sets.real_split(own_vae, "test", 30).take(slice(None)),
         "sample_means": means,
-        "reconstruction_means": sample_quality.reconstruction_means(own_vae, 30),
+        "reconstruction_means": image_sets.reconstruction_means(own_vae, 30),
     }
     for name, of_set in images.items():
         expected = features_of(of_set, 12, "clean")
@@ -584,14 +585,14 @@ def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monke
 def test_sets_are_those_that_were_measured(evaluated, vae, monkeypatch):
     monkeypatch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
     seen = generated_images(evaluated[1])
-    _, means = sample_quality.sample_means(vae, NUM_SAMPLES)
+    _, means = image_sets.sample_means(vae, NUM_SAMPLES)
     np.testing.assert_array_equal(means, seen["sample_means"])
-    reconstructions = sample_quality.reconstruction_means(vae, NUM_SAMPLES)
+    reconstructions = image_sets.reconstruction_means(vae, NUM_SAMPLES)
     np.testing.assert_array_equal(reconstructions, seen["reconstruction_means"])
 
 
 def test_first_samples_do_not_depend_on_how_many_follow(vae):
-    few, many = (sample_quality.sample_means(vae, n) for n in (3, 600))  # of blocks of 500
+    few, many = (image_sets.sample_means(vae, n) for n in (3, 600))  # of blocks of 500
     for part, whole in zip(few, many, strict=True):
         np.testing.assert_array_equal(part, whole[:3])
         assert len(part) == 3 and len(whole) == 600
@@ -600,7 +601,7 @@ def test_first_samples_do_not_depend_on_how_many_follow(vae):
 
 def test_rows_of_real_splits_are_those_of_the_file(vae, files):
     for split, images in files.items():
-        part = sample_quality.real_split(vae, split, 15)
+        part = image_sets.real_split(vae, split, 15)
         np.testing.assert_array_equal(part.take(slice(None)), images[part.indices])
         assert len(set(part.indices)) == 15
 
@@ -674,7 +675,7 @@ def test_preprocessing_that_is_refused(preprocessing):
 
 def test_published_protocol_is_the_default():
     options = Options()
-    assert (options.num_samples, sample_quality.NUM_SAMPLES_TEST) == (50_000, 10_000)
+    assert (options.num_samples, image_sets.NUM_SAMPLES_TEST) == (50_000, 10_000)
     assert options.preprocessing == ("pytorch_fid",) and not options.allow_biased
 
 
@@ -779,10 +780,10 @@ def test_samples_at_a_temperature_are_sets_of_their_own(evaluated, vae, data_dir
     assert {f"{name}_vs_{split}/kid" for name in TEMPERED for split in ("test", "train")} <= (
         evaluation.metrics.keys()
     )
-    key = next(sample_quality._block_keys(sample_quality._set_keys(own_vae)["prior"], 1))[1]
+    key = next(image_sets._block_keys(image_sets._set_keys(own_vae)["prior"], 1))[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
-        z, _ = sample_quality._prior_block(own_vae, key, draw=False)
+        z, _ = image_sets._prior_block(own_vae, key, draw=False)
     expected = figures.to_uint8(own_vae.decode(0.5 * z))
     tempered = seen["pytorch_fid", "tempered sample means"][1][:BLOCK_SIZE]
     np.testing.assert_allclose(tempered.astype(float), expected, atol=1.0)

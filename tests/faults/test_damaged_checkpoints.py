@@ -21,9 +21,9 @@ from vae_jax.checkpoints import (
     DIRECTORY,
     METADATA_FILE,
     Checkpoints,
-    compute_checksums,
 )
 from vae_jax.checkpoints.state import TrainState
+from vae_jax.checkpoints.store import compute_checksums
 
 # Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.faults.conftest import assert_ended_as, assert_one_line
 from vae_jax import config as configuration
+from vae_jax import experiment
 
 # Runs of this repository's past.
 COMMITTED = sorted(REPOSITORY.glob("workdir/**/config.json"))
@@ -99,7 +100,7 @@ def test_torn_config_file_is_named(runs, run, script):
 def test_config_of_a_committed_run_loads(path):
     old = json.loads(path.read_text())["config"]
     config = configuration.load(path.parent)
-    configuration.validate(config)
+    experiment.validate(config)
     flat, loaded = configuration.flatten(old), configuration.flatten(config)
     assert {key: loaded[key] for key in flat} == flat
     assert {k: v for k, v in loaded.items() if k not in flat} == {

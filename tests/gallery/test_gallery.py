@@ -10,17 +10,17 @@ import pytest
 
 from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, make_config, smooth_images
 from vae_jax import config as configuration
-from vae_jax import evaluation, gallery, sample_quality
+from vae_jax import evaluation, experiment, gallery
 from vae_jax.checkpoints.state import create_train_state
 from vae_jax.data import Split
 from vae_jax.gallery import measured, reconstructions, samples
 from vae_jax.gallery.classes import CLASSES, class_name
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.ranking import Ranking
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TrainedVAE, image_sets
+from vae_jax.inference.image_sets import Features, NotFiniteError
 from vae_jax.metrics import attributes as measures
 from vae_jax.recording import figures
-from vae_jax.sample_quality import Features, NotFiniteError
 
 NUM_SAMPLES = 60
 NUM_FILE = NUM_TRAIN + NUM_VALIDATION
@@ -33,7 +33,7 @@ def few_samples(monkeypatch):
 
 @pytest.fixture(scope="module")
 def test_split(vae) -> Split:
-    return configuration.load_split(vae.config, "test")
+    return experiment.load_split(vae.config, "test")
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def by_name(sets) -> dict[str, gallery.FailureSet]:
 def initial_vae(data_dir, num_channels: int = 1, **overrides) -> TrainedVAE:
     """A model that was never trained."""
     config = make_config(data_dir, **overrides)
-    model = configuration.create_model(config, (16, 16, num_channels))
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, (16, 16, num_channels))
+    tx = experiment.create_optimizer(config)
     params = create_train_state(model, tx, jax.random.key(0)).params
-    return TrainedVAE(model, configuration.create_likelihood(config, num_channels), params, config)
+    return TrainedVAE(model, experiment.create_likelihood(config, num_channels), params, config)
 
 
 def make_data(directory, num_channels: int = 1, num_train: int = NUM_FILE, num_classes: int = 0):
@@ -127,7 +127,7 @@ def test_no_more_than_a_number_of_images_are_candidates(vae, test_split, galleri
 
 @pytest.mark.parametrize(("split", "n"), [("validation", NUM_VALIDATION), ("train", NUM_TRAIN)])
 def test_other_splits_have_galleries(vae, split, n):
-    galleries = by_name(gallery.create(vae, configuration.load_split(vae.config, split), 5))
+    galleries = by_name(gallery.create(vae, experiment.load_split(vae.config, split), 5))
     ranking = galleries["worst_reconstructions"].ranking
     assert ranking.candidates == f"{split} images" and len(ranking.values) == n
     file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
@@ -181,7 +181,7 @@ def test_attributes_of_reconstructions(galleries, vae):
 
 def test_labels_give_attributes_and_names(tmp_path):
     vae = initial_vae(make_data(tmp_path, num_classes=3))
-    split = configuration.load_split(vae.config, "test")
+    split = experiment.load_split(vae.config, "test")
     galleries = by_name(gallery.create(vae, split, 5))
     for name, attributes in (
         ("worst_reconstructions", {"label_mix", "class_share"}),
@@ -230,7 +230,7 @@ def test_ten_classes_have_names_and_more_have_numbers():
 
 def test_samples_are_ranked_by_realism_in_pixels(galleries, vae):
     failures = galleries["worst_samples"]
-    _, images = sample_quality.sample_means(vae, NUM_SAMPLES)
+    _, images = image_sets.sample_means(vae, NUM_SAMPLES)
     file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
     x, y = (i.reshape(len(i), -1) / 255.0 for i in (images, file))
     distance = np.linalg.norm(x[:, None] - y[None], axis=-1)
@@ -248,7 +248,7 @@ def test_samples_are_ranked_by_realism_in_pixels(galleries, vae):
 
 
 def test_prior_hole_is_a_difference_of_log_densities(galleries, vae):
-    z, _ = sample_quality.sample_means(vae, NUM_SAMPLES)
+    z, _ = image_sets.sample_means(vae, NUM_SAMPLES)
     order = np.random.default_rng(0).permutation(NUM_FILE)
     file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
     posterior = vae.encode(file[order])
@@ -260,7 +260,7 @@ def test_prior_hole_is_a_difference_of_log_densities(galleries, vae):
 
 
 def test_fine_power_of_samples_is_told_in_units_of_the_data(galleries, vae):
-    _, images = sample_quality.sample_means(vae, NUM_SAMPLES)
+    _, images = image_sets.sample_means(vae, NUM_SAMPLES)
     file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
     expected = measures.fine_power(images / 255.0) / measures.fine_power(file / 255.0).mean()
     ranking = galleries["worst_samples"].ranking
@@ -271,7 +271,7 @@ def test_fine_power_of_samples_is_told_in_units_of_the_data(galleries, vae):
 
 def test_training_images_too_few_for_neighbours_give_no_gallery_of_samples(tmp_path):
     vae = initial_vae(make_data(tmp_path, num_train=3), data__validation_size=1)
-    split = configuration.load_split(vae.config, "test")
+    split = experiment.load_split(vae.config, "test")
     assert list(by_name(gallery.create(vae, split, 5))) == ["worst_reconstructions"]
 
 
@@ -287,13 +287,13 @@ def project(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def features(vae) -> Features:
-    real = {s: sample_quality.real_split(vae, s, 1000).take(slice(None)) for s in ("train", "test")}
+    real = {s: image_sets.real_split(vae, s, 1000).take(slice(None)) for s in ("train", "test")}
     return Features(
         "6 features",
         project(real["train"]),
         project(real["test"]),
-        project(sample_quality.sample_means(vae, 40)[1]),
-        project(sample_quality.reconstruction_means(vae, 1000)),
+        project(image_sets.sample_means(vae, 40)[1]),
+        project(image_sets.reconstruction_means(vae, 1000)),
     )
 
 
@@ -335,7 +335,7 @@ def test_features_of_a_part_of_the_test_images_are_those_of_the_first(vae, test_
     part = dataclasses.replace(
         features,
         test=features.test[:8],
-        reconstruction_means=project(sample_quality.reconstruction_means(vae, 8)),
+        reconstruction_means=project(image_sets.reconstruction_means(vae, 8)),
     )
     failures = by_name(gallery.create(vae, test_split, 3, part))["worst_perceptual"]
     assert len(failures.ranking.values) == 8
@@ -349,7 +349,7 @@ def test_features_of_a_part_of_the_test_images_are_those_of_the_first(vae, test_
 
 def test_colour_images_have_galleries(tmp_path):
     vae = initial_vae(make_data(tmp_path, num_channels=3), num_channels=3)
-    split = configuration.load_split(vae.config, "test")
+    split = experiment.load_split(vae.config, "test")
     for failures in gallery.create(vae, split, 5):
         assert failures.failures[0].pair[0].shape == (16, 16, 3)
         (colour,) = (a for a in failures.ranking.attributes if a.name == "colour")
@@ -439,5 +439,5 @@ def test_evaluation_of_a_copy_elsewhere_is_the_same(vae, data_dir, tmp_path, gal
     shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
     config.data.dir = str(tmp_path)
     other = TrainedVAE(vae.model, vae.likelihood, vae.params, config, vae.step, vae._steps)
-    for failures in gallery.create(other, configuration.load_split(config, "test"), 7):
+    for failures in gallery.create(other, experiment.load_split(config, "test"), 7):
         assert gallery.to_json(failures) == gallery.to_json(galleries[failures.ranking.name])

@@ -12,7 +12,7 @@ import scipy.stats
 import vae_jax
 from tests.conftest import IMAGE_SHAPE, TINY, smooth_images
 from vae_jax import config as configuration
-from vae_jax import evaluation
+from vae_jax import evaluation, experiment
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import create_train_state
 from vae_jax.recording.writers import read_metrics
@@ -44,7 +44,7 @@ def test_loaded_model_gives_the_validation_elbo_that_training_logged(vae, traine
         if "validation/elbo" in r
     }
     assert vae.step == max(logged, key=logged.get)  # 'best'
-    split = configuration.load_split(vae.config, "validation")
+    split = experiment.load_split(vae.config, "validation")
     summary = evaluation.validate(vae, split)
     np.testing.assert_allclose(summary.scalars["elbo"], logged[vae.step], rtol=1e-5)
 
@@ -71,8 +71,8 @@ def test_parameters_are_averaged_or_raw_as_the_config_says(copied_workdir, use_e
     config = configuration.load(copied_workdir)
     config.eval.use_ema = use_ema
     configuration.save(config, IMAGE_SHAPE, {}, copied_workdir)
-    model = configuration.create_model(config, IMAGE_SHAPE)
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, IMAGE_SHAPE)
+    tx = experiment.create_optimizer(config)
     template = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0)))()
     with Checkpoints(copied_workdir) as checkpoints:
         state = jax.device_get(checkpoints.restore(template, "best"))

@@ -27,10 +27,10 @@ from configs import (
     fashion_mnist_prior,
 )
 from tests.conftest import IMAGE_SHAPE, SMALL_PRIOR, make_config, smooth_images
-from vae_jax import config as configuration
-from vae_jax import priors, steps
+from vae_jax import experiment, priors
 from vae_jax.checkpoints.state import create_train_state
 from vae_jax.inference import TrainedVAE
+from vae_jax.inference.steps import EvalSteps
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
 from vae_jax.priors.diffusion import Diffusion
 from vae_jax.priors.fitting import MIN_STD
@@ -60,7 +60,7 @@ def make_model(name: str, latent_shape=(4,), **overrides):
         **overrides,
     }
     config = make_config("nowhere", **overrides)
-    return config, configuration.create_model(config, IMAGE_SHAPE)
+    return config, experiment.create_model(config, IMAGE_SHAPE)
 
 
 @functools.cache
@@ -71,16 +71,16 @@ def init_params(name: str, latent_shape=(4,)) -> dict:
 
 
 @functools.cache
-def make_eval_steps(name: str, latent_shape) -> steps.EvalSteps:
+def make_eval_steps(name: str, latent_shape) -> EvalSteps:
     """Compiled once."""
     config, model = make_model(name, latent_shape)
-    likelihood = configuration.create_likelihood(config, 1)
-    return steps.EvalSteps(model, likelihood, sharding.create_mesh(), KEY)
+    likelihood = experiment.create_likelihood(config, 1)
+    return EvalSteps(model, likelihood, sharding.create_mesh(), KEY)
 
 
 def make_vae(name: str, params: dict, latent_shape=(4,)) -> TrainedVAE:
     config, model = make_model(name, latent_shape)
-    likelihood = configuration.create_likelihood(config, 1)
+    likelihood = experiment.create_likelihood(config, 1)
     eval_steps = make_eval_steps(name, latent_shape)
     return TrainedVAE(model, likelihood, params, config, eval_steps=eval_steps)
 
@@ -508,10 +508,10 @@ def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, 
     config.vae_workdir = "trained"
     config.model.update(vae_config.model)
     config.likelihood.update(vae_config.likelihood)
-    configuration.validate(config)
+    experiment.validate(config)
     model, tx = (
-        configuration.create_model(config, image_shape),
-        configuration.create_optimizer(config),
+        experiment.create_model(config, image_shape),
+        experiment.create_optimizer(config),
     )
     state = jax.eval_shape(
         lambda: create_train_state(model, tx, jax.random.key(0), frozen_vae=True)
@@ -536,4 +536,4 @@ def test_what_does_not_fit_the_latent_is_refused_before_anything_is_written(
 ):
     options = {"model__latent_shape": GRID, "prior__name": "diffusion", **SMALL_PRIOR, **overrides}
     with pytest.raises(ValueError, match=re.escape(message)):
-        configuration.validate(make_config(tmp_path, **options))
+        experiment.validate(make_config(tmp_path, **options))

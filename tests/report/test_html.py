@@ -16,8 +16,8 @@ from tests.conftest import make_config
 from tests.gallery.test_text import make_ranking
 from tests.report.test_report import METRICS, make_sample_metrics
 from vae_jax import doctor, gallery, report
-from vae_jax.evaluation import Metric
 from vae_jax.gallery.failures import choose
+from vae_jax.metrics.metric import Metric
 from vae_jax.recording import figures
 from vae_jax.recording.figures import Panel
 from vae_jax.recording.tables import Table

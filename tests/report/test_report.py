@@ -11,12 +11,12 @@ from PIL import Image
 
 from tests.conftest import make_config
 from vae_jax import gallery, report
-from vae_jax.evaluation import Metric
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.ranking import Ranking
+from vae_jax.inference.image_sets import SETS
+from vae_jax.metrics.metric import Metric
 from vae_jax.recording.tables import Table
 from vae_jax.report import content as report_content
-from vae_jax.sample_quality import SETS
 
 ELBO = Metric(
     value=-234.567,

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import IMAGE_SHAPE, config_flags, run_python, smooth_images
-from vae_jax import optim, steps
+from vae_jax import optim
 from vae_jax.checkpoints.state import create_train_state
 from vae_jax.likelihoods import DiscretizedLogistic
 from vae_jax.models import VAE
 from vae_jax.optim import schedules
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import sharding
+from vae_jax.training import steps
 
 
 def test_mesh_is_over_all_local_devices_unless_told():
@@ -103,7 +104,7 @@ split = config.load_split(loaded.config, "test")
 
 def bounds(devices):
     mesh = sharding.create_mesh(devices)
-    eval_steps = steps.EvalSteps(
+    eval_steps = EvalSteps(
         loaded.model, loaded.likelihood, mesh, config.binarize_key(loaded.config)
     )
     params = jax.device_put(loaded.params, sharding.replicated(mesh))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.conftest import IMAGE_SHAPE, NUM_TEST, REPOSITORY, make_config
 from vae_jax import config as configuration
-from vae_jax import evaluation, training
+from vae_jax import evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.evaluation import validate
 from vae_jax.metrics import inception_weights
@@ -235,7 +235,7 @@ def test_run_that_diverges_is_a_result(data_dir, tmp_path, monkeypatch):
 
 
 def test_measures_are_those_of_the_evaluation(vae, data_dir):
-    split = configuration.load_split(vae.config, "test")
+    split = experiment.load_split(vae.config, "test")
     expected, _ = evaluation.evaluate(vae, split)
     metrics = ablation.measure(vae, in_random_order(split))
     for name in ("rate", "psnr", "ssim", "active_units"):
@@ -507,7 +507,7 @@ def test_kernel_distance_of_samples_is_measured_in_its_groups(
     assert len(calls) == 1 and calls[0][1] == data_dir  # once for all runs
     real, *rest = stand_in.seen
     config = configuration.load(run_dir(tmp_path))
-    test = configuration.load_split(config, "test")
+    test = experiment.load_split(config, "test")
     np.testing.assert_array_equal(real, in_random_order(test)[: NUM_TEST - 2])
     assert len(rest) == len(EVERYTHING)  # none for the group without
     table = read_table(tmp_path)

@@ -8,7 +8,8 @@ import pytest
 from tests.conftest import IMAGE_SHAPE, NUM_TEST, SMALL_PRIOR, make_config
 from tests.evaluation.test_sample_quality import features_of, stand_in_weights
 from vae_jax import config as configuration
-from vae_jax import evaluation, inference, sample_quality, training
+from vae_jax import evaluation, experiment, inference, training
+from vae_jax.evaluation import sample_quality
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.runtime import process
 from vae_jax.studies import priors as compare
@@ -92,7 +93,7 @@ def test_bounds_are_those_of_the_runs(results, compared, vae_workdir):
     """What does not depend on the prior is the same in all rows."""
     for name in NAMES:
         vae = inference.load(compared / name)
-        split = configuration.load_split(vae.config, "test")
+        split = experiment.load_split(vae.config, "test")
         expected = evaluation.evaluate_bounds(vae, split)["elbo"].value
         np.testing.assert_allclose(results[name]["elbo"]["value"], expected, rtol=1e-6)
         np.testing.assert_allclose(

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import IMAGE_SHAPE, NUM_TRAIN, config_flags, make_config, run_python
 from vae_jax import config as configuration
+from vae_jax import experiment
 from vae_jax.runtime import sharding
 from vae_jax.training import autotune
 
@@ -75,7 +76,7 @@ def test_numbers_take_the_place_of_auto(data_dir, monkeypatch):
     resolved = autotune.resolve(config, IMAGE_SHAPE, NUM_TRAIN, sharding.create_mesh())
     assert (resolved.train.batch_size, resolved.train.steps_per_call) == (32, 1)
     assert config.train.batch_size == "auto" and resolved.is_locked
-    configuration.validate(resolved)
+    experiment.validate(resolved)
 
 
 @pytest.mark.long

@@ -23,10 +23,12 @@ from tests.conftest import (
     smooth_images,
 )
 from vae_jax import config as configuration
-from vae_jax import evaluation, priors, steps, training
+from vae_jax import evaluation, experiment, priors, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import TrainState, create_train_state
+from vae_jax.evaluation import grids
 from vae_jax.inference import TrainedVAE
+from vae_jax.inference.steps import fold_in_each
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.training import frozen_vae
 
@@ -141,8 +143,8 @@ def run(data_dir, vae_workdir, tmp_path_factory):
 
 def read_state(workdir: pathlib.Path):
     config = configuration.load(workdir)
-    model = configuration.create_model(config, configuration.load_image_shape(workdir))
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, configuration.load_image_shape(workdir))
+    tx = experiment.create_optimizer(config)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     frozen = bool(config.vae_workdir)
     shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0), frozen))
@@ -296,7 +298,7 @@ def test_when_images_are_encoded_once(data_dir, changes, once):
 
 
 def test_mirrored_images_are_encoded_as_such(data_dir, frozen):
-    train = configuration.load_split(frozen.config, "train")
+    train = experiment.load_split(frozen.config, "train")
     images = train.take(np.arange(NUM_TRAIN))
     with frozen.config.unlocked():
         frozen.config.data.flip = True
@@ -345,7 +347,7 @@ def test_workdir_without_a_vae_is_named(data_dir, tmp_path):
 
 
 def test_prior_is_set_from_draws_of_the_posteriors_of_the_training_images(run, frozen):
-    train = configuration.load_split(frozen.config, "train")
+    train = experiment.load_split(frozen.config, "train")
     assert len(train) == NUM_TRAIN
     posterior = frozen.encode(train.take(np.arange(NUM_TRAIN)))
     mean = np.float64(posterior.mean).reshape(NUM_TRAIN, -1)
@@ -363,7 +365,7 @@ def test_prior_is_set_from_draws_of_the_posteriors_of_the_training_images(run, f
 
 
 def test_pseudo_inputs_start_as_training_images(run, frozen):
-    train = configuration.load_split(frozen.config, "train")
+    train = experiment.load_split(frozen.config, "train")
     clipped = np.clip(train.take(np.arange(NUM_TRAIN)) / 255.0, 0.01, 0.99)
     start = np.asarray(jax.nn.sigmoid(run("vamp").start["pseudo_inputs"]))
     distances = np.abs(start[:, None] - clipped).max(axis=(2, 3, 4))
@@ -380,7 +382,7 @@ def test_distortion_is_that_of_the_vae_and_the_rate_that_of_the_prior(run, froze
     np.testing.assert_allclose(actual.distortion, expected.distortion, rtol=1e-6)
     np.testing.assert_allclose(actual.rate_per_dim, expected.rate_per_dim, rtol=1e-5)
     ids = np.arange(N)
-    noise_keys = steps.fold_in_each(KEY, ids)
+    noise_keys = fold_in_each(KEY, ids)
     noise = jax.vmap(lambda key: jax.random.normal(key, LATENT_SHAPE))(noise_keys)
     z = np.asarray(vae.encode(images).reparameterise(noise))
     log_normal = -0.5 * (z.reshape(N, -1) ** 2 + np.log(2 * np.pi)).sum(axis=1)
@@ -412,7 +414,7 @@ def test_noise_maps_are_of_priors_that_have_them(run, images):
 @pytest.mark.parametrize("name", ["vamp", "diffusion"])
 def test_evaluation_reports_the_importance_weighted_bound_of_exact_priors_only(run, name):
     vae = run(name).vae
-    metrics, grids = evaluation.evaluate(vae, configuration.load_split(vae.config, "test"))
+    metrics, grids = evaluation.evaluate(vae, experiment.load_split(vae.config, "test"))
     assert all(np.isfinite(metric.value) for metric in metrics.values())
     assert metrics["elbo"].num_images == NUM_TEST
     total = metrics["rate"].value + metrics["distortion"].value
@@ -436,7 +438,7 @@ def test_importance_weighted_bound_with_an_estimated_prior_is_refused(run, image
 def test_samples_decode_draws_of_the_prior(run, frozen, name):
     vae = run(name).vae
     z_key, x_key = jax.random.split(KEY)
-    num = evaluation.NUM_SAMPLES  # for which it is compiled already
+    num = grids.NUM_SAMPLES  # for which it is compiled already
     z = vae.sample_prior(z_key, num)
     assert z.shape == (num, *LATENT_SHAPE)
     samples = vae.sample(KEY, num)
@@ -520,7 +522,7 @@ def test_ex_post_mixture_has_one_step_whatever_is_given(data_dir, vae_workdir):
     config = prior_config(data_dir, vae_workdir, "ex_post_mixture")
     config.optim.warmup_steps = 5
     complete = frozen_vae.complete_config(config)
-    configuration.validate(complete)
+    experiment.validate(complete)
     c = complete.train
     names = ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
     assert [c[name] for name in names] == [1, 1, 1, 1]

@@ -29,11 +29,11 @@ from tests.conftest import (
     run_python,
 )
 from vae_jax import config as configuration
-from vae_jax import evaluation, steps, training
+from vae_jax import evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime import process
-from vae_jax.training import TrainingDivergedError, check_not_diverged, frozen_vae
+from vae_jax.training import TrainingDivergedError, check_not_diverged, frozen_vae, steps
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
@@ -385,7 +385,7 @@ def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkey
 
 def test_negative_patience_is_refused(data_dir):
     with pytest.raises(ValueError, match="train.patience = -1 must not be negative"):
-        configuration.validate(make_config(data_dir, train__patience=-1))
+        experiment.validate(make_config(data_dir, train__patience=-1))
 
 
 # A prior learned with the VAE; one on a frozen VAE is in test_frozen_vae.py

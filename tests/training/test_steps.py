@@ -15,14 +15,17 @@ import optax
 import pytest
 
 from tests.conftest import IMAGE_SHAPE, smooth_images
-from vae_jax import optim, steps
+from vae_jax import optim
 from vae_jax.checkpoints.state import TrainState, create_train_state, trained_part
 from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, sum_event
+from vae_jax.inference.steps import EvalSteps, fold_in_each
 from vae_jax.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
 from vae_jax.models import VAE
+from vae_jax.objectives import losses
 from vae_jax.priors import StandardNormal
 from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.runtime import sharding
+from vae_jax.training import steps
 
 MESH = sharding.create_mesh(jax.local_devices()[:1])
 LATENT_DIMS = 4
@@ -162,7 +165,7 @@ def test_posteriors_computed_before_train_as_the_images_do(model, images, indice
     state = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0), True))
     variants = [images, images[:, :, ::-1]] if flip else [images]
     posteriors = [
-        model.apply({"params": state().params}, steps.to_unit_interval(x), method="encode")
+        model.apply({"params": state().params}, losses.to_unit_interval(x), method="encode")
         for x in map(jnp.asarray, variants)
     ]
     assert np.abs(posteriors[0].mean - posteriors[-1].mean).max() > 0.01 or not flip
@@ -232,7 +235,7 @@ def update_linear_model(images, kl_weight, **kwargs):
     names = ("slope", "offset", "log_std", "weight", "bias")
     params = {name: jnp.asarray(0.1 * (i + 1)) for i, name in enumerate(names)}
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
-    x = steps.to_unit_interval(jnp.asarray(images))
+    x = losses.to_unit_interval(jnp.asarray(images))
     new, metrics = jax.jit(train_step)(state, x, jax.random.key(0))
     return metrics, {name: np.float64(params[name] - new.params[name]) for name in names}
 
@@ -319,8 +322,8 @@ def test_nothing_is_mirrored_without_flip():
 
 
 def test_random_flip_leaves_an_image_as_it_is_or_mirrors_its_width(images):
-    x = steps.to_unit_interval(jnp.asarray(images))
-    flipped = np.asarray(steps.random_flip(jax.random.key(0), x))
+    x = losses.to_unit_interval(jnp.asarray(images))
+    flipped = np.asarray(losses.random_flip(jax.random.key(0), x))
     same = (flipped == np.asarray(x)).all(axis=(1, 2, 3))
     mirrored = (flipped == np.asarray(x)[:, :, ::-1]).all(axis=(1, 2, 3))
     assert np.all(same ^ mirrored)
@@ -388,7 +391,7 @@ def train_constant_grey(images, variance: str):
     params = {"decoder": {"bias": jnp.zeros(()), "log_std": jnp.asarray(-1.0)}}
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
     return jax.jit(train_step)(
-        state, steps.to_unit_interval(jnp.asarray(images)), jax.random.key(0)
+        state, losses.to_unit_interval(jnp.asarray(images)), jax.random.key(0)
     )
 
 
@@ -462,13 +465,13 @@ def train_scored(images, frozen: bool, likelihood=None, **kwargs):
         ScoredModel(), likelihood, tx, constant(0.5), constant(0.1), frozen_vae=frozen, **kwargs
     )
     state = make_scored_state(tx, frozen)
-    x = steps.to_unit_interval(jnp.asarray(images))
+    x = losses.to_unit_interval(jnp.asarray(images))
     return state, *jax.jit(train_step)(state, x, jax.random.key(3))
 
 
 def scored_draws(images) -> np.ndarray:
     """z of that step."""
-    batch = steps.prepare_batch(
+    batch = losses.prepare_batch(
         ScoredModel(),
         StubLikelihood(None),
         False,
@@ -581,9 +584,9 @@ class CopyModel(StubModel):
 
 
 @pytest.fixture(scope="module")
-def binary_steps() -> steps.EvalSteps:
+def binary_steps() -> EvalSteps:
     likelihood = StubLikelihood(lambda _, x: x.mean(axis=(1, 2, 3)), binarize=True)
-    return steps.EvalSteps(CopyModel(), likelihood, MESH, jax.random.key(7))
+    return EvalSteps(CopyModel(), likelihood, MESH, jax.random.key(7))
 
 
 def test_evaluation_draws_binary_images_of_the_right_mean(binary_steps):
@@ -612,7 +615,7 @@ def test_all_evaluation_functions_see_the_same_binary_image(binary_steps, images
     np.testing.assert_allclose(terms.distortion, expected, rtol=1e-6)
     log_weights = np.asarray(binary_steps.log_weights({}, posterior, images, ids, key), np.float64)
     # With x the mean and 1 the deviation of q: log p(z) - log q(z) = |e|^2 / 2 - |x + e|^2 / 2.
-    noise = jax.vmap(lambda k: jax.random.normal(k, IMAGE_SHAPE))(steps.fold_in_each(key, ids))
+    noise = jax.vmap(lambda k: jax.random.normal(k, IMAGE_SHAPE))(fold_in_each(key, ids))
     x, noise = np.asarray(posterior.mean, np.float64), np.asarray(noise, np.float64)
     ratio = -(x * noise + 0.5 * x**2).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(log_weights, -expected + ratio, rtol=1e-4, atol=1e-3)
@@ -620,7 +623,7 @@ def test_all_evaluation_functions_see_the_same_binary_image(binary_steps, images
 
 def test_grey_levels_become_the_unit_interval():
     levels = np.arange(256, dtype=np.uint8)
-    x = steps.to_unit_interval(jnp.asarray(levels))
+    x = losses.to_unit_interval(jnp.asarray(levels))
     assert x.dtype == jnp.float32
     np.testing.assert_allclose(x, levels / 255.0, rtol=1e-7)
     assert x[0] == 0.0 and x[-1] == 1.0
@@ -630,8 +633,8 @@ def test_grey_levels_become_the_unit_interval():
 
 
 def test_parts_of_a_batch_are_all_of_it(images):
-    batch = steps.Batch(jnp.asarray(images), jnp.arange(len(images)), jax.random.key(0))
-    parts = steps.split_batch(batch, 2)
+    batch = losses.Batch(jnp.asarray(images), jnp.arange(len(images)), jax.random.key(0))
+    parts = losses.split_batch(batch, 2)
     assert parts.x.shape == (2, len(images) // 2, *images.shape[1:])
     for i in range(2):
         np.testing.assert_array_equal(parts.x[i], images[i::2])
@@ -644,7 +647,7 @@ def test_parts_of_a_batch_are_all_of_it(images):
 def test_accumulated_update_is_that_of_the_whole_batch(num_parts):
     model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(8,), num_blocks=(1,), patch_size=4)
     tx = optim.create_optimizer("adam", constant(1e-3), clip_norm=1.0)
-    x = steps.to_unit_interval(jnp.asarray(smooth_images(8)))
+    x = losses.to_unit_interval(jnp.asarray(smooth_images(8)))
     results = []
     for accumulation_steps in (1, num_parts):
         train_step = steps.make_train_step(
@@ -670,9 +673,9 @@ def test_accumulated_update_is_that_of_the_whole_batch(num_parts):
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_parts_of_a_batch_are_in_memory_one_at_a_time_but_not_on_a_cpu(backend, monkeypatch):
     model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(16,), num_blocks=(1,), patch_size=2)
-    loss_fn = steps.make_loss_fn(model, DiscretizedLogistic(1))
+    loss_fn = losses.make_loss_fn(model, DiscretizedLogistic(1))
     params = model.init(jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
-    batch = steps.Batch(jnp.zeros((64, *IMAGE_SHAPE)), jnp.zeros((64, 4)), jax.random.key(0))
+    batch = losses.Batch(jnp.zeros((64, *IMAGE_SHAPE)), jnp.zeros((64, 4)), jax.random.key(0))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)  # but all is compiled for the CPU
     whole, accumulated = (
         jax.jit(steps.make_gradient_fn(loss_fn, frozen_vae=False, num_parts=num_parts))

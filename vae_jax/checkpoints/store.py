@@ -18,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.args import StandardSave
 
 from vae_jax.checkpoints.state import TrainState
+from vae_jax.errors import InputError, NotFoundError, UserError
 from vae_jax.runtime import sharding
 
 LOGGER = logging.getLogger(__name__)
@@ -28,11 +29,11 @@ NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
 METADATA_FILE = "_CHECKPOINT_METADATA"  # orbax's; what is to be verified is in its custom_metadata
 
 
-class CheckpointsDamagedError(RuntimeError):
+class CheckpointsDamagedError(UserError, RuntimeError):
     """There are checkpoints, and none that was asked for can be read."""
 
 
-class CheckpointNotSavedError(RuntimeError):
+class CheckpointNotSavedError(UserError, RuntimeError):
     """A checkpoint that the run is to be resumed from could not be written."""
 
 
@@ -239,11 +240,11 @@ class Checkpoints:
         elif str(which).isdigit():
             step = int(which)
         else:
-            raise ValueError(
+            raise InputError(
                 f"checkpoint {which!r} must be 'best', 'latest' or one of the steps {steps}."
             )
         if step not in steps:
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"checkpoint {which!r} is not in {self._workdir / DIRECTORY}: it holds the steps "
                 f"{steps}. Train first, or name one of these."
             )

@@ -4,7 +4,6 @@ import argparse
 import pathlib
 import sys
 
-from vae_jax.checkpoints import CheckpointsDamagedError
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
 from vae_jax.runtime import process
@@ -21,11 +20,9 @@ def main() -> int:
     parser.add_argument("--data_dir", help="where datasets lie, if not where training found them")
     arguments = parser.parse_args()
     process.log_to_stderr()
-    try:
+    with process.exit_on_user_error("vae_jax.doctor", arguments.workdir):
         diagnosis = diagnose_workdir(**vars(arguments))
-    except (ValueError, FileNotFoundError, CheckpointsDamagedError) as error:
-        sys.exit(f"vae_jax.doctor: {error}")
-    diagnosis.write(arguments.workdir)
+        diagnosis.write(arguments.workdir)
     print("\n".join(diagnosis.to_markdown()))
     print(f"Written: {arguments.workdir / REPORT_FILE}, {arguments.workdir / FIGURE_FILE}")
     return int(diagnosis.is_severe)

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from vae_jax.errors import InputError
+
 SEVERITIES = ("severe", "warning", "note")
 NO_FINDINGS = "Nothing was found."
 
@@ -32,7 +34,7 @@ class Finding:
 
     def __post_init__(self):
         if self.severity not in SEVERITIES:
-            raise ValueError(
+            raise InputError(
                 f"severity = {self.severity!r} must be one of {', '.join(SEVERITIES)}."
             )
 

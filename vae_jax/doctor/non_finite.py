@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from vae_jax.models import VAE
-from vae_jax.steps import Batch
+from vae_jax.objectives.losses import Batch
 
 
 def first_non_finite(
@@ -17,7 +17,7 @@ def first_non_finite(
 
     Args:
       model, params: of the step.
-      loss_fn: as from `steps.make_loss_fn`.
+      loss_fn: as from `losses.make_loss_fn`.
       batch: its images as the model sees them, and its noise.
       kl_weight: of its loss.
 

@@ -3,7 +3,7 @@
 import pathlib
 
 from vae_jax import config as configuration
-from vae_jax import data, inference
+from vae_jax import data, experiment, inference
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.doctor.diagnosis import Diagnosis, diagnose
 from vae_jax.doctor.images import diagnose_images
@@ -33,7 +33,7 @@ def diagnose_workdir(
     if data_dir is not None:
         config.data.dir = data_dir
     names = data.SPLITS if check_test_images else ("train", "validation")
-    splits = {name: configuration.load_split(config, name) for name in names}
+    splits = {name: experiment.load_split(config, name) for name in names}
     image_findings = diagnose_images(list(splits.values()))
     vae = raw = None
     if Checkpoints(workdir).steps() or checkpoint != "latest":

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from vae_jax import sample_quality
 from vae_jax.data import Split
+from vae_jax.errors import InputError
 from vae_jax.gallery import hypotheses
 from vae_jax.gallery.hypotheses import Attribute, Group
 from vae_jax.gallery.ranking import Pair, Ranking
 from vae_jax.gallery.reconstructions import rank_reconstructions
 from vae_jax.gallery.samples import rank_samples
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TrainedVAE, image_sets
 
 MAX_NUM_FAILURES = 100  # more is no gallery
 
@@ -60,7 +60,7 @@ class FailureSet:
 def check_num_failures(num_failures: int) -> None:
     """Raises a ValueError where there cannot be so many."""
     if not 0 <= num_failures <= MAX_NUM_FAILURES:
-        raise ValueError(
+        raise InputError(
             f"num_failures = {num_failures} must lie in [0, {MAX_NUM_FAILURES}]; 0: no gallery."
         )
 
@@ -69,7 +69,7 @@ def create(
     vae: TrainedVAE,
     split: Split,
     num_failures: int,
-    features: sample_quality.Features | None = None,
+    features: image_sets.Features | None = None,
 ) -> list[FailureSet]:
     """The worst reconstructions of a split and the worst samples, by each score that can be had.
 

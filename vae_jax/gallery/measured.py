@@ -6,9 +6,9 @@ import numpy as np
 
 from vae_jax.gallery.classes import class_name
 from vae_jax.gallery.hypotheses import Attribute
+from vae_jax.inference.image_sets import NotFiniteError
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics.manifold import nearest_neighbours
-from vae_jax.sample_quality import NotFiniteError
 
 BLOCK_SIZE = 500  # images that are measured at a time
 NUM_CODES = 10  # neighbours of a code

@@ -6,12 +6,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from vae_jax import sample_quality
 from vae_jax.data import Split
 from vae_jax.gallery import measured
 from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.recording import figures
 
 MAX_NUM_IMAGES = 10_000  # candidates
@@ -20,7 +19,7 @@ Reconstruct = Callable[[slice | np.ndarray], np.ndarray]  # rows -> their recons
 
 
 def rank_reconstructions(
-    vae: TrainedVAE, split: Split, features: sample_quality.Features | None
+    vae: TrainedVAE, split: Split, features: image_sets.Features | None
 ) -> list[Ranking]:
     """By distortion; by what of it was avoidable (Bernoulli); by distance in features if given.
 
@@ -152,11 +151,11 @@ def _of_distortion(vae: TrainedVAE, originals: _Originals) -> list[Attribute]:
 def _by_features(
     vae: TrainedVAE,
     originals: _Originals,
-    features: sample_quality.Features,
+    features: image_sets.Features,
     at_mean: Reconstruct,
 ) -> Ranking:
     """Of the images that features are at hand of: the first in the same order."""
-    means = sample_quality.reconstruction_means(vae, len(features.test))
+    means = image_sets.reconstruction_means(vae, len(features.test))
 
     def at_draw(rows: slice | np.ndarray) -> np.ndarray:
         return means[rows] / 255.0

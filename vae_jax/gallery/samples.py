@@ -3,10 +3,9 @@
 import jax
 import numpy as np
 
-from vae_jax import sample_quality
 from vae_jax.gallery import measured
 from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics import latents
 from vae_jax.metrics.manifold import nearest_neighbours, realism
@@ -16,11 +15,11 @@ NUM_REAL = 5000  # training images that they are compared with in pixels; of fea
 NUM_NEIGHBOURS = 3  # how far a real image reaches, as for precision
 
 
-def rank_samples(vae: TrainedVAE, features: sample_quality.Features | None) -> list[Ranking]:
+def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[Ranking]:
     """By realism, in features where there are any; none where there are too few training images."""
     num_samples = NUM_SAMPLES if features is None else min(NUM_SAMPLES, len(features.sample_means))
-    z, samples = sample_quality.sample_means(vae, num_samples)
-    split = sample_quality.real_split(
+    z, samples = image_sets.sample_means(vae, num_samples)
+    split = image_sets.real_split(
         vae, "train", NUM_REAL if features is None else len(features.train)
     )
     real = split.take(slice(None))

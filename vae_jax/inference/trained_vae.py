@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vae_jax import config as configuration
-from vae_jax import objectives, steps
+from vae_jax import experiment, objectives
 from vae_jax.checkpoints import Checkpoints, state
 from vae_jax.distributions import DiagonalGaussian
+from vae_jax.errors import InputError
+from vae_jax.inference.steps import EvalSteps
 from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
 from vae_jax.runtime import sharding
@@ -41,14 +43,14 @@ class TrainedVAE:
         params,
         config: ConfigDict,
         step: int = 0,
-        eval_steps: steps.EvalSteps | None = None,
+        eval_steps: EvalSteps | None = None,
         batch_size: int | None = None,
     ):
         self.model, self.likelihood, self.params = model, likelihood, params
         self.config, self.step = config, step
         if eval_steps is None:
-            eval_steps = steps.EvalSteps(
-                model, likelihood, sharding.create_mesh(), configuration.binarize_key(config)
+            eval_steps = EvalSteps(
+                model, likelihood, sharding.create_mesh(), experiment.binarize_key(config)
             )
         num_devices = eval_steps.mesh.size
         self.batch_size = -(-(batch_size or config.eval.batch_size) // num_devices) * num_devices
@@ -123,7 +125,7 @@ class TrainedVAE:
 
     def _require_noise_map(self) -> None:
         if not self.has_noise_map:
-            raise ValueError(
+            raise InputError(
                 f"prior.name = {self.config.prior.name!r} has no map between latents and noise: "
                 "standard_normal, flow and diffusion have."
             )
@@ -183,7 +185,7 @@ class TrainedVAE:
           ValueError: log p(z) is itself only bounded.
         """
         if not self.prior_is_exact:
-            raise ValueError(
+            raise InputError(
                 f"prior.name = {self.config.prior.name!r} has no exact log p(z), and the "
                 "importance-weighted bound with estimates of it would be none: use the ELBO."
             )
@@ -206,7 +208,7 @@ class TrainedVAE:
         """`z` as float32."""
         z = np.asarray(z, np.float32)
         if z.shape[1:] != self.latent_shape or not len(z):
-            raise ValueError(
+            raise InputError(
                 f"z has shape {z.shape}: this model takes {_batched(self.latent_shape)} with N at "
                 "least 1."
             )
@@ -214,12 +216,12 @@ class TrainedVAE:
 
     def _check_images(self, images: np.ndarray) -> None:
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape) or not len(images):
-            raise ValueError(
+            raise InputError(
                 f"images have shape {images.shape}: this model takes "
                 f"{_batched(self.image_shape)} with N at least 1."
             )
         if images.dtype != np.uint8 and not (np.min(images) >= 0 and np.max(images) <= 1):
-            raise ValueError(
+            raise InputError(
                 f"floating-point images lie in [{np.min(images)}, {np.max(images)}]: scale them to "
                 "[0, 1], or pass uint8."
             )
@@ -265,8 +267,8 @@ def load(
     config = configuration.load(workdir)
     use_ema = config.eval.use_ema if use_ema is None else use_ema
     image_shape = configuration.load_image_shape(workdir)
-    model = configuration.create_model(config, image_shape)
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, image_shape)
+    tx = experiment.create_optimizer(config)
     shapes = jax.eval_shape(
         lambda: state.create_train_state(
             model, tx, jax.random.key(config.seed), frozen_vae=bool(config.vae_workdir)
@@ -280,7 +282,7 @@ def load(
         restored = checkpoints.restore(template, checkpoint)
     return TrainedVAE(
         model,
-        configuration.create_likelihood(config, image_shape[-1]),
+        experiment.create_likelihood(config, image_shape[-1]),
         restored.ema_params if use_ema else restored.params,
         config,
         step=int(restored.step),

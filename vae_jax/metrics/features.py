@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from vae_jax.errors import InputError
 from vae_jax.metrics.frechet import GaussianStatistics
 from vae_jax.metrics.inception import IMAGE_SIZE, LOGITS, InceptionV3
 from vae_jax.metrics.inception_weights import InceptionWeights
@@ -102,7 +103,7 @@ class FeatureSet:
             return self
         features = {tap: f[:n] for tap, f in self.features.items()}
         if n > NUM_KEPT:
-            raise ValueError(f"n = {n}: only the features of the first {NUM_KEPT} images are kept.")
+            raise InputError(f"n = {n}: only the features of the first {NUM_KEPT} images are kept.")
         statistics = {tap: GaussianStatistics.of(f) for tap, f in features.items()}
         return FeatureSet(statistics, features, None if self.logits is None else self.logits[:n])
 
@@ -127,12 +128,12 @@ class FeatureExtractor:
     ):
         missing = [tap for tap in taps if tap not in weights.available_taps]
         if missing or not taps:
-            raise ValueError(
+            raise InputError(
                 f"feature taps {list(taps)} are not to be had: these weights allow "
                 f"{', '.join(map(str, weights.available_taps))}."
             )
         if preprocessing not in PREPROCESSING:
-            raise ValueError(
+            raise InputError(
                 f"preprocessing = {preprocessing!r} is unknown: use one of "
                 f"{', '.join(PREPROCESSING)}."
             )
@@ -173,7 +174,7 @@ class FeatureExtractor:
         """
         shape = images.shape
         if images.dtype != np.uint8 or len(shape) != 4 or not shape[0] or shape[3] not in (1, 3):
-            raise ValueError(
+            raise InputError(
                 f"images are {images.dtype} {shape}: the network takes uint8 [N, H, W, C], N at "
                 "least 1, C of 1 or 3; convert others with vae_jax.figures.to_uint8."
             )

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from vae_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class GaussianStatistics:
@@ -25,7 +27,7 @@ class GaussianStatistics:
         features = np.asarray(features, np.float64)
         broken = len(features) - np.isfinite(features).all(axis=1).sum()
         if broken:
-            raise ValueError(
+            raise InputError(
                 f"{broken} of {len(features)} images have features that are not finite, and one "
                 "would make every statistic NaN: look for NaN or infinity in images and weights."
             )
@@ -74,7 +76,7 @@ def frechet_distance(
       ValueError: features of different size, or too few images.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(
+        raise InputError(
             f"Statistics of {len(a.mean)} and of {len(b.mean)} features have no distance: "
             "take both from the same layer of the same network."
         )
@@ -82,7 +84,7 @@ def frechet_distance(
     required = 2 if allow_biased else num_features + 1
     count = min(a.count, b.count)
     if count < required:
-        raise ValueError(
+        raise InputError(
             f"{count} images are too few for the Frechet distance of {num_features} features, "
             f"which needs at least {required} of each set: take more images, a layer with fewer "
             "features, or allow_biased=True (not comparable to other numbers of images)."

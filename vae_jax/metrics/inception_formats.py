@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vae_jax.errors import InputError, MissingPackageError
 from vae_jax.metrics import torch_file
 from vae_jax.metrics.inception_layers import (
     LAYER_SHAPES,
@@ -39,7 +40,7 @@ def _read_torch(path: pathlib.Path) -> Layers:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     if expected and found != expected[1]:
-        raise ValueError(f"its SHA-256 begins with {found}, not with {expected[1]} as in its name")
+        raise InputError(f"its SHA-256 begins with {found}, not with {expected[1]} as in its name")
     state = torch_file.read_state_dict(path)
     layers = {}
     for name, module in TORCH_MODULES.items():
@@ -59,7 +60,7 @@ def _read_archive(path: pathlib.Path) -> Layers:
     with tarfile.open(fileobj=content, mode="r:") as archive:
         member = next((m for m in archive if pathlib.Path(m.name).name == _GRAPH_FILE), None)
         if member is None:
-            raise ValueError(f"the archive has no {_GRAPH_FILE}")
+            raise InputError(f"the archive has no {_GRAPH_FILE}")
         return _parse_graph(archive.extractfile(member).read())
 
 
@@ -69,7 +70,7 @@ def _parse_graph(data: bytes) -> Layers:
         from tensorboard.compat.proto import graph_pb2
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "Inception weights from a TensorFlow graph (.tgz, .pb) need tensorboard: "
             "pip install tensorboard, or use pytorch-fid's .pth"
         ) from error
@@ -83,7 +84,7 @@ def _parse_graph(data: bytes) -> Layers:
         if f"{scope}/conv2d_params" in nodes:
             norm = nodes[f"{scope}/batchnorm"]
             if norm.op != "BatchNormWithGlobalNormalization":
-                raise ValueError(f"node {norm.name} is a {norm.op}: not the graph of 2015-12-05")
+                raise InputError(f"node {norm.name} is a {norm.op}: not the graph of 2015-12-05")
             keys = ("gamma", "beta", "moving_mean", "moving_variance")
             gamma, *rest = (constant(f"{norm.name}/{key}") for key in keys)
             if not norm.attr["scale_after_normalization"].b:

@@ -9,6 +9,8 @@ of torchvision's `InceptionA` to `InceptionE` (Szegedy et al. 2015, arXiv:1512.0
 
 import numpy as np
 
+from vae_jax.errors import InputError
+
 Layers = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> (kernel [H, W, I, O], bias [O])
 
 _STEM = (
@@ -123,4 +125,4 @@ def check_shapes(name: str, kernel: np.ndarray, *vectors: np.ndarray) -> None:
     wanted = LAYER_SHAPES[name]
     for array, shape in ((kernel, wanted), *((vector, wanted[-1:]) for vector in vectors)):
         if array.shape != shape:
-            raise ValueError(f"layer {name!r} has an array of shape {array.shape}, not {shape}")
+            raise InputError(f"layer {name!r} has an array of shape {array.shape}, not {shape}")

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from vae_jax.errors import InputError
+
 
 def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, float | None]:
     """exp(mean_x KL(p(y | x), p(y))), mean over splits (Salimans et al. 2016, arXiv:1606.03498).
@@ -22,7 +24,7 @@ def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, fl
     """
     num_images = len(logits)
     if not 1 <= num_splits <= num_images:
-        raise ValueError(
+        raise InputError(
             f"num_splits={num_splits} of {num_images} images: must be at least 1 and at most the "
             "number of images; take more images or fewer splits."
         )

@@ -18,6 +18,7 @@ import urllib.request
 import numpy as np
 import tqdm
 
+from vae_jax.errors import InputError
 from vae_jax.metrics.inception_formats import READERS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS, Layers, check_shapes
 
@@ -31,7 +32,7 @@ _SOURCES = f"Sources: {' and '.join(URLS)}"
 _TIMEOUT = 10.0  # seconds to connect, and between two pieces of a download
 
 
-class WeightsUnavailableError(ValueError):
+class WeightsUnavailableError(InputError):
     """No file was given or found, and none could be downloaded; the message names the remedies."""
 
 
@@ -56,14 +57,14 @@ class InceptionWeights:
         needed = order[: min(end for end in ends if end >= furthest) + 1]
         missing = [name for name in needed if name not in self.layers]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{len(missing)} of {len(needed)} layers are missing, the first is {missing[0]!r}; "
                 f"weights hold every layer up to one of {', '.join(order[end] for end in ends)}"
             )
         for name, (kernel, bias) in self.layers.items():
             check_shapes(name, kernel, bias)
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-                raise ValueError(f"layer {name!r} has numbers that are not finite")
+                raise InputError(f"layer {name!r} has numbers that are not finite")
 
     @property
     def available_taps(self) -> tuple[int, ...]:
@@ -129,15 +130,15 @@ def read(path: os.PathLike | str) -> InceptionWeights:
     """
     path = pathlib.Path(path).expanduser()
     if not path.name.endswith(tuple(READERS)):
-        raise ValueError(f"Inception weights {path}: the name must end in {', '.join(READERS)}")
+        raise InputError(f"Inception weights {path}: the name must end in {', '.join(READERS)}")
     if not path.is_file():
-        raise ValueError(f"Inception weights {path}: there is no such file. {_SOURCES}")
+        raise InputError(f"Inception weights {path}: there is no such file. {_SOURCES}")
     try:
         return _read(path)
     except ImportError:
         raise
     except Exception as error:  # of many kinds: zipfile, tarfile, gzip, pickle, protobuf, NumPy
-        raise ValueError(
+        raise InputError(
             f"Inception weights {path}: the file is damaged or is not what its name says "
             f"({_describe(error)}). Delete it and get it again. {_SOURCES}"
         ) from error
@@ -176,7 +177,7 @@ def _download(url: str, directory: pathlib.Path) -> InceptionWeights:
             ) as source:
                 shutil.copyfileobj(source, target)
         if size not in (None, file.stat().st_size):
-            raise ValueError(f"the transfer ended after {file.stat().st_size} of {size} bytes")
+            raise InputError(f"the transfer ended after {file.stat().st_size} of {size} bytes")
         weights = _read(file)
         file.replace(directory / file.name)
     return weights

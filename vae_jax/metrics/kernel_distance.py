@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from vae_jax.errors import InputError
+
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(x . y / D + 1)^3 of each pair: [M, D], [N, D] -> [M, N]."""
@@ -26,7 +28,7 @@ def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
       ValueError: fewer than two images on either side.
     """
     if min(len(x), len(y)) < 2:
-        raise ValueError(
+        raise InputError(
             f"The kernel distance compares pairs within each set or subset: {len(x)} and {len(y)} "
             "images are too few; take at least 2 of each."
         )

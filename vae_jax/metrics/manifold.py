@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vae_jax.errors import InputError
+
 
 def squared_distances(
     x: np.ndarray, y: np.ndarray, block_size: int = 1000
@@ -52,7 +54,7 @@ def manifold_metrics(
     """
     ks = [k_precision_recall, k_density_coverage]
     if min(len(real), len(fake)) <= max(ks):
-        raise ValueError(
+        raise InputError(
             f"{len(real)} real and {len(fake)} fake images are too few for neighbour number "
             f"{max(ks)}: both must exceed it; take more images or a smaller k."
         )
@@ -126,7 +128,7 @@ def realism(real: np.ndarray, fake: np.ndarray, k: int = 3, block_size: int = 10
       ValueError: no more real images than k.
     """
     if len(real) <= k:
-        raise ValueError(
+        raise InputError(
             f"{len(real)} real images are too few for neighbour number {k}: they must exceed it; "
             "take more images or a smaller k."
         )

@@ -20,6 +20,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vae_jax.errors import InputError
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
     "DoubleStorage": "<f8",
@@ -47,7 +49,7 @@ def read_state_dict(path: os.PathLike) -> dict[str, np.ndarray]:
         file.seek(0)
         state, storages = _read_zip(file) if is_zip else _read_legacy(file)
     if not isinstance(state, Mapping):
-        raise ValueError(f"the torch file holds a {type(state).__name__}, not a state dict")
+        raise InputError(f"the torch file holds a {type(state).__name__}, not a state dict")
     tensors = {name: value for name, value in state.items() if isinstance(value, _Tensor)}
     return {name: tensor.to_array(storages) for name, tensor in tensors.items()}
 
@@ -94,7 +96,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if (module, name) not in _GLOBALS:
-            raise ValueError(
+            raise InputError(
                 f"the torch file's pickle names {module}.{name}, which tensors do not need and "
                 "which could run any code; take the file from its original source"
             )
@@ -103,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: tuple) -> _Storage:
         kind, dtype, key, _location, _count, *view = pid
         if kind != "storage" or any(view):
-            raise ValueError(f"the torch file has a persistent id {pid}; only storages are known")
+            raise InputError(f"the torch file has a persistent id {pid}; only storages are known")
         return self.storages.setdefault(key, _Storage(key, dtype))
 
 
@@ -112,12 +114,12 @@ def _read_zip(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
         names = archive.namelist()
         root = next((name for name in names if name.endswith("/data.pkl")), None)
         if root is None:
-            raise ValueError(
+            raise InputError(
                 "the zip archive has no member */data.pkl: torch.save did not write it"
             )
         root = root.removesuffix("data.pkl")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError(
+            raise InputError(
                 "the torch file is big-endian; save it again on a little-endian machine"
             )
         unpickler = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")))
@@ -127,7 +129,7 @@ def _read_zip(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
 
 def _read_legacy(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
     if _Unpickler(file).load() != _LEGACY_MAGIC:
-        raise ValueError("the file does not begin as torch.save begins a file")
+        raise InputError("the file does not begin as torch.save begins a file")
     for _ in ("protocol version", "system information"):
         _Unpickler(file).load()
     unpickler = _Unpickler(file)
@@ -137,5 +139,5 @@ def _read_legacy(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
         num_bytes = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
         storages[key] = file.read(num_bytes)
         if len(storages[key]) != num_bytes:
-            raise ValueError(f"the torch file ends within the numbers of storage {key}")
+            raise InputError(f"the torch file ends within the numbers of storage {key}")
     return state, storages

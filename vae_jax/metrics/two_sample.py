@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vae_jax.errors import InputError
 from vae_jax.metrics.manifold import nearest_neighbours, squared_distances
 
 
@@ -42,7 +43,7 @@ def nearest_neighbour_accuracy(x: np.ndarray, y: np.ndarray) -> float:
       ValueError: sets of unequal size, for which 0.5 would not be the value of chance.
     """
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} and {len(y)} rows: both sets must have the same number.")
+        raise InputError(f"{len(x)} and {len(y)} rows: both sets must have the same number.")
     z, is_first = np.concatenate([x, y]), np.arange(2 * len(x)) < len(x)
     indices, _ = nearest_neighbours(z, z, k=1, exclude_self=True)
     return float((is_first[indices[:, 0]] == is_first).mean())

@@ -21,6 +21,7 @@ from vae_jax.blocks import (
     space_to_depth,
 )
 from vae_jax.distributions import DiagonalGaussian
+from vae_jax.errors import InputError
 from vae_jax.priors import Prior, StandardNormal
 
 # softplus(raw) + MIN_STD grows linearly in the raw output where exp(raw) would overflow, and keeps
@@ -232,32 +233,32 @@ def check_shapes(model: VAE) -> None:
     """Raises a ValueError where the attributes do not fit one another or the images."""
     widths, num_blocks, latent_shape = model.widths, model.num_blocks, model.latent_shape
     if len(num_blocks) != len(widths) or any(n < 0 for n in num_blocks):
-        raise ValueError(
+        raise InputError(
             f"model.num_blocks = {num_blocks} must have one number, 0 or more, for each of "
             f"model.widths = {widths}."
         )
     factor = model.patch_size * 2 ** (len(widths) - 1)
     height, width, _ = model.image_shape
     if height % factor or width % factor:
-        raise ValueError(
+        raise InputError(
             f"model.patch_size = {model.patch_size} with {len(widths)} model.widths divides images "
             f"by {factor}, of which {height}x{width} is no multiple: use another patch size or "
             "fewer widths."
         )
     if len(latent_shape) not in (1, 3) or any(n < 1 for n in latent_shape):
-        raise ValueError(
+        raise InputError(
             f"model.latent_shape = {latent_shape} must be (D,), a vector, or (h, w, c), a grid."
         )
     resolution = (height // factor, width // factor)
     if len(latent_shape) == 3 and tuple(latent_shape[:2]) != resolution:
-        raise ValueError(
+        raise InputError(
             f"model.latent_shape = {latent_shape} must begin with the last stage's resolution "
             f"{resolution}: change it, model.patch_size or the number of model.widths."
         )
     stages = {height // (model.patch_size * 2**i): width for i, width in enumerate(widths)}
     for resolution in model.attention_resolutions:
         if resolution not in stages or stages[resolution] % NUM_HEADS:
-            raise ValueError(
+            raise InputError(
                 f"model.attention_resolutions = {model.attention_resolutions} must be heights of "
                 f"stages whose width is a multiple of {NUM_HEADS}; height: width is {stages}."
             )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vae_jax.errors import InputError
 from vae_jax.optim.schedules import Schedule
 
 OPTIMIZERS = ("adam", "adamw", "adamax")
@@ -34,16 +35,16 @@ def create_optimizer(
       ValueError: unknown name, a negative number, or weight decay for an optimiser without it.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
+        raise InputError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
     if weight_decay and name != "adamw":
-        raise ValueError(
+        raise InputError(
             f"optim.weight_decay = {weight_decay} has no effect with optim.name = {name!r}: use "
             "'adamw', or set it to 0."
         )
     if weight_decay < 0:
-        raise ValueError(f"optim.weight_decay = {weight_decay} must not be negative (0: none).")
+        raise InputError(f"optim.weight_decay = {weight_decay} must not be negative (0: none).")
     if clip_norm < 0:
-        raise ValueError(f"optim.clip_norm = {clip_norm} must not be negative (0: no clipping).")
+        raise InputError(f"optim.clip_norm = {clip_norm} must not be negative (0: no clipping).")
     if name == "adamw":
         optimizer = optax.adamw(
             learning_rate,

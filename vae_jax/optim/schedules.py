@@ -10,6 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vae_jax.errors import InputError
+
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 KL_SCHEDULES = ("constant", "linear", "cosine", "sigmoid", "cyclical")
@@ -41,15 +43,15 @@ def make_kl_schedule(
       ValueError: unknown name, or a number outside its range.
     """
     if name not in KL_SCHEDULES:
-        raise ValueError(
+        raise InputError(
             f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
         )
     if not weight >= 0 or warmup_steps < 0:  # also true of NaN
-        raise ValueError(
+        raise InputError(
             f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
         )
     if num_cycles < 1 or not 0 < ramp_fraction <= 1:
-        raise ValueError(
+        raise InputError(
             f"kl.num_cycles = {num_cycles} must be at least 1 and kl.ramp_fraction = "
             f"{ramp_fraction} in (0, 1]."
         )
@@ -91,16 +93,16 @@ def make_learning_rate_schedule(
       ValueError: unknown decay, or a number outside its range.
     """
     if decay not in LEARNING_RATE_DECAYS:
-        raise ValueError(
+        raise InputError(
             f"optim.decay = {decay!r} is unknown: use one of {', '.join(LEARNING_RATE_DECAYS)}."
         )
     if peak <= 0 or not 0 <= final_fraction <= 1:
-        raise ValueError(
+        raise InputError(
             f"optim.learning_rate = {peak} must be positive and optim.final_fraction = "
             f"{final_fraction} in [0, 1]."
         )
     if not 0 <= warmup_steps <= num_steps:
-        raise ValueError(
+        raise InputError(
             f"optim.warmup_steps = {warmup_steps} must lie between 0 and train.num_steps = "
             f"{num_steps}."
         )

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vae_jax.blocks import NUM_HEADS
+from vae_jax.errors import InputError
 from vae_jax.priors import diffusion, networks, samplers
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
 from vae_jax.priors.flow import Flow, coupling_masks
@@ -84,23 +85,23 @@ def check_options(
         ("prior.sampler", sampler, samplers.SAMPLERS),
     ):
         if value not in valid:
-            raise ValueError(f"{key} = {value!r} is unknown: use one of {', '.join(valid)}.")
+            raise InputError(f"{key} = {value!r} is unknown: use one of {', '.join(valid)}.")
     if not widths or any(width < 1 for width in widths):
-        raise ValueError(f"prior.widths = {widths} must be positive channel counts.")
+        raise InputError(f"prior.widths = {widths} must be positive channel counts.")
     if name == "flow":
         coupling_masks(latent_shape, num_couplings=1)
     if name != "diffusion" or len(latent_shape) == 1:
         return
     factor = 2 ** (len(widths) - 1)
     if any(n % factor for n in latent_shape[:2]):
-        raise ValueError(
+        raise InputError(
             f"prior.widths = {widths} halves the latent grid {latent_shape[:2]} "
             f"{len(widths) - 1} times, of which it is no multiple: use fewer widths."
         )
     levels = {latent_shape[0] // 2**i: width for i, width in enumerate(widths)}
     for height in attention_resolutions:
         if height not in levels or levels[height] % NUM_HEADS:
-            raise ValueError(
+            raise InputError(
                 f"prior.attention_resolutions = {attention_resolutions} must be heights of levels "
                 f"whose width is a multiple of {NUM_HEADS}; height: width is {levels}."
             )

@@ -13,6 +13,7 @@ import numpy as np
 
 from vae_jax.blocks import ResidualBlock, group_norm
 from vae_jax.distributions import standard_normal_log_prob, sum_event
+from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior
 
 # One coupling stretches by at most exp(2): unbounded, a single unlucky latent overflows the density
@@ -27,7 +28,7 @@ def coupling_masks(latent_shape: tuple[int, ...], num_couplings: int) -> list[np
     come the complements of both. A split that would leave one side empty is not used.
     """
     if math.prod(latent_shape) == 1:
-        raise ValueError(
+        raise InputError(
             f"model.latent_shape = {latent_shape} has a single dimension, but a flow transforms "
             "some dimensions given the others and needs 2 or more: use a larger latent or another "
             "prior.name, such as 'mixture'."

@@ -13,6 +13,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from vae_jax.distributions import normal_log_prob, sum_event
+from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior
 
 LOGGER = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ def fit_full_mixture(z: np.ndarray, num_components: int, seed: int) -> dict[str,
     z = np.asarray(z, np.float64).reshape(len(z), -1)
     num_latents, dimension = z.shape
     if num_latents <= dimension or num_latents < num_components:
-        raise ValueError(
+        raise InputError(
             f"{num_latents} latents of {dimension} dimensions do not determine {num_components} "
             "full covariances: use more images, a model.latent_shape of fewer dimensions or fewer "
             "components."

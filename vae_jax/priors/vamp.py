@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logit
 
+from vae_jax.errors import InputError
 from vae_jax.priors.mixture import DiagonalMixture, choose_rows
 
 
@@ -51,6 +52,6 @@ def initialise_pseudo_inputs(
       rng: chooses the images.
     """
     if images.dtype != np.uint8:
-        raise ValueError(f"Images must be uint8 in 0..255, not {images.dtype}.")
+        raise InputError(f"Images must be uint8 in 0..255, not {images.dtype}.")
     chosen = images[choose_rows(len(images), num_components, rng)] / 255.0
     return {"pseudo_inputs": logit(np.clip(chosen, 0.01, 0.99)).astype(np.float32)}

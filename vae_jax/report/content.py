@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
 from vae_jax import doctor, gallery
-from vae_jax.evaluation import Metric
+from vae_jax.inference.image_sets import SETS
+from vae_jax.metrics.metric import Metric
 from vae_jax.recording.tables import Table
-from vae_jax.sample_quality import SETS
 
 CURVES_FILE = "curves.png"  # beside the evaluation's directory
 CAPTIONS = {

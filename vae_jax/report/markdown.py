@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import doctor, gallery
-from vae_jax.evaluation import Metric
+from vae_jax.errors import NotFoundError
+from vae_jax.metrics.metric import Metric
 from vae_jax.recording import figures
 from vae_jax.report import html as html_report
 from vae_jax.report.content import (
@@ -44,7 +45,7 @@ def summarise(directory: pathlib.Path) -> str:
     """
     path = directory / METRICS_FILE
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
+        raise NotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
     metrics = {name: Metric(**fields) for name, fields in json.loads(path.read_text()).items()}
     first = next(iter(metrics.values()))
     plain = {name: m for name, m in metrics.items() if "/" not in name}

@@ -19,6 +19,8 @@ from typing import NoReturn
 import jax
 from absl import logging as absl_logging
 
+from vae_jax.errors import InputError, UserError
+
 LOGGER = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
@@ -35,11 +37,11 @@ REMEDIES = {
 }
 
 
-class WorkdirBusyError(RuntimeError):
+class WorkdirBusyError(UserError, RuntimeError):
     """Another process trains in the workdir."""
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(UserError, RuntimeError):
     """Another process of the run cannot be reached."""
 
 
@@ -94,12 +96,12 @@ def join_processes(
     }
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
-        raise ValueError(
+        raise InputError(
             f"--{', --'.join(missing)} must be given as well: coordinator_address (host:port of "
             "process 0) and num_processes are the same for all processes, process_id is not."
         )
     if not missing and not 0 <= process_id < num_processes:
-        raise ValueError(
+        raise InputError(
             f"process_id = {process_id} must lie in [0, {num_processes - 1}], num_processes being "
             f"{num_processes}."
         )
@@ -112,7 +114,7 @@ def join_processes(
         )
     except (ValueError, RuntimeError) as error:  # JaxRuntimeError is one
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"--distributed found no SLURM or Open MPI environment ({error}): give "
                 "--coordinator_address, --num_processes and --process_id."
             ) from error
@@ -143,6 +145,31 @@ def fail(message: str) -> NoReturn:
         print(message, file=sys.stderr, flush=True)
         os._exit(1)
     sys.exit(message)
+
+
+@contextlib.contextmanager
+def exit_on_user_error(
+    program: str, directory: str | pathlib.Path | None = None, hint: str = ""
+) -> Iterator[None]:
+    """Ends the process with one line where the block raises what a user can put right.
+
+    Any other exception is a defect and passes with its traceback.
+
+    Args:
+      program: the command's name, in front of the message.
+      directory: named where an error of the operating system names no path.
+      hint: behind the message.
+    """
+    try:
+        yield
+    except UserError as error:
+        message, caught = str(error), error
+    except OSError as error:
+        message, caught = describe_os_error(error, directory or ""), error
+    else:
+        return
+    LOGGER.debug("Traceback:", exc_info=caught)
+    fail(f"{program}: {message}{hint}")
 
 
 def collect_provenance() -> dict[str, object]:

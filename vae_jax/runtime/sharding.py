@@ -12,6 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vae_jax.errors import InputError
+
 # XLA's default on the CPU, YNNPACK for everything, takes 1.3 times as long for 3x3 convolutions as
 # what it does without; for sums over positions it is much faster.
 CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
@@ -77,7 +79,7 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh, num_parts: int = 1) 
     divisor = mesh.size * num_parts
     if batch_size < 1 or batch_size % divisor:
         parts = "" if num_parts == 1 else f", {mesh.size}, times that of accumulation steps"
-        raise ValueError(
+        raise InputError(
             f"{key} = {batch_size} must be a positive multiple of the number of devices{parts}, "
             f"{divisor}."
         )

@@ -24,8 +24,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import checkpoints, evaluation, inference, objectives, training
+from vae_jax import checkpoints, evaluation, experiment, inference, objectives, training
 from vae_jax import config as configuration
+from vae_jax.errors import InputError
+from vae_jax.evaluation.sample_quality import FID_TAP, TAPS
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import inception_weights, latents, reconstruction, spectrum
 from vae_jax.metrics.features import FeatureExtractor
@@ -34,11 +36,9 @@ from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import process
-from vae_jax.sample_quality import FID_TAP, TAPS
 
-LOGGER = logging.getLogger(
-    "vae_jax.studies.ablation"
-)  # __name__ is __main__ where this is the command
+# __name__ is __main__ where this is the command.
+LOGGER = logging.getLogger("vae_jax.studies.ablation")
 
 RESULT_FILE = "result.json"
 CLAIM_DIRECTORY = ".claim"  # of a run; its lock covers training and evaluation
@@ -88,15 +88,15 @@ def _changed(base: ConfigDict, changes: Mapping[str, object], where: str) -> Con
     config = ConfigDict(base.to_dict()).lock()
     unknown = changes.keys() - configuration.flatten(base).keys()
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{where} changes {', '.join(sorted(unknown))}, which the base does not have: use keys "
             "of configs/default.py."
         )
     try:
         config.update_from_flattened_dict(dict(changes))
-        configuration.validate(config)
+        experiment.validate(config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     return config
 
 
@@ -111,7 +111,7 @@ def make_rows(base: ConfigDict, groups: Groups) -> list[Row]:
     for group, variants in groups.items():
         for name, changes in variants.items():
             if not re.fullmatch(r"\w+", group) or not re.fullmatch(r"[\w.+-]+", name):
-                raise ValueError(
+                raise InputError(
                     f"group {group!r}, variant {name!r}: both become the name of a directory; use "
                     "letters, digits and _, in the variant also . + -"
                 )
@@ -193,17 +193,17 @@ class Ablation:
         self._with_samples = {row.run for row in self.rows if row.group in with_samples}
         for group in (*with_samples, *(panel[1] for panel in settings.panels)):
             if group not in groups:
-                raise ValueError(
+                raise InputError(
                     f"sample_metric_groups and panels name the group {group!r}, which "
                     f"get_groups() does not have: use {', '.join(groups)}."
                 )
         for kind, _, metrics, _ in settings.panels:
             if kind not in PANELS or len(metrics) < PANELS[kind]:
                 kinds = ", ".join(f"{k} ({n} metrics)" for k, n in PANELS.items())
-                raise ValueError(f"panels: {kind!r} of {list(metrics)} must be one of {kinds}.")
+                raise InputError(f"panels: {kind!r} of {list(metrics)} must be one of {kinds}.")
             unknown = [metric for metric in metrics if metric not in COLUMNS]
             if kind != "curves" and unknown:
-                raise ValueError(f"panels: {unknown} are unknown: use one of {', '.join(COLUMNS)}.")
+                raise InputError(f"panels: {unknown} are unknown: use one of {', '.join(COLUMNS)}.")
 
     def run(self) -> int | None:
         """Does all that is not done; returns the signal that stopped it before, or None.
@@ -285,7 +285,7 @@ class Ablation:
                 image_shape = configuration.load_image_shape(run_dir)
                 configuration.check_unchanged(self._config(name, seed), image_shape, run_dir)
                 if result["protocol"] != self._protocol(name):
-                    raise ValueError(
+                    raise InputError(
                         f"{run_dir} was measured with {result['protocol']}, now it would be with "
                         f"{self._protocol(name)}: give another --workdir, or the settings that "
                         "this one was started with."
@@ -331,10 +331,10 @@ class Ablation:
     @functools.cached_property
     def _test_images(self) -> np.ndarray:
         """The first ones in evaluation's fixed random order, uint8 [N, H, W, C]."""
-        split = configuration.load_split(self._settings.base, "test")
+        split = experiment.load_split(self._settings.base, "test")
         n = self._settings.num_test_images
         if not 1 <= n <= len(split):
-            raise ValueError(
+            raise InputError(
                 f"num_test_images = {n} must lie between 1 and {len(split)}, the test images."
             )
         return split.take(np.random.default_rng(0).permutation(len(split))[:n])
@@ -522,10 +522,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
     args = parser.parse_args(arguments)
     process.log_to_stderr()
-    try:
+    with process.exit_on_user_error("vae_jax.studies.ablation", args.workdir):
         stopped_by = load(args.config, args.workdir, args.data_dir, args.inception_weights).run()
-    except (ValueError, FileNotFoundError, checkpoints.CheckpointsDamagedError) as error:
-        sys.exit(f"vae_jax.studies.ablation: {error}")
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
     print(f"{args.workdir}/ablation.md, ablation.png, ablation.json")

@@ -22,9 +22,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import checkpoints, evaluation, inference, sample_quality, training
+from vae_jax import checkpoints, evaluation, experiment, inference, training
 from vae_jax import config as configuration
-from vae_jax.inference import TrainedVAE
+from vae_jax.errors import InputError
+from vae_jax.evaluation import sample_quality
+from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.reference import reference_features
@@ -148,12 +150,12 @@ class Comparison:
         """Evaluates all rows; writes table.md, table.json and samples.png."""
         vae = self._load(self._workdir)
         key = jax.random.key(vae.config.eval.seed)
-        test = sample_quality.real_split(vae, "test", self._num_samples)
+        test = image_sets.real_split(vae, "test", self._num_samples)
         real = self._features(test.take(slice(None)), "test")
         decoded = [
-            sample_quality.decode_means(
+            image_sets.decode_means(
                 vae,
-                sample_quality.aggregate_posterior_codes(
+                image_sets.aggregate_posterior_codes(
                     vae, self._num_samples, jax.random.split(jax.random.fold_in(key, 10 + i))
                 ),
             )
@@ -184,7 +186,7 @@ class Comparison:
         vae = self._load(row.workdir)
         result: dict[str, object] = {}
         if row.temperature == 1.0:  # another temperature has no bound
-            split = configuration.load_split(vae.config, "test")
+            split = experiment.load_split(vae.config, "test")
             bounds = evaluation.evaluate_bounds(vae, split)
             result |= {name: dataclasses.asdict(metric) for name, metric in bounds.items()}
             fit_file = row.workdir / FIT_FILE
@@ -192,10 +194,10 @@ class Comparison:
                 result["fit_seconds"] = json.loads(fit_file.read_text())["seconds"]
             of_prior = jax.tree.leaves(vae.params.get("prior", {}))
             result["num_parameters"] = int(sum(p.size for p in of_prior))
-        block = sample_quality.BLOCK_SIZE
-        sample_quality.sample_means(vae, block, row.temperature)  # compiles
+        block = image_sets.BLOCK_SIZE
+        image_sets.sample_means(vae, block, row.temperature)  # compiles
         start = time.perf_counter()
-        _, images = sample_quality.sample_means(vae, self._num_samples, row.temperature)
+        _, images = image_sets.sample_means(vae, self._num_samples, row.temperature)
         num_made = -(-self._num_samples // block) * block
         result["samples_per_second"] = num_made / (time.perf_counter() - start)
         result["samples"] = self._distances(self._features(images, row.label), real, aggregate)
@@ -233,7 +235,7 @@ class Comparison:
             f"first row is another set; {self._tap} Inception features, pytorch-fid's "
             "preprocessing. A temperature other than 1 is another model and has no bound. "
             "fit: wall time of the training with its validations. samples/s: drawing z and "
-            f"decoding, in blocks of {sample_quality.BLOCK_SIZE}."
+            f"decoding, in blocks of {image_sets.BLOCK_SIZE}."
         )
         return "\n".join([*lines, "", protocol, ""])
 
@@ -272,7 +274,7 @@ def _parse_tempered(text: str, names: Sequence[str]) -> list[tuple[str, float]]:
         except ValueError:
             name = ""
         if name not in names:
-            raise ValueError(
+            raise InputError(
                 f"--tempered={part}: must be NAME:TEMPERATURE with a NAME of {', '.join(names)}."
             )
     return rows
@@ -291,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
     args = parser.parse_args(arguments)
     process.log_to_stderr()
-    try:
+    with process.exit_on_user_error("vae_jax.studies.priors", args.workdir):
         names = args.priors.split(",")
         data_dir = args.data_dir or configuration.load(args.workdir).data.dir
         weights = inception_weights.find_or_download(
@@ -314,14 +316,6 @@ def main(arguments: list[str] | None = None) -> None:
         if stopped_by is not None:
             sys.exit(128 + stopped_by)
         comparison.write()
-    except (
-        ValueError,
-        FileNotFoundError,
-        inception_weights.WeightsUnavailableError,
-        checkpoints.CheckpointsDamagedError,
-        training.TrainingDivergedError,
-    ) as error:
-        sys.exit(f"vae_jax.studies.priors: {error}")
     print(f"{args.workdir / DIRECTORY}: table.md, table.json, samples.png")
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vae_jax import config as configuration
-from vae_jax import steps
+from vae_jax import experiment
 from vae_jax.checkpoints import state
 from vae_jax.runtime import sharding
+from vae_jax.training import steps
+from vae_jax.training.steps import create_train_step
 
 LOGGER = logging.getLogger(__name__)
-
 SMALLEST_BATCH, LARGEST_BATCH = 16, 4096  # images over all devices
 NEARLY = 0.95  # of the best speed: what a smaller batch may cost, for its more frequent updates
 SECONDS = 1.0  # of each measurement, after a call that compiles
@@ -36,7 +36,7 @@ def resolve(
     """
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
-        steps_per_call = configuration.steps_per_call(config)
+        steps_per_call = experiment.steps_per_call(config)
         config.train.steps_per_call = 1
         sizes = batch_sizes(num_images, mesh.size * config.train.accumulation_steps)
         config.train.batch_size = choose(
@@ -93,14 +93,14 @@ def _measure(
 ) -> float:
     """Images per second of the train step, on random images that lie on the devices."""
     everywhere = sharding.replicated(mesh)
-    model = configuration.create_model(config, image_shape)
-    tx = configuration.create_optimizer(config)
+    model = experiment.create_model(config, image_shape)
+    tx = experiment.create_optimizer(config)
     create = jax.jit(
         lambda key: state.create_train_state(model, tx, key, bool(config.vae_workdir)),
         out_shardings=everywhere,
     )
     train_steps = steps.jit_train_steps(
-        configuration.create_train_step(config, image_shape), mesh, steps_per_call
+        create_train_step(config, image_shape), mesh, steps_per_call
     )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, *image_shape), dtype=np.uint8)

@@ -12,7 +12,6 @@ from vae_jax.data import Split
 from vae_jax.distributions import DiagonalGaussian
 
 LOGGER = logging.getLogger(__name__)
-
 NUM_IMAGES = 60_000  # whose codes a prior is set from, at most
 OWN_DATA_KEYS = ("dir", "resident")  # of this machine
 

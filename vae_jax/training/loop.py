@@ -18,18 +18,22 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae_jax import config as configuration
-from vae_jax import data, doctor, models, objectives, steps
+from vae_jax import data, doctor, experiment, models, objectives
 from vae_jax.checkpoints import Checkpoints, state
 from vae_jax.distributions import DiagonalGaussian
+from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
+from vae_jax.inference.steps import EvalSteps
+from vae_jax.objectives import losses
 from vae_jax.recording import figures, writers
 from vae_jax.runtime import process, profiling, sharding
-from vae_jax.training import autotune, frozen_vae
+from vae_jax.training import autotune, frozen_vae, steps
+from vae_jax.training.steps import create_train_step
 
 LOGGER = logging.getLogger(__name__)
 
 
-class TrainingDivergedError(FloatingPointError):
+class TrainingDivergedError(UserError, FloatingPointError):
     """Too many updates in a row had non-finite gradients."""
 
 
@@ -80,14 +84,14 @@ class Trainer:
         self._workdir, self._evaluate_fn = workdir, evaluate_fn
         self._is_main = sharding.is_main_process()
         self._mesh = sharding.create_mesh(jax.devices())
-        self._train = configuration.load_split(config, "train")
-        self._validation = configuration.load_split(config, "validation")
+        self._train = experiment.load_split(config, "train")
+        self._validation = experiment.load_split(config, "validation")
         image_shape = self._train.image_shape
         self._checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
         self._config = config = self._claim_workdir(config, image_shape)
         c = config.train
-        self._model = configuration.create_model(config, image_shape)
-        self._likelihood = configuration.create_likelihood(config, image_shape[-1])
+        self._model = experiment.create_model(config, image_shape)
+        self._likelihood = experiment.create_likelihood(config, image_shape[-1])
         self._eval_steps = self._create_eval_steps(self._mesh)
         self._own_eval_steps = self._eval_steps  # of what the main process does alone
         if self._mesh.is_multi_process:
@@ -96,9 +100,9 @@ class Trainer:
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
         self._state = self._create_or_restore_state(init_key)
         # A step reached with fewer steps per call (on another backend) must not be jumped over.
-        self._steps_per_call = math.gcd(configuration.steps_per_call(config), self.step)
+        self._steps_per_call = math.gcd(experiment.steps_per_call(config), self.step)
         self._train_steps = steps.jit_train_steps(
-            configuration.create_train_step(config, image_shape), self._mesh, self._steps_per_call
+            create_train_step(config, image_shape), self._mesh, self._steps_per_call
         )
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
         self._images_timed, self._timer = 0, 0.0  # of the same window
@@ -218,12 +222,12 @@ class Trainer:
         configuration.save(config, image_shape, provenance, self._workdir, data_hash)
         return config
 
-    def _create_eval_steps(self, mesh: Mesh) -> steps.EvalSteps:
-        key = configuration.binarize_key(self._config)
-        return steps.EvalSteps(self._model, self._likelihood, mesh, key)
+    def _create_eval_steps(self, mesh: Mesh) -> EvalSteps:
+        key = experiment.binarize_key(self._config)
+        return EvalSteps(self._model, self._likelihood, mesh, key)
 
     def _create_or_restore_state(self, init_key: jax.Array) -> state.TrainState:
-        tx = configuration.create_optimizer(self._config)
+        tx = experiment.create_optimizer(self._config)
         frozen = bool(self._config.vae_workdir)
         everywhere = sharding.replicated(self._mesh)
         fresh = jax.jit(
@@ -353,24 +357,24 @@ class Trainer:
         c = self._config
         step = last_step - len(skipped_in_a_row) + int(np.argmax(skipped_in_a_row > 0))  # 0-based
         images = self._train.take(self._batch_indices(step))
-        batch = steps.prepare_batch(
+        batch = losses.prepare_batch(
             self._model,
             self._likelihood,
             c.data.flip,
-            steps.to_unit_interval(images),
+            losses.to_unit_interval(images),
             self._train_key,
             step,
         )
         if c.vae_workdir:
-            loss_fn = steps.make_prior_loss_fn(self._model)
+            loss_fn = losses.make_prior_loss_fn(self._model)
         else:
-            loss_fn = steps.make_loss_fn(
+            loss_fn = losses.make_loss_fn(
                 self._model,
                 self._likelihood,
                 c.kl.free_bits,
-                configuration.distortion_weight(c, self._train.image_shape),
+                experiment.distortion_weight(c, self._train.image_shape),
             )
-        kl_weight = float(configuration.create_kl_schedule(c)(step))
+        kl_weight = float(experiment.create_kl_schedule(c)(step))
         try:
             params = jax.device_get(self._state.params)
             name = doctor.first_non_finite(self._model, loss_fn, params, batch, kl_weight)
@@ -415,7 +419,7 @@ class Trainer:
             writers.MetricWriter(self._workdir, self.step) if self._is_main else writers.NoWriter()
         )
 
-    def _make_vae(self, params, eval_steps: steps.EvalSteps) -> TrainedVAE:
+    def _make_vae(self, params, eval_steps: EvalSteps) -> TrainedVAE:
         return TrainedVAE(
             self._model, self._likelihood, params, self._config, self.step, eval_steps
         )
@@ -453,7 +457,7 @@ def train_and_evaluate(
       ProcessLostError: another process of the run has ended.
     """
     config = frozen_vae.complete_config(config)
-    configuration.validate(config)
+    experiment.validate(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     is_main = sharding.is_main_process()

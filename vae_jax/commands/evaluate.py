@@ -1,0 +1,82 @@
+"""Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo
+
+Everything it needs is in the workdir. It writes metrics.json, gallery.json, report.md, report.html,
+diagnosis.md and images/ into WORKDIR/eval. Sample metrics need the test split; the weights of the
+Inception network are downloaded on first use.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from vae_jax import evaluation, report
+from vae_jax.commands.flags import show_in_help
+from vae_jax.evaluation import sample_quality
+from vae_jax.metrics.features import PREPROCESSING
+from vae_jax.runtime import process
+
+FLAGS = flags.FLAGS
+
+
+def run() -> None:
+    """The command, with the arguments of the command line."""
+    flags.DEFINE_string("workdir", None, "Directory that train.py wrote.", required=True)
+    flags.DEFINE_string("checkpoint", "best", "'best' by validation ELBO, 'latest', or a step.")
+    flags.DEFINE_enum("split", "test", ["test", "validation", "train"], "Images to evaluate on.")
+    flags.DEFINE_string(
+        "data_dir", None, "Directory of the datasets, if not the one that training used."
+    )
+    flags.DEFINE_integer("num_iw_images", None, "Overrides eval.num_iw_images; 0: the whole split.")
+    flags.DEFINE_integer(
+        "num_samples",
+        sample_quality.NUM_SAMPLES,
+        "Number of samples, and at most as many real images; at most 10,000 are compared with the "
+        "test images. 0: no sample metrics.",
+    )
+    flags.DEFINE_string(
+        "inception_weights", None, "File of the Inception weights: .pth, .tgz, .pb or .npz."
+    )
+    flags.DEFINE_multi_enum(
+        "preprocessing",
+        ["pytorch_fid"],
+        list(PREPROCESSING),
+        "How images are resized for the network; may be given twice.",
+    )
+    flags.DEFINE_integer(
+        "num_failures",
+        evaluation.NUM_FAILURES,
+        "Worst reconstructions and worst samples to show. 0: no failure gallery.",
+    )
+    flags.DEFINE_bool(
+        "allow_biased_fid", False, "Compute FID even if there are no more images than features."
+    )
+    show_in_help(__name__, __doc__)
+    app.run(_main)
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
+    logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
+    process.cache_compilations()
+    program = pathlib.Path(sys.argv[0]).name
+    directory = evaluation.directory_of(FLAGS.workdir, FLAGS.split)
+    with process.exit_on_user_error(program, directory, hint=" (--verbosity=1 shows where)"):
+        samples = sample_quality.Options(
+            FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid
+        )
+        options = evaluation.Options(
+            FLAGS.checkpoint,
+            FLAGS.split,
+            FLAGS.data_dir,
+            FLAGS.num_iw_images,
+            FLAGS.num_failures,
+            samples,
+        )
+        result = evaluation.run(FLAGS.workdir, options)
+    for note in result.notes:
+        logger.info(note)
+    for finding in result.diagnosis.findings:
+        logger.info(finding)
+    print(report.summarise(result.directory))

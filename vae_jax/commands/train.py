@@ -1,0 +1,55 @@
+"""Trains a VAE: python train.py --config=demo --workdir=workdir/demo
+
+`--config` is a Python file, or the name of a configuration in configs/. The same command again
+resumes the run; --config.SECTION.KEY=VALUE overrides one key of the configuration. To train with
+several processes, start one command for each, with a workdir that all of them can reach: with
+--coordinator_address=HOST:PORT --num_processes=N --process_id=I, or under SLURM with --distributed.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vae_jax import config as configuration
+from vae_jax import evaluation, training
+from vae_jax.commands.flags import show_in_help
+from vae_jax.runtime import process
+
+FLAGS = flags.FLAGS
+
+
+def run() -> None:
+    """The command, with the arguments of the command line."""
+    program = pathlib.Path(sys.argv[0]).name
+    with process.exit_on_user_error(program):
+        sys.argv = configuration.replace_config_name(sys.argv)
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration: a file, or a name in configs/.", lock_config=True
+    )
+    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, images.")
+    flags.DEFINE_bool(
+        "distributed", False, "One of several processes; SLURM or Open MPI describes the others."
+    )
+    flags.DEFINE_string("coordinator_address", None, "Several processes: host:port of process 0.")
+    flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+    flags.DEFINE_integer("process_id", None, "Several processes: number of this one, from 0.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    show_in_help(__name__, __doc__)
+    app.run(_main)
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
+    process.log_to_stderr(debug=FLAGS.verbosity > 0)
+    process.cache_compilations()
+    processes = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    program = pathlib.Path(sys.argv[0]).name
+    with process.exit_on_user_error(program, FLAGS.workdir, hint=" (--verbosity=1 shows where)"):
+        if FLAGS.distributed or any(value is not None for value in processes):
+            process.join_processes(*processes)
+        stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)  # what a shell reports of a process ended by that signal

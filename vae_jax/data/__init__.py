@@ -1,0 +1,23 @@
+"""Datasets as memory-mapped uint8 arrays, and the order in which their images are used.
+
+A dataset is a directory with `{train,test}_images.npy` (uint8 `[N, H, W, C]`, 0 to 255) and, if
+wanted, `{train,test}_labels.npy` (uint8 `[N]`) and `validation_images.npy`. The named datasets are
+decoded into such a directory once; any other directory of arrays is a dataset as it is.
+
+    python -m vae_jax.data fashion_mnist     # prepares it and prints what is there
+"""
+
+from vae_jax.data.batches import make_batch_indices
+from vae_jax.data.datasets import DEFAULT_DATA_DIR, dataset_directory, prepare
+from vae_jax.data.splits import SPLITS, Split, hash_images, load_split
+
+__all__ = [
+    "DEFAULT_DATA_DIR",
+    "SPLITS",
+    "Split",
+    "dataset_directory",
+    "hash_images",
+    "load_split",
+    "make_batch_indices",
+    "prepare",
+]

@@ -1,0 +1,31 @@
+"""python -m vae_jax.data fashion_mnist: prepares a dataset and prints its splits."""
+
+import argparse
+
+from vae_jax.data import sources
+from vae_jax.data.arrays import open_images, open_labels
+from vae_jax.data.datasets import DEFAULT_DATA_DIR, prepare
+from vae_jax.data.splits import SPLITS
+from vae_jax.runtime import process
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prepare a dataset and print what is there.")
+    parser.add_argument("name", help=f"{', '.join(sources.NAMES)}, or a directory of arrays")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR)
+    parser.add_argument("--crop", type=int, default=148, help="pixels, celeb_a only")
+    parser.add_argument("--image_size", type=int, default=64, help="pixels, celeb_a only")
+    arguments = parser.parse_args()
+    with process.exit_on_user_error("error"):
+        directory = prepare(**vars(arguments))
+        print(directory)
+        for split in SPLITS:
+            path = directory / f"{split}_images.npy"
+            if path.exists():
+                images = open_images(path)
+                labels = open_labels(directory / f"{split}_labels.npy", len(images))
+                print(f"  {split}: {images.shape}, {'no labels' if labels is None else 'labels'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The order in which training images are used."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vae_jax.errors import check_integer
+
+
+def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Makes the function from a step to the positions of its batch.
+
+    The batches are consecutive pieces of one stream, the permutations of epoch 0, 1, 2, ... one
+    after the other. So every epoch has every image exactly once, a batch may straddle epochs, and
+    the batch depends on (seed, step) alone, whatever was asked for before.
+
+    Args:
+      num_images: number of images in the split, at least 1.
+      batch_size: images per step, at least 1; may exceed `num_images`.
+      seed: non-negative integer.
+
+    Returns:
+      step (non-negative integer) -> int32 `[batch_size]`.
+
+    Raises:
+      ValueError: an argument is below its minimum.
+    """
+    check_integer("num_images", num_images, 1)
+    check_integer("batch_size", batch_size, 1)
+    check_integer("seed", seed, 0)
+    num_images, batch_size = int(num_images), int(batch_size)
+    permutations: dict[int, np.ndarray] = {}  # of the epochs in use
+
+    def permute(epoch: int) -> np.ndarray:
+        generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+        return generator.permutation(num_images).astype(np.int32)
+
+    def batch_indices(step: int) -> np.ndarray:
+        nonlocal permutations
+        check_integer("step", step, 0)
+        start = int(step) * batch_size  # Python's integers: step * batch_size may exceed int32
+        epoch, offset = divmod(start, num_images)
+        epochs = range(epoch, (start + batch_size - 1) // num_images + 1)
+        cached = permutations
+        current = {e: cached[e] if e in cached else permute(e) for e in epochs}
+        permutations = current
+        stream = np.concatenate([current[e] for e in epochs])
+        return stream[offset : offset + batch_size]
+
+    return batch_indices

@@ -1,0 +1,122 @@
+"""Named datasets are decoded into arrays once."""
+
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import tqdm
+
+from vae_jax.data.sources import celeb_a, cifar10, fashion_mnist
+from vae_jax.errors import InputError
+
+BUILDERS = {
+    "fashion_mnist": fashion_mnist.builder,
+    "cifar10": cifar10.builder,
+    "celeb_a": celeb_a.builder,
+}
+NAMES = tuple(BUILDERS)
+_CHUNK = 512  # images decoded between two updates of the progress bar
+
+
+def prepare_arrays(
+    name: str, directory: pathlib.Path, tfds_directory: pathlib.Path, crop: int, image_size: int
+) -> None:
+    """Writes `{split}_images.npy` and `{split}_labels.npy` of a named dataset into `directory`.
+
+    The files are written in a temporary directory beside `directory` that is renamed at the end, so
+    `directory` either holds all arrays or does not exist, whatever ends the preparation.
+
+    Args:
+      name: one of `NAMES`.
+      directory: where the arrays go; must not hold anything yet.
+      tfds_directory: where TFDS keeps what it downloads, so that another crop needs no download.
+      crop: side of the central square cut from a CelebA image, in pixels.
+      image_size: side of the CelebA images written, in pixels.
+
+    Raises:
+      ValueError: no source could be read; the message names the ways to get the data.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
+        use_debian = name == "fashion_mnist" and all(
+            (fashion_mnist.DEBIAN_DIRECTORY / file).exists() for file in fashion_mnist.IDX_FILES
+        )
+        if use_debian:  # copied within seconds: not worth keeping on the disk a second time
+            tfds_directory = pathlib.Path(scratch) / "tensorflow_datasets"
+        source = str(fashion_mnist.DEBIAN_DIRECTORY) if use_debian else "TensorFlow Datasets"
+        try:
+            sources = _open_data_sources(name, tfds_directory, use_debian)
+        except Exception as error:
+            reason = f"{source} failed: {type(error).__name__}: {str(error).strip()[:300]}"
+            raise InputError(_instructions(name, directory, tfds_directory, reason)) from error
+        transform = np.asarray
+        if name == "celeb_a":
+            transform = functools.partial(celeb_a.crop_and_resize, crop=crop, image_size=image_size)
+        arrays = pathlib.Path(scratch) / "arrays"
+        arrays.mkdir()
+        for split, examples in sources.items():
+            _write_split(examples, arrays, split, transform)
+        try:
+            arrays.rename(directory)
+        except OSError:  # another process was faster: its arrays are the same
+            if not (directory / "train_images.npy").exists():
+                raise
+
+
+def _write_split(examples, directory: pathlib.Path, split: str, transform: Callable) -> None:
+    """Decodes one split of a TFDS data source into memory-mapped files, a chunk at a time."""
+    first = examples[0]
+    create = functools.partial(np.lib.format.open_memmap, mode="w+", dtype=np.uint8)
+    image_shape = transform(first["image"]).shape
+    images = create(directory / f"{split}_images.npy", shape=(len(examples), *image_shape))
+    labels = None
+    if "label" in first:
+        labels = create(directory / f"{split}_labels.npy", shape=(len(examples),))
+    with tqdm.tqdm(
+        total=len(examples), desc=f"decoding {split}", unit=" images", disable=None
+    ) as progress:
+        for start in range(0, len(examples), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(examples)))
+            for row, example in zip(rows, examples.__getitems__(rows), strict=True):
+                images[row] = transform(example["image"])
+                if labels is not None:
+                    labels[row] = example["label"]
+            progress.update(len(rows))
+
+
+def _open_data_sources(name: str, tfds_directory: pathlib.Path, use_debian: bool) -> dict:
+    """Prepares a dataset with TFDS; returns {split: sequence of examples}."""
+    if use_debian:
+        builder_class = fashion_mnist.builder(fashion_mnist.DEBIAN_DIRECTORY)
+    else:
+        builder_class = BUILDERS[name]()
+    builder = builder_class(data_dir=tfds_directory)
+    builder.download_and_prepare(file_format="array_record")
+    return builder.as_data_source()
+
+
+def _instructions(
+    name: str, directory: pathlib.Path, tfds_directory: pathlib.Path, reason: str
+) -> str:
+    """The ways to get a dataset that could not be prepared, in one message."""
+    ways = [
+        f"place train_images.npy and test_images.npy (uint8 [N, H, W, C], 0 to 255) in {directory}"
+    ]
+    if name == "fashion_mnist":
+        ways.append("apt-get install dataset-fashion-mnist (Debian, Ubuntu)")
+    ways.append(
+        f"run `python -m vae_jax.data {name}` on a machine with a network, where TensorFlow "
+        f"Datasets downloads it, and copy the directory it prints to {directory}"
+    )
+    if name == "celeb_a":
+        manual = tfds_directory / "downloads" / "manual"
+        ways.append(
+            "where Google Drive refuses the download (its quota is often exceeded), fetch "
+            "img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, "
+            "list_landmarks_align_celeba.txt and identity_CelebA.txt by hand from "
+            f"http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into {manual} and run again"
+        )
+    numbered = "; ".join(f"({number}) {way}" for number, way in enumerate(ways, start=1))
+    return f"dataset {name!r}: no arrays in {directory}, and {reason}. Ways to get it: {numbered}."

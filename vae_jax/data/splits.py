@@ -1,0 +1,113 @@
+"""Splits of a dataset: rows of memory-mapped uint8 arrays."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from vae_jax.data.arrays import check_same_shape, open_images, open_labels
+from vae_jax.data.datasets import prepare
+from vae_jax.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+_HASHED_AT_A_TIME = 16 * 2**20  # bytes of a memory map
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A part of a dataset: some rows of a memory map.
+
+    Attributes:
+      name: 'train', 'validation' or 'test'.
+      images: uint8 `[M, H, W, C]` memory map, 0 to 255.
+      labels: uint8 `[M]` memory map or None.
+      indices: int64 `[N]`, the rows of `images` and `labels` that make up the split.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.images.shape[1:]
+
+    def take(self, positions) -> np.ndarray:
+        """Returns uint8 `[len(positions), H, W, C]`; positions count within the split."""
+        return np.asarray(self.images[self.indices[positions]])
+
+
+def load_split(
+    name: str,
+    split: str,
+    data_dir: str,
+    validation_size: int = 5000,
+    crop: int = 148,
+    image_size: int = 64,
+) -> Split:
+    """Opens a split, after preparing the dataset where its arrays are missing.
+
+    The validation split is `validation_images.npy` where that exists. Otherwise it is carved out of
+    the training images by one fixed permutation, the same for every training seed; a permutation,
+    because users' directories are often sorted by class. No test file is opened for the other two.
+
+    Args:
+      name: a named dataset, a directory of arrays below `data_dir`, or a path (with a separator).
+      split: 'train', 'validation' or 'test'.
+      data_dir: where prepared datasets live; `~` is expanded.
+      validation_size: number of images to carve out of the training images.
+      crop: side of the central square cut from a CelebA image, in pixels; only for celeb_a.
+      image_size: side of the prepared CelebA images, in pixels; only for celeb_a.
+
+    Raises:
+      ValueError: unknown name or split, data not to be had, or arrays that break a rule.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split={split!r}: must be one of {', '.join(SPLITS)}.")
+    directory = prepare(name, data_dir, crop, image_size)
+    carved = not (directory / "validation_images.npy").exists()
+    file_split = "train" if split == "validation" and carved else split
+    images = open_images(directory / f"{file_split}_images.npy")
+    if file_split != "train":
+        check_same_shape(directory, file_split, images)
+    labels = open_labels(directory / f"{file_split}_labels.npy", len(images))
+    indices = np.arange(len(images))
+    if file_split == "train" and carved:
+        indices = _carve(len(images), split, validation_size)
+    return Split(split, images, labels, indices)
+
+
+def hash_images(splits: Sequence[Split]) -> str:
+    """SHA-256 of the whole image arrays that `splits` are parts of, hexadecimal; about 1 s per GB.
+
+    Of shapes and pixels, wherever the files lie. Splits of one file count once, so that it also
+    tells whether the validation images were carved out of the training images.
+    """
+    arrays = {getattr(s.images, "filename", None) or id(s.images): s.images for s in splits}
+    digest = hashlib.sha256()
+    for images in arrays.values():
+        digest.update(f"{images.dtype} {images.shape} ".encode())
+        step = max(1, _HASHED_AT_A_TIME // images[0].nbytes)
+        for start in range(0, len(images), step):
+            digest.update(np.ascontiguousarray(images[start : start + step]))
+    return digest.hexdigest()
+
+
+def _carve(num_images: int, split: str, validation_size: int) -> np.ndarray:
+    """The rows of the training images that make up 'train' or 'validation', in ascending order."""
+    is_validation = split == "validation"
+    minimum = 1 if is_validation else 0
+    if not hasattr(validation_size, "__index__") or not minimum <= validation_size < num_images:
+        raise InputError(
+            f"validation_size={validation_size}: must be at least {minimum} to load the {split} "
+            f"split, and less than the {num_images} images of train_images.npy, its source. "
+            "Change it, or place validation_images.npy beside train_images.npy."
+        )
+    permutation = np.random.default_rng(0).permutation(num_images)
+    rows = permutation[:validation_size] if is_validation else permutation[validation_size:]
+    return np.sort(rows)

@@ -1,0 +1,28 @@
+"""Errors that a user can cause and put right. Their messages name the remedy.
+
+Commands print such an error as one line; any other exception is a defect and shows its traceback.
+"""
+
+
+class UserError(Exception):
+    """The base of all errors that a user can cause; the message says what to do."""
+
+
+class InputError(UserError, ValueError):
+    """A value breaks a rule: the message names the key, the value, the rule and the remedy."""
+
+
+class NotFoundError(UserError, FileNotFoundError):
+    """A run, a checkpoint or a file does not exist."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package is not installed: the message names it."""
+
+
+def check_integer(key: str, value: int, minimum: int, maximum: int | None = None) -> None:
+    """Raises an InputError unless `value` is an integer from `minimum` to `maximum`."""
+    is_integer = hasattr(value, "__index__")
+    if not is_integer or value < minimum or (maximum is not None and value > maximum):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise InputError(f"{key}={value!r}: must be an integer, at least {minimum}{upper}.")

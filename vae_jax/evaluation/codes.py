@@ -1,0 +1,60 @@
+"""Metrics of codes and reconstructions."""
+
+import numpy as np
+
+from vae_jax.data import Split
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.evaluation.bounds import mean_metric
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import latents, reconstruction
+from vae_jax.metrics.metric import Metric
+
+NUM_MUTUAL_INFORMATION_SAMPLES = 2000
+
+
+def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -> dict[str, Metric]:
+    common = {"split": split.name, "seed": vae.config.eval.seed, "checkpoint_step": vae.step}
+    num_dims = int(np.prod(vae.latent_shape))
+    num_samples = min(NUM_MUTUAL_INFORMATION_SAMPLES, len(split))
+    information, standard_error = latents.mutual_information(
+        posterior.mean, posterior.log_std, num_samples, np.random.default_rng(common["seed"])
+    )
+    return {
+        "active_units": Metric(
+            value=latents.active_units(posterior.mean),
+            unit=f"of {num_dims}",
+            num_images=len(split),
+            protocol=f"variance of E[z|x] over the split at least {latents.ACTIVE_VARIANCE}",
+            **common,
+        ),
+        "mutual_information": Metric(
+            value=information,
+            unit="nats",
+            num_images=num_samples,
+            protocol=f"against the aggregate posterior of {len(split):,} images, so at most "
+            f"{np.log(len(split)):.2f}",
+            standard_error=standard_error,
+            **common,
+        ),
+    }
+
+
+def reconstruction_metrics(
+    vae: TrainedVAE, split: Split, images: np.ndarray, codes: np.ndarray
+) -> dict[str, Metric]:
+    """PSNR and SSIM of the likelihood's mean at the posterior mean, in blocks of bounded memory."""
+    functions = {"psnr": reconstruction.psnr}
+    if min(vae.image_shape[:2]) >= reconstruction.SSIM_WINDOW:
+        functions["ssim"] = reconstruction.ssim
+    values: dict[str, list[np.ndarray]] = {name: [] for name in functions}
+    for start in range(0, len(images), vae.batch_size):
+        block = slice(start, start + vae.batch_size)
+        x = images[block].astype(np.float32) / 255.0
+        y = vae.decode(codes[block])
+        for name, function in functions.items():
+            values[name].append(function(x, y))
+    protocol = "mean of p(x|z) at the posterior mean, data range 1, mean over images"
+    return {
+        name: mean_metric(vae, split, np.concatenate(v), "dB" if name == "psnr" else "", protocol)
+        for name, v in values.items()
+    }

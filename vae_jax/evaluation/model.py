@@ -1,0 +1,79 @@
+"""What is measured of a model: a little during training, everything afterwards."""
+
+import jax
+import numpy as np
+
+from vae_jax import objectives
+from vae_jax.data import Split
+from vae_jax.evaluation.bounds import all_bounds, shuffled_images
+from vae_jax.evaluation.codes import latent_metrics, reconstruction_metrics
+from vae_jax.evaluation.grids import (
+    NUM_COLUMNS,
+    NUM_RECONSTRUCTIONS,
+    NUM_SAMPLES,
+    interpolations,
+    interpolations_of_noise,
+    nearest_neighbours_grid,
+    principal_directions,
+    traversals,
+)
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics.metric import Metric, mean
+from vae_jax.recording import figures
+from vae_jax.recording.writers import Summary
+
+
+def validate(vae: TrainedVAE, split: Split) -> Summary:
+    """The short evaluation during training, on the whole split and with fixed noise."""
+    key = jax.random.key(vae.config.eval.seed)
+    elbo_key, sample_key = jax.random.split(key)
+    images = shuffled_images(split)
+    terms = vae.elbo_terms(images, elbo_key)
+    scalars = {
+        "elbo": mean(terms.elbo),
+        "rate": mean(terms.rate),
+        "distortion": mean(terms.distortion),
+    }
+    if vae.likelihood.is_discrete:
+        scalars["bits_per_dim"] = objectives.bits_per_dim(scalars["elbo"], vae.image_shape)
+    shown = images[:NUM_RECONSTRUCTIONS]
+    return Summary(
+        scalars=scalars,
+        images={
+            "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
+            "samples": figures.image_grid(vae.sample(sample_key, NUM_SAMPLES), NUM_COLUMNS),
+        },
+        histograms={"rate_per_dim": terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel()},
+    )
+
+
+def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
+    """The full evaluation: (metrics by name, grids uint8 [H, W, 3] by name)."""
+    elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
+    line_key = jax.random.fold_in(sample_key, 1)
+    images = shuffled_images(split)
+    posterior = vae.encode(images)
+    metrics = (
+        all_bounds(vae, split, images, elbo_key, iw_key)
+        | latent_metrics(vae, split, posterior)
+        | reconstruction_metrics(vae, split, images, posterior.mean)
+    )
+    shown = images[:NUM_RECONSTRUCTIONS]
+    samples = vae.sample(sample_key, NUM_SAMPLES)
+    drawn = vae.sample(sample_key, NUM_SAMPLES, draw=True)
+    grids = {
+        "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
+        "samples": figures.image_grid(samples, NUM_COLUMNS),
+        "samples_drawn": figures.image_grid(drawn, NUM_COLUMNS),
+        "interpolations": interpolations(vae, images),
+        "traversals": traversals(vae, images[0], posterior),
+        "principal_directions": principal_directions(vae, posterior),
+        "nearest_neighbours": nearest_neighbours_grid(vae, samples[:NUM_RECONSTRUCTIONS]),
+    }
+    if vae.has_noise_map:
+        grids["interpolations_of_noise"] = interpolations_of_noise(vae, images, line_key)
+    temperature = vae.config.prior.temperature
+    if temperature != 1.0:
+        tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=temperature)
+        grids["samples_tempered"] = figures.image_grid(tempered, NUM_COLUMNS)
+    return metrics, grids

@@ -1,0 +1,124 @@
+"""The whole evaluation of a workdir: all that evaluate.py does, callable from Python."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from vae_jax import doctor, experiment, gallery, inference, report
+from vae_jax.evaluation import sample_quality
+from vae_jax.evaluation.model import evaluate
+from vae_jax.inference.image_sets import NotFiniteError
+from vae_jax.metrics.metric import Metric
+from vae_jax.runtime import process
+
+NUM_FAILURES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user decides about an evaluation.
+
+    Attributes:
+      checkpoint: 'best' (by validation ELBO), 'latest', or a step.
+      split: 'test', 'validation' or 'train'; sample metrics need 'test'.
+      data_dir: directory of the datasets; None: the one that training used.
+      num_iw_images: overrides eval.num_iw_images; 0: the whole split.
+      num_failures: worst reconstructions and worst samples to show; 0: no failure gallery.
+      samples: what is decided about the sample metrics.
+    """
+
+    checkpoint: str | int = "best"
+    split: str = "test"
+    data_dir: str | None = None
+    num_iw_images: int | None = None
+    num_failures: int = NUM_FAILURES
+    samples: sample_quality.Options = dataclasses.field(default_factory=sample_quality.Options)
+
+    def __post_init__(self) -> None:
+        gallery.check_num_failures(self.num_failures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; the pictures and the report are in its directory.
+
+    Attributes:
+      directory: of metrics.json, report.md, report.html and images/.
+      metrics: by name.
+      notes: what is missing, why, and the remedy.
+      failures: the failure galleries.
+      diagnosis: of the checkpoint.
+    """
+
+    directory: pathlib.Path
+    metrics: dict[str, Metric]
+    notes: Sequence[str]
+    failures: Sequence[gallery.FailureSet]
+    diagnosis: doctor.Diagnosis
+
+
+def directory_of(workdir: str | pathlib.Path, split: str) -> pathlib.Path:
+    """Where the evaluation on a split is written."""
+    return pathlib.Path(workdir) / ("eval" if split == "test" else f"eval_{split}")
+
+
+def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluation:
+    """Evaluates a run, diagnoses it and writes the report.
+
+    Args:
+      workdir: written by train.py.
+      options: by default those of evaluate.py.
+
+    Raises:
+      UserError: there is no such run, checkpoint or dataset, or an option breaks a rule.
+      OSError: the report cannot be written.
+    """
+    # GPUs would round float32 products to TensorFloat-32: the bound must not depend on the device.
+    with jax.default_matmul_precision("highest"):
+        return _run(pathlib.Path(workdir), options or Options())
+
+
+def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
+    directory = directory_of(workdir, options.split)
+    vae = inference.load(workdir, options.checkpoint)
+    if directory.exists():
+        process.check_writable(directory)
+    else:
+        process.check_writable(workdir, contents=False)
+    if options.data_dir is not None:
+        vae.config.data.dir = options.data_dir
+    if options.num_iw_images is not None:
+        vae.config.eval.num_iw_images = options.num_iw_images
+    experiment.validate(vae.config)
+    split = experiment.load_split(vae.config, options.split)
+    is_test = options.split == "test"
+    weights, notes = sample_quality.find_weights(vae, options.samples) if is_test else (None, [])
+    diagnosis = doctor.diagnose_workdir(
+        workdir, options.checkpoint, options.data_dir, check_test_images=is_test
+    )
+    metrics, grids = evaluate(vae, split)
+    if not vae.prior_is_exact:
+        notes.append(
+            "Missing: `iw_elbo`: with this prior log p(z) is itself only bounded, and the "
+            "importance-weighted bound needs the number."
+        )
+    features = None
+    if weights is not None:
+        if not report.is_evaluated(directory):
+            # Sample metrics take long on a CPU: the results so far must not be lost.
+            pending = [*notes, "Sample metrics were not finished when this was written."]
+            report.write_evaluation(directory, vae.config, metrics, grids, pending)
+        samples = sample_quality.evaluate(vae, options.samples, weights)
+        metrics |= samples.metrics
+        grids |= samples.grids
+        notes += samples.notes
+        features = samples.features
+    try:
+        failures = gallery.create(vae, split, options.num_failures, features)
+    except NotFiniteError as error:  # the rest has been evaluated
+        failures = []
+        notes.append(f"Missing: the failure gallery: {error}")
+    report.write_evaluation(directory, vae.config, metrics, grids, notes, failures, diagnosis)
+    return Evaluation(directory, metrics, notes, failures, diagnosis)

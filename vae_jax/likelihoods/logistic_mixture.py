@@ -1,0 +1,84 @@
+"""A mixture of discretised logistics with autoregressive channels."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.distributions import sum_event
+from vae_jax.likelihoods.base import soft_floor
+from vae_jax.likelihoods.logistic import (
+    MIN_LOGISTIC_LOG_SCALE,
+    discretized_logistic_log_prob,
+    sample_discretized_logistic,
+    to_symmetric,
+    to_unit,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscretizedLogisticMixture:
+    """Mixture of discretised logistics with autoregressive channels.
+
+    Salimans et al. 2017, arXiv:1701.05517. All channels of a pixel share the mixture component;
+    within it the location of channel c is shifted by a learned multiple (in [-1, 1]) of each
+    earlier channel's value. `mean` weights the components' locations, clipped to the range.
+    """
+
+    num_channels: int
+    num_mixtures: int = 10
+    binarize = False
+    is_discrete = True
+    has_log_std = False
+
+    @property
+    def _num_coefficients(self) -> int:
+        return self.num_channels * (self.num_channels - 1) // 2
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_mixtures * (1 + 2 * self.num_channels + self._num_coefficients)
+
+    def _parameters(self, outputs: jax.Array):
+        """Logits [..., K]; loc, log_scale [..., K, C]; coefficients [..., K, C(C-1)/2]."""
+        c, k = self.num_channels, self.num_mixtures
+        logits, rest = outputs[..., :k], outputs[..., k:].reshape(*outputs.shape[:-1], k, -1)
+        loc, log_scale, coefficients = jnp.split(rest, [c, 2 * c], axis=-1)
+        return logits, loc, soft_floor(log_scale, MIN_LOGISTIC_LOG_SCALE), jnp.tanh(coefficients)
+
+    def _shifted_loc(self, loc, coefficients, channel: int, earlier: jax.Array) -> jax.Array:
+        """Location [..., K] of a channel given the earlier ones' values [..., K or 1, channel]."""
+        first = channel * (channel - 1) // 2
+        shift = (coefficients[..., first : first + channel] * earlier).sum(axis=-1)
+        return loc[..., channel] + shift
+
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        logits, loc, log_scale, coefficients = self._parameters(outputs)
+        x = to_symmetric(x)[..., None, :]  # [B, H, W, 1, C]
+        log_mass = jax.nn.log_softmax(logits, axis=-1)
+        for c in range(self.num_channels):
+            shifted = self._shifted_loc(loc, coefficients, c, x[..., :c])
+            log_mass += discretized_logistic_log_prob(x[..., c], shifted, log_scale[..., c])
+        return sum_event(jax.nn.logsumexp(log_mass, axis=-1))
+
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        logits, loc, log_scale, coefficients = self._parameters(outputs)
+        component_key, *channel_keys = jax.random.split(key, 1 + self.num_channels)
+        component = jax.random.categorical(component_key, logits)[..., None, None]
+        loc, log_scale, coefficients = (
+            jnp.take_along_axis(p, component, axis=-2) for p in (loc, log_scale, coefficients)
+        )  # [..., 1, .]
+        x = jnp.zeros((*loc.shape[:-1], 0))
+        for c, channel_key in enumerate(channel_keys):
+            shifted = self._shifted_loc(loc, coefficients, c, x)
+            drawn = sample_discretized_logistic(channel_key, shifted, log_scale[..., c])
+            x = jnp.concatenate([x, drawn[..., None]], axis=-1)
+        return to_unit(x[..., 0, :])
+
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        logits, loc, _, coefficients = self._parameters(outputs)
+        means = jnp.zeros((*loc.shape[:-1], 0))
+        for c in range(self.num_channels):
+            shifted = self._shifted_loc(loc, coefficients, c, means)
+            means = jnp.concatenate([means, jnp.clip(shifted, -1.0, 1.0)[..., None]], axis=-1)
+        return to_unit((jax.nn.softmax(logits, axis=-1)[..., None] * means).sum(axis=-2))
