@@ -24,6 +24,7 @@ import numpy as np
 from configs import pathologies
 from vae_jax import data, doctor, evaluation, training
 from vae_jax.runtime import process
+from vae_jax.runtime.workdir import WorkdirBusyError, lock_workdir
 
 LOGGER = logging.getLogger("vae_jax.doctor_table")
 RESULT_FILE = "findings.json"
@@ -79,7 +80,7 @@ def run_all(workdir: pathlib.Path, data_dir: str) -> None:
             claim = run_dir / ".claim"
             claim.mkdir(parents=True, exist_ok=True)
             try:
-                with process.lock_workdir(claim):
+                with lock_workdir(claim):
                     if (run_dir / RESULT_FILE).exists():
                         continue
                     LOGGER.info("%s, seed %d", name, seed)
@@ -87,7 +88,7 @@ def run_all(workdir: pathlib.Path, data_dir: str) -> None:
                     findings = train_and_diagnose(config, run_dir).findings
                     content = json.dumps([dataclasses.asdict(f) for f in findings], indent=2)
                     (run_dir / RESULT_FILE).write_text(content + "\n")
-            except process.WorkdirBusyError:
+            except WorkdirBusyError:
                 continue  # another process is at it
             write_table(workdir)
 

@@ -35,6 +35,7 @@ from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.recording.tables import Table
 from vae_jax.runtime import process
+from vae_jax.runtime.workdir import WorkdirBusyError, lock_workdir
 
 LOGGER = logging.getLogger("benchmarks.peers")
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -180,7 +181,7 @@ def train_all(options: Options) -> None:
             directory = options.directory / name
             directory.mkdir(parents=True, exist_ok=True)
             try:
-                with process.lock_workdir(directory):
+                with lock_workdir(directory):
                     if not (directory / DONE_FILE).exists():
                         LOGGER.info("training %s", name)
                         if name == OURS:
@@ -188,7 +189,7 @@ def train_all(options: Options) -> None:
                         else:
                             train_peer(options, name)
                         (directory / DONE_FILE).touch()
-            except process.WorkdirBusyError:
+            except WorkdirBusyError:
                 busy.append(name)
         waiting = busy
         if waiting:

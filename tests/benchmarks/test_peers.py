@@ -14,7 +14,7 @@ from tests.studies.test_priors import TAP, StandIn
 from vae_jax import evaluation, training
 from vae_jax.evaluation import sample_quality
 from vae_jax.metrics import reconstruction
-from vae_jax.runtime import process
+from vae_jax.runtime.workdir import lock_workdir
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pythae")
@@ -208,7 +208,7 @@ def test_trainings_are_shared_and_done_once(options, tmp_path, monkeypatch):
         released.set()
         (tmp_path / "vae" / peers.DONE_FILE).touch()
 
-    with process.lock_workdir(tmp_path / "vae"):
+    with lock_workdir(tmp_path / "vae"):
         other = threading.Thread(target=peers.train_all, args=(options,))
         other.start()
         while len(calls) < 3:

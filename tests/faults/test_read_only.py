@@ -14,7 +14,7 @@ AS_ANYBODY = (
     *("setpriv", "--bounding-set=-dac_override,-dac_read_search"),
     *("--inh-caps=-dac_override,-dac_read_search", "--"),
 )
-REMEDY = "Give this user the right to read and write it, or name another place."
+REMEDY = "Give this user the right to read and write it, or choose another directory."
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary, read_metrics
-from vae_jax.runtime import process
+from vae_jax.runtime.workdir import lock_workdir
 from vae_jax.studies import ablation
 from vae_jax.studies.ablation import Ablation
 
@@ -361,12 +361,12 @@ def test_run_of_another_process_is_left_to_it(data_dir, tmp_path, fake, monkeypa
     train = training.train_and_evaluate
 
     def locking(config, directory, evaluate_fn):
-        with process.lock_workdir(directory):
+        with lock_workdir(directory):
             return train(config, directory, evaluate_fn)
 
     monkeypatch.setattr(training, "train_and_evaluate", locking)
     subject = make_ablation(data_dir, tmp_path)
-    with process.lock_workdir(busy / lock), caplog.at_level("INFO", "vae_jax.studies.ablation"):
+    with lock_workdir(busy / lock), caplog.at_level("INFO", "vae_jax.studies.ablation"):
         assert subject.run() is None
     assert finished(tmp_path) == EVERYTHING - {("beta-4", 0)}
     assert "Another process has beta-4 seed 0" in caplog.text

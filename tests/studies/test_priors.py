@@ -11,7 +11,7 @@ from vae_jax import config as configuration
 from vae_jax import evaluation, experiment, inference, training
 from vae_jax.evaluation import sample_quality
 from vae_jax.metrics.features import FeatureExtractor
-from vae_jax.runtime import process
+from vae_jax.runtime.workdir import WorkdirBusyError
 from vae_jax.studies import priors as compare
 
 TAP = 6
@@ -154,7 +154,7 @@ def test_priors_that_another_process_fits_are_waited_for(data_dir, vae_workdir, 
     def fit(config, workdir):
         calls.append(config.prior.name)
         if calls == ["flow"]:
-            raise process.WorkdirBusyError("busy")
+            raise WorkdirBusyError("busy")
         fitted.append(config.prior.name)
 
     monkeypatch.setattr(compare, "fit", fit)

@@ -33,6 +33,7 @@ from vae_jax import evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime import process
+from vae_jax.runtime.workdir import LOCK_FILE, lock_workdir
 from vae_jax.training import TrainingDivergedError, check_not_diverged, frozen_vae, steps
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
@@ -51,7 +52,7 @@ def evaluate_nothing(vae, split) -> Summary:
 
 def snapshot(directory: pathlib.Path) -> dict[str, int]:
     """Every file and when it was written."""
-    files = [p for p in directory.rglob("*") if p.is_file() and p.name != process.LOCK_FILE]
+    files = [p for p in directory.rglob("*") if p.is_file() and p.name != LOCK_FILE]
     return {str(p.relative_to(directory)): p.stat().st_mtime_ns for p in files}
 
 
@@ -459,11 +460,11 @@ def test_workdir_of_another_configuration_is_refused_naming_the_key(copied_workd
 
 def test_second_trainer_in_a_workdir_is_refused(copied_workdir, data_dir):
     with (
-        process.lock_workdir(copied_workdir),
+        lock_workdir(copied_workdir),
         pytest.raises(RuntimeError, match=f"Another process trains in {copied_workdir}"),
     ):
         training.train_and_evaluate(make_config(data_dir), copied_workdir, evaluate_nothing)
-    with process.lock_workdir(copied_workdir):
+    with lock_workdir(copied_workdir):
         pass  # given back by the refused one
 
 

@@ -11,7 +11,7 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.model import evaluate
 from vae_jax.inference.image_sets import NotFiniteError
 from vae_jax.metrics.metric import Metric
-from vae_jax.runtime import process
+from vae_jax.runtime.workdir import check_writable
 
 NUM_FAILURES = 16
 
@@ -84,9 +84,9 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     directory = directory_of(workdir, options.split)
     vae = inference.load(workdir, options.checkpoint)
     if directory.exists():
-        process.check_writable(directory)
+        check_writable(directory)
     else:
-        process.check_writable(workdir, contents=False)
+        check_writable(workdir, contents=False)
     if options.data_dir is not None:
         vae.config.data.dir = options.data_dir
     if options.num_iw_images is not None:

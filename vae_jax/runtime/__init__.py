@@ -1,1 +1,1 @@
-"""The process and its devices."""
+"""The process, its workdir, and its devices."""

@@ -1,44 +1,30 @@
-"""Around a process: its log, its origin, its workdir, signals that stop it, other processes."""
+"""Setup and end of a process: log, compilation cache, joining other processes, exit, signals."""
 
 import contextlib
-import datetime
-import errno
-import fcntl
 import logging
 import os
 import pathlib
-import platform
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
-from typing import NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 from absl import logging as absl_logging
 
 from vae_jax.errors import InputError, UserError
+from vae_jax.runtime.workdir import describe_os_error
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs  # exists for type checkers only
+
+PACKAGE_LOGGER = logging.getLogger("vae_jax")
 LOGGER = logging.getLogger(__name__)
 
-LOCK_FILE = ".lock"
 COMPILATION_CACHE = "~/.cache/vae_jax/compiled"
 HEARTBEAT_TIMEOUT = 30  # seconds after which a silent process counts as dead
 SHUTDOWN_TIMEOUT = 60  # seconds that a finished process waits for the others
-
-MAKE_ROOM = "Make room there and give the same command again."
-GIVE_ACCESS = "Give this user the right to read and write it, or name another place."
-REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), MAKE_ROOM),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), GIVE_ACCESS),
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "A directory is needed: name another place."),
-}
-
-
-class WorkdirBusyError(UserError, RuntimeError):
-    """Another process trains in the workdir."""
 
 
 class ProcessLostError(UserError, RuntimeError):
@@ -46,31 +32,50 @@ class ProcessLostError(UserError, RuntimeError):
 
 
 def log_to_stderr(debug: bool = False) -> logging.Logger:
-    """Sends this package's log to stderr as plain lines; returns its logger.
+    """Sends this package's log to stderr as plain lines and returns its logger.
 
-    A logger of its own: absl's tells every step that orbax takes, and several times where one
-    fails.
+    The package does not use absl's logger: at the level of its messages, absl also logs every step
+    that orbax takes, and logs a failure several times.
+
+    Args:
+      debug: whether to log debug messages, and what absl, asyncio and orbax report about errors.
     """
     absl_logging.set_verbosity(absl_logging.ERROR if debug else absl_logging.FATAL)
-    logger = logging.getLogger("vae_jax")
-    if not logger.handlers:
-        if not debug:  # `checkpoints` says in a line what these tell in tracebacks
+    if not PACKAGE_LOGGER.handlers:
+        if not debug:  # `checkpoints` reports these failures in one line, without tracebacks
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-            sys.unraisablehook = _hook_without_abandoned_writes(sys.unraisablehook)
+            sys.unraisablehook = _ignore_abandoned_writes(sys.unraisablehook)
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
-    logger.propagate = False
-    return logger
+        PACKAGE_LOGGER.addHandler(handler)
+    PACKAGE_LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
+    PACKAGE_LOGGER.propagate = False
+    return PACKAGE_LOGGER
+
+
+def _ignore_abandoned_writes(
+    hook: Callable[["UnraisableHookArgs"], Any],
+) -> Callable[["UnraisableHookArgs"], None]:
+    """Wraps sys.unraisablehook so that it ignores writes that orbax has abandoned.
+
+    If one array cannot be written, orbax closes its event loop while it still writes the others.
+    """
+
+    def filtered_hook(unraisable: "UnraisableHookArgs") -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    return filtered_hook
 
 
 def cache_compilations() -> None:
-    """Keeps compiled programs on disk, so that the same command again starts in seconds.
+    """Keeps compiled programs on disk, so that a repeated command starts within seconds.
 
-    JAX's own variables come first: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE.
+    JAX's environment variables JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE take
+    precedence.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    # JAX adds the attributes of its options at run time.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         directory = pathlib.Path(COMPILATION_CACHE).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
@@ -78,16 +83,18 @@ def cache_compilations() -> None:
 def join_processes(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of several that train together. Before JAX is used.
+    """Joins this process with the others that train together; call it before JAX is used.
+
+    If all three arguments are None, they are read from the environment (SLURM, Open MPI).
 
     Args:
-      coordinator_address: host:port of process 0, the same for all.
-      num_processes: of the run.
-      process_id: of this one, from 0. All three None: found in the environment (SLURM, Open MPI).
+      coordinator_address: host:port of process 0, the same for all processes.
+      num_processes: number of processes of the run.
+      process_id: number of this process, from 0.
 
     Raises:
-      ValueError: some are given and others not, or they contradict one another.
-      ProcessLostError: the others could not be reached.
+      InputError: only some arguments are given, or they contradict one another.
+      ProcessLostError: the other processes could not be reached.
     """
     given = {
         "coordinator_address": coordinator_address,
@@ -100,19 +107,21 @@ def join_processes(
             f"--{', --'.join(missing)} must be given as well: coordinator_address (host:port of "
             "process 0) and num_processes are the same for all processes, process_id is not."
         )
-    if not missing and not 0 <= process_id < num_processes:
+    if not (num_processes is None or process_id is None or 0 <= process_id < num_processes):
         raise InputError(
-            f"process_id = {process_id} must lie in [0, {num_processes - 1}], num_processes being "
-            f"{num_processes}."
+            f"process_id = {process_id} must lie in [0, {num_processes - 1}], because "
+            f"num_processes = {num_processes}: number the processes from 0."
         )
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
     try:
         jax.distributed.initialize(
-            **given,
+            coordinator_address=coordinator_address,
+            num_processes=num_processes,
+            process_id=process_id,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
-    except (ValueError, RuntimeError) as error:  # JaxRuntimeError is one
+    except (ValueError, RuntimeError) as error:  # JaxRuntimeError is a RuntimeError
         if missing:
             raise InputError(
                 f"--distributed found no SLURM or Open MPI environment ({error}): give "
@@ -120,10 +129,10 @@ def join_processes(
             ) from error
         raise ProcessLostError(
             f"process {process_id} could not join the others at {coordinator_address} ({error}): "
-            "start all of them within minutes, with the same address of process 0."
+            "start all of them within a few minutes, with the same address of process 0."
         ) from error
     LOGGER.info(
-        "Process %d of %d, devices: %d of %d. Should another one die, this one ends within %d s; "
+        "Process %d of %d, devices: %d of %d. If another process dies, this one ends within %d s; "
         "the same commands resume from the last checkpoint.",
         jax.process_index(),
         jax.process_count(),
@@ -132,14 +141,14 @@ def join_processes(
         HEARTBEAT_TIMEOUT,
     )
     if jax.process_index() > 0:
-        LOGGER.parent.setLevel(logging.WARNING)  # process 0 tells what all do
+        PACKAGE_LOGGER.setLevel(logging.WARNING)  # process 0 logs what all of them do
 
 
 def fail(message: str) -> NoReturn:
     """Ends the process with a message and exit code 1.
 
-    One of several ends at once: an orderly end would wait for the others, which may be gone, or
-    wait for this one. They notice that it is silent.
+    If it is one of several processes, it ends at once: an orderly exit would wait for the others,
+    which may be gone or may be waiting for this one. They notice that its heartbeat has stopped.
     """
     if jax.process_count() > 1:
         print(message, file=sys.stderr, flush=True)
@@ -151,15 +160,16 @@ def fail(message: str) -> NoReturn:
 def exit_on_user_error(
     program: str, directory: str | pathlib.Path | None = None, hint: str = ""
 ) -> Iterator[None]:
-    """Ends the process with one line where the block raises what a user can put right.
+    """Ends the process with a one-line message if the block raises an error that a user can fix.
 
     Any other exception is a defect and passes with its traceback.
 
     Args:
-      program: the command's name, in front of the message.
-      directory: named where an error of the operating system names no path.
-      hint: behind the message.
+      program: name of the command, put before the message.
+      directory: directory to name if an error of the operating system names no path.
+      hint: text put after the message.
     """
+    caught: UserError | OSError
     try:
         yield
     except UserError as error:
@@ -172,92 +182,26 @@ def exit_on_user_error(
     fail(f"{program}: {message}{hint}")
 
 
-def collect_provenance() -> dict[str, object]:
-    """What a number needs besides its configuration to be reproduced."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    root = pathlib.Path(__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        if shutil.which("git") is None:
-            return None
-        result = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-        )
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_modified_files": git("status", "--porcelain", "--untracked-files=no"),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "devices": [device.device_kind for device in jax.devices()],
-        "num_processes": jax.process_count(),
-        "processor": platform.processor() or platform.machine(),
-    }
-
-
-def _hook_without_abandoned_writes(hook: Callable) -> Callable:
-    """Where one array cannot be written, orbax ends its event loop under the others."""
-
-    def call(unraisable) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    return call
-
-
-def describe_os_error(error: OSError, workdir: str | pathlib.Path) -> str:
-    """One line with the path, what is wrong with it, and a remedy."""
-    if error.errno is None:  # raised with a whole message
-        return str(error)
-    reason = error.strerror or os.strerror(error.errno)
-    return f"{error.filename or workdir}: {reason}. {REMEDIES.get(error.errno, '')}".rstrip()
-
-
-def check_writable(directory: pathlib.Path, contents: bool = True) -> None:
-    """Raises a PermissionError unless a directory, and what lies directly in it, may be written."""
-    for path in (directory, *(sorted(directory.iterdir()) if contents else ())):
-        needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
-        if not os.access(path, needed) and path.exists():  # another process may remove its own
-            read_only = os.statvfs(path).f_flag & os.ST_RDONLY
-            number = errno.EROFS if read_only else errno.EACCES
-            raise PermissionError(number, os.strerror(number), str(path))
-
-
-@contextlib.contextmanager
-def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the workdir for one trainer; the lock falls with the process, however it ends.
-
-    Raises:
-      WorkdirBusyError: another process trains there.
-    """
-    with (workdir / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorkdirBusyError(
-                f"Another process trains in {workdir}: wait for it, stop it, or give another "
-                "--workdir."
-            ) from error
-        yield
-
-
 @contextlib.contextmanager
 def catch_stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one acts as usual."""
-    received: list[int] = []
-    previous = {}
+    """Yields a list that collects SIGTERM and SIGINT instead of letting them end the process.
 
-    def handler(number, _frame):
+    A second signal acts as usual.
+    """
+    received: list[int] = []
+    previous_handlers: dict[int, Any] = {}
+
+    def handler(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        for each, old in previous.items():
-            signal.signal(each, old)
+        restore_handlers()
+
+    def restore_handlers() -> None:
+        for number, previous_handler in previous_handlers.items():
+            signal.signal(number, previous_handler)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, handler)
+        previous_handlers[number] = signal.signal(number, handler)
     try:
         yield received
     finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+        restore_handlers()

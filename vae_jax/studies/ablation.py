@@ -36,6 +36,7 @@ from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import process
+from vae_jax.runtime.workdir import WorkdirBusyError, lock_workdir
 
 # __name__ is __main__ where this is the command.
 LOGGER = logging.getLogger("vae_jax.studies.ablation")
@@ -221,7 +222,7 @@ class Ablation:
                     continue
                 try:
                     stopped_by = self._finish(name, seed)
-                except process.WorkdirBusyError:
+                except WorkdirBusyError:
                     busy.append((name, seed))
                     continue
                 if stopped_by is not None:
@@ -296,7 +297,7 @@ class Ablation:
         config, run_dir = self._config(name, seed), self._run_dir(name, seed)
         claim = run_dir / CLAIM_DIRECTORY
         claim.mkdir(parents=True, exist_ok=True)
-        with process.lock_workdir(claim):
+        with lock_workdir(claim):
             if self.result(name, seed) is not None:  # another process has just finished it
                 return None
             images = self._test_images  # of too few is to be heard before training

@@ -33,6 +33,7 @@ from vae_jax.metrics.reference import reference_features
 from vae_jax.priors.creation import PRIORS
 from vae_jax.recording import figures
 from vae_jax.runtime import process
+from vae_jax.runtime.workdir import WorkdirBusyError
 from vae_jax.training import frozen_vae
 
 LOGGER = logging.getLogger("vae_jax.studies.priors")  # __name__ is __main__ as a command
@@ -135,7 +136,7 @@ class Comparison:
             for name, config in waiting.items():
                 try:
                     stopped_by = fit(config, self._directory / name)
-                except process.WorkdirBusyError:
+                except WorkdirBusyError:
                     busy[name] = config
                     continue
                 if stopped_by is not None:

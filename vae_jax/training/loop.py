@@ -27,6 +27,8 @@ from vae_jax.inference.steps import EvalSteps
 from vae_jax.objectives import losses
 from vae_jax.recording import figures, writers
 from vae_jax.runtime import process, profiling, sharding
+from vae_jax.runtime.provenance import collect_provenance
+from vae_jax.runtime.workdir import check_writable, lock_workdir
 from vae_jax.training import autotune, frozen_vae, steps
 from vae_jax.training.steps import create_train_step
 
@@ -218,7 +220,7 @@ class Trainer:
             return config
         if config.vae_workdir:
             configuration.check_same_data(config, data_hash, config.vae_workdir)
-        provenance = process.collect_provenance()
+        provenance = collect_provenance()
         configuration.save(config, image_shape, provenance, self._workdir, data_hash)
         return config
 
@@ -462,8 +464,8 @@ def train_and_evaluate(
     workdir.mkdir(parents=True, exist_ok=True)
     is_main = sharding.is_main_process()
     if is_main:
-        process.check_writable(workdir)
-    with process.lock_workdir(workdir) if is_main else contextlib.nullcontext():
+        check_writable(workdir)
+    with lock_workdir(workdir) if is_main else contextlib.nullcontext():
         trainer = Trainer(config, workdir, evaluate_fn)
         try:
             stopped_by = trainer.run()
