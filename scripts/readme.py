@@ -2,17 +2,17 @@
 
     python -m scripts.readme      # or: make report
 
-Between `<!-- NAME -->` and `<!-- /NAME -->` stands what the function of that name in `PAGES`
-returns. The pictures are the workdirs' own files.
+`PAGES` maps each page to its blocks. The text between `<!-- NAME -->` and `<!-- /NAME -->` is the
+return value of the function of that name. Pictures are files of the workdirs.
 """
 
-import functools
 import json
 import math
 import pathlib
 import re
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from vae_jax.recording.tables import Table
 from vae_jax.report.content import DISTANCES
@@ -23,7 +23,16 @@ RUN, PEERS = "workdir/fashion_mnist", "workdir/peers_fashion_mnist"
 CIFAR10_RUN, CIFAR10_PEERS = "workdir/cifar10_cpu_prior", "workdir/peers_cifar10"
 CIFAR10_CURVE = "workdir/cifar10_cpu_quality_over_time"
 CELEBA_RUN, CELEBA_PEERS = "workdir/celeba_10k", "workdir/peers_celeba_10k"
-OURS = "vae_jax"
+DATASETS = {  # name: reference run, comparison with pythae
+    "Fashion-MNIST": (RUN, PEERS),
+    "CIFAR-10": (CIFAR10_RUN, CIFAR10_PEERS),
+    "CelebA 10k": (CELEBA_RUN, CELEBA_PEERS),
+}
+OURS, FLOOR = "vae_jax", "real training images: the floor"
+RESULT_TITLES = {  # shorter, for the table of all datasets
+    "`fid_768` of samples": "`fid_768`, samples",
+    "`fid_768` of reconstructions": "`fid_768`, recon.",
+}
 
 
 def _read(path: str):
@@ -34,14 +43,17 @@ def _table(titles, rows) -> str:
     return "\n".join(Table(titles, rows).to_markdown()).strip()
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
 def parameters() -> str:
-    """Counts of the parts, from the tables that training writes."""
+    """Returns the parameter counts of each part, from the tables that training writes."""
     rows = []
-    runs = {"Fashion-MNIST": RUN, "CIFAR-10": CIFAR10_RUN, "CelebA, 10,000 faces": CELEBA_RUN}
-    for dataset, run in runs.items():
+    for dataset, (run, _) in DATASETS.items():
         counts = dict.fromkeys(("encoder", "decoder", "prior", "total"), 0)
         for line in (REPOSITORY / run / "parameters.md").read_text().splitlines()[2:]:
-            _, module, count, *_ = (cell.strip() for cell in line.split("|"))
+            module, count, *_ = _cells(line)
             part = module.partition("/")[0]
             counts[part] += int(count.replace(",", ""))
         rows.append([dataset, *(f"{n:,}" for n in counts.values())])
@@ -49,37 +61,77 @@ def parameters() -> str:
 
 
 def peers(directory: str) -> str:
-    """The table of benchmarks/peers.py."""
+    """Returns the table that benchmarks/peers.py wrote into `directory`."""
     return (REPOSITORY / directory / "table.md").read_text().strip()
 
 
+def _best_peer(content: Mapping) -> str:
+    """Returns the label of the peer that has several sampling seeds: the one closest to test."""
+    (label,) = (
+        label for label, row in content["rows"].items() if "fid_of_seeds" in row and label != OURS
+    )
+    return label
+
+
+def _distance_ratio(content: Mapping) -> str:
+    """Returns our distance over that of the best peer, with its error over sampling seeds."""
+    rows = content["rows"]
+    distances = [rows[label]["fid_of_seeds"] for label in (OURS, _best_peer(content))]
+    ours, best = map(statistics.mean, distances)
+    # The seeds of the two rows are independent of each other.
+    error = math.hypot(*(statistics.stdev(d) / statistics.mean(d) for d in distances))
+    return f"{ours / best:.3f} ± {ours / best * error:.3f}"
+
+
 def peers_reading(directory: str) -> str:
-    """What that table comes to."""
+    """Returns the protocol and the summary of the table in `directory`."""
     content = _read(f"{directory}/table.json")
     rows, n = content["rows"], content["num_images"]
-    seeds = {label: row["fid_of_seeds"] for label, row in rows.items() if "fid_of_seeds" in row}
-    ours = seeds.pop(OURS)
-    ((best, of_best),) = seeds.items()
-    ratio = statistics.mean(ours) / statistics.mean(of_best)
-    # The seeds of the two have nothing to do with each other.
-    error = math.hypot(*(statistics.stdev(d) / statistics.mean(d) for d in (ours, of_best)))
     models = {label: row for label, row in rows.items() if "psnr" in row}
     others = [row for label, row in models.items() if label != OURS]
     psnr_error = max(row["psnr"][1] for row in models.values())
     return (
-        f"{n:,} samples (means of p(x|z)) and {n:,} reconstructions (z ~ q(z|x)) against {n:,} "
-        "test images; distances ± over three sampling seeds for ours and the best peer; PSNR at "
-        f"E[z|x], standard errors at most {psnr_error:.2f} dB. "
-        f"**Our distance is {ratio:.3f} ± {ratio * error:.3f} of that of the best peer**, {best}. "
-        "Reconstructions: "
-        f"{rows[OURS]['psnr'][0]:.1f} dB against {max(row['psnr'][0] for row in others):.1f} of "
-        f"the best peer, distance {rows[OURS]['reconstructions']['fid'][0]:.3f} against "
+        f"Each distance compares {n:,} samples (means of p(x|z)) or {n:,} reconstructions "
+        f"(z ~ q(z|x)) with {n:,} test images; ± is the standard deviation over three sampling "
+        f"seeds, for {OURS} and the best peer. PSNR is measured at E[z|x]; its standard errors are "
+        f"at most {psnr_error:.2f} dB. **Our distance is {_distance_ratio(content)} times that of "
+        f"the best peer**, {_best_peer(content)}. Our reconstructions reach "
+        f"{rows[OURS]['psnr'][0]:.1f} dB, those of the best peer "
+        f"{max(row['psnr'][0] for row in others):.1f} dB; their distances are "
+        f"{rows[OURS]['reconstructions']['fid'][0]:.3f} and "
         f"{min(row['reconstructions']['fid'][0] for row in others):.3f}."
     )
 
 
+def results() -> str:
+    """Returns one table for all datasets: the floor, the best peer and vae_jax."""
+    rows = []
+    for dataset, (_, directory) in DATASETS.items():
+        (_, *titles), _, *lines = map(_cells, peers(directory).splitlines())
+        cells = {label: values for label, *values in lines}
+        rows += [
+            [dataset, "floor", *cells[FLOOR]],
+            ["", "best peer", *cells[_best_peer(_read(f"{directory}/table.json"))]],
+            ["", f"**{OURS}**", *cells[OURS]],
+        ]
+    return _table(["", "images of", *(RESULT_TITLES.get(title, title) for title in titles)], rows)
+
+
+def results_reading() -> str:
+    """Returns how far vae_jax is from the test images, relative to the best peer."""
+    tables = {
+        dataset: _read(f"{directory}/table.json") for dataset, (_, directory) in DATASETS.items()
+    }
+    (best,) = {_best_peer(table) for table in tables.values()}
+    ratios = [f"{_distance_ratio(table)} ({dataset})" for dataset, table in tables.items()]
+    return (
+        f"The best peer is {best} on all three datasets. **The distance of {OURS}'s samples is "
+        f"{', '.join(ratios[:-1])} and {ratios[-1]} times that of the best peer.**"
+    )
+
+
 def steps(run: str) -> str:
-    """Where the distance of a run arises."""
+    """Returns where the distance of a run arises, step by step."""
     metrics = _read(f"{run}/eval/metrics.json")
 
     def cell(name: str | None, metric: str, digits: int = 3) -> str:
@@ -93,7 +145,7 @@ def steps(run: str) -> str:
 
 
 def bounds(run: str) -> str:
-    """The other numbers of a run."""
+    """Returns the bound of a run, its rate and its reconstruction metrics."""
     metrics = _read(f"{run}/eval/metrics.json")
 
     def number(name: str, digits: int) -> str:
@@ -109,22 +161,25 @@ def bounds(run: str) -> str:
 
 
 def quality_over_time() -> str:
-    """The table of benchmarks/quality_over_time.py."""
+    """Returns the table of benchmarks/quality_over_time.py."""
     return (REPOSITORY / CIFAR10_CURVE / "table.md").read_text().strip()
 
 
 def issues() -> str:
-    """The failures that cost most, before and after."""
+    """Returns the failures that cost most, with their evidence and their fix."""
     priors = _read("workdir/fashion_mnist_grid/priors/table.json")
     ablations = _read("workdir/ablation_fashion_mnist/ablation.json")["groups"]
     run = _read(f"{RUN}/eval/metrics.json")
 
-    def of_prior(name: str, metric: str, digits: int = 3) -> str:
+    def prior(name: str, metric: str, digits: int = 3) -> str:
         return f"{priors[name]['samples'][metric][0]:.{digits}f}"
 
-    def of_variant(group: str, variant: str, metric: str, digits: int, factor: float = 1.0) -> str:
-        seeds = ablations[group][variant]["seeds"].values()
+    def variant(group: str, name: str, metric: str, digits: int, factor: float = 1.0) -> str:
+        seeds = ablations[group][name]["seeds"].values()
         return f"{factor * statistics.mean(s['metrics'][metric] for s in seeds):.{digits}f}"
+
+    def fine_detail(likelihood: str) -> str:
+        return f"{variant('likelihood', likelihood, 'fine_detail', 1, 100)}%"
 
     bits = {
         name: f"{priors[name]['bits_per_dim']['value']:.3f}"
@@ -134,130 +189,138 @@ def issues() -> str:
     posterior = run["aggregate_posterior_means_vs_test/fid_768"]["value"]
     rows = [
         [
-            "samples that are no garment, though reconstructions are good: prior hole",
-            "`fid_768` to decoded codes (another draw of codes: "
-            f"{of_prior('decoded aggregate posterior', 'fid_to_aggregate')}): N(0, I) "
-            f"**{of_prior('standard_normal', 'fid_to_aggregate')}**, diffusion "
-            f"**{of_prior('diffusion_simple', 'fid_to_aggregate')}**; bits/dim "
+            "samples are no garments although reconstructions are good: a prior hole",
+            "`fid_768` to decoded codes: N(0, I) "
+            f"**{prior('standard_normal', 'fid_to_aggregate')}**, diffusion "
+            f"**{prior('diffusion_simple', 'fid_to_aggregate')}** (a second draw of codes: "
+            f"{prior('decoded aggregate posterior', 'fid_to_aggregate')}); bits/dim "
             f"{bits['standard_normal']} and {bits['diffusion_simple']}",
-            "a learned prior ([all six](docs/priors.md))",
+            "a learned prior ([all six compared](docs/results/priors.md))",
         ],
         [
             "a distance that flatters",
-            f"VampPrior: {of_prior('vamp', 'fid_to_aggregate')}, as near as the diffusion, but "
-            f"recall {of_prior('vamp', 'recall', 2)} (it repeats 200 images) and "
-            f"{bits['vamp']} bits/dim, worse than N(0, I)'s",
+            f"VampPrior: {prior('vamp', 'fid_to_aggregate')}, as close as the diffusion, but "
+            f"recall {prior('vamp', 'recall', 2)} (it repeats 200 images) and {bits['vamp']} "
+            "bits/dim, worse than N(0, I)",
             "judge by bound and recall as well",
         ],
         [
             "blur: squared error without a variance",
-            f"PSNR {of_variant('likelihood', 'gaussian_fixed', 'psnr', 1)} → "
-            f"{of_variant('likelihood', 'gaussian_optimal', 'psnr', 1)} dB with the optimal "
-            "variance; fine detail "
-            f"{of_variant('likelihood', 'gaussian_fixed', 'fine_detail', 1, 100)}% → "
-            f"{of_variant('likelihood', 'gaussian_optimal', 'fine_detail', 1, 100)}%, mixture of "
-            f"logistics {of_variant('likelihood', 'logistic_mixture', 'fine_detail', 1, 100)}%, "
-            "the best of five likelihoods, and exact bits",
-            "the mixture",
+            "the optimal variance raises PSNR from "
+            f"{variant('likelihood', 'gaussian_fixed', 'psnr', 1)} to "
+            f"{variant('likelihood', 'gaussian_optimal', 'psnr', 1)} dB and the fine detail kept "
+            f"from {fine_detail('gaussian_fixed')} to {fine_detail('gaussian_optimal')}; the "
+            f"mixture of logistics keeps {fine_detail('logistic_mixture')}, the most of five "
+            "likelihoods, and has exact bits",
+            "the mixture of logistics",
         ],
         [
-            "texture lost in the code",
-            "decoded codes: "
-            f"{of_prior('decoded aggregate posterior', 'fid')} with beta 1 and 10,000 steps, "
-            f"{posterior:.3f} with beta 0.5 and 5,000",
-            "half the KL weight, the prior pays for the rate",
+            "the code loses texture",
+            "`fid_768` of decoded codes: "
+            f"{prior('decoded aggregate posterior', 'fid')} with beta 1 and 10,000 steps, "
+            f"{posterior:.3f} with beta 0.5 and 5,000 steps",
+            "half the KL weight: the learned prior models the extra rate",
         ],
         [
             "learning rate too high",
-            f"ELBO {of_variant('clipping', 'off_rate_0.2', 'elbo', 0)} at 100 times the rate, "
-            f"clipped {of_variant('clipping', '100_rate_0.2', 'elbo', 0)}, better than the base's "
-            f"{of_variant('clipping', 'off', 'elbo', 0)}",
-            "clip above the usual norm, then raise the rate",
+            f"at 100 times the rate the ELBO is {variant('clipping', 'off_rate_0.2', 'elbo', 0)}; "
+            f"with clipping it is {variant('clipping', '100_rate_0.2', 'elbo', 0)}, better than "
+            f"the base's {variant('clipping', 'off', 'elbo', 0)}",
+            "clip above the usual gradient norm, then raise the rate",
         ],
         [
-            "collapse",
-            f"none to prevent: without warm-up the ELBO is "
-            f"{of_variant('warmup', 'off', 'elbo', 1)} instead of "
-            f"{of_variant('warmup', 'on', 'elbo', 1)}, free bits change "
-            "nothing at 2.3 nats a dimension",
-            "a short warm-up; both where the doctor finds a collapse",
+            "posterior collapse",
+            f"none here: the ELBO is {variant('warmup', 'off', 'elbo', 1)} without KL warm-up and "
+            f"{variant('warmup', 'on', 'elbo', 1)} with it; free bits change nothing at 2.3 nats "
+            "per dimension",
+            "a short warm-up; both remedies only if the doctor finds a collapse",
         ],
     ]
     return _table(["issue", "evidence", "fix"], rows)
 
 
 def failures(run: str) -> str:
-    """What stands out in the failure galleries of a run."""
+    """Returns what stands out in the failure galleries of a run."""
     parts = []
     for gallery in _read(f"{run}/eval/gallery.json"):
         if gallery["name"] not in ("worst_perceptual", "worst_samples"):
             continue
         groups = [f"{g['hypothesis']} {g['num_failures']}" for g in gallery["groups"]]
         parts.append(
-            f"{gallery['heading']}, {len(gallery['failures'])} of "
-            f"{gallery['num_candidates']:,} {gallery['candidates']}: {', '.join(groups)}."
+            f"{gallery['heading']} ({len(gallery['failures'])} of "
+            f"{gallery['num_candidates']:,} {gallery['candidates']}): {', '.join(groups)}."
         )
     return " ".join(parts)
 
 
+def doctor_table() -> str:
+    """Returns the table of benchmarks/doctor_table.py."""
+    return (REPOSITORY / "workdir/pathologies/table.md").read_text().strip()
+
+
 def doctor() -> str:
-    """How many known failures are named, from benchmarks/doctor_table.py."""
-    lines = (REPOSITORY / "workdir/pathologies/table.md").read_text().splitlines()[2:]
+    """Returns how many runs with a known failure the doctor names."""
+    lines = doctor_table().splitlines()[2:]
     counts = [line.split("|")[3:5] for line in lines if " of " in line.split("|")[3]]
     named, severe = (sum(int(row[i].split(" of ")[0]) for row in counts) for i in (0, 1))
     total = sum(int(row[0].split(" of ")[1]) for row in counts)
-    return f"**{named} of {total} are named**, {severe} as severe"
+    return f"**{named} of {total} are named**, {severe} of them as severe"
 
 
 def speed() -> str:
-    """Training speed as a part of PyTorch's, from benchmarks/train.py."""
+    """Returns training speed relative to eager PyTorch, from benchmarks/train.py."""
     parts = []
     for result in _read("benchmarks/results/train_cpu.json")["results"]:
-        of = {m["program"]: m for m in result["measurements"]}
-        ratio = statistics.median(of["torch eager"]["ratios_of_ours_to_it"])
-        speed = of[OURS]["median_images_per_second"]
+        by_program = {m["program"]: m for m in result["measurements"]}
+        ratio = statistics.median(by_program["torch eager"]["ratios_of_ours_to_it"])
+        speed = by_program[OURS]["median_images_per_second"]
         parts.append(f"{result['config']} {ratio:.2f} ({speed:.3g} images/s)")
     return ", ".join(parts)
 
 
-_of = functools.partial
 PAGES: Mapping[pathlib.Path, Mapping[str, Callable[[], str]]] = {
     README: {
         "parameters": parameters,
-        "fashion_mnist_peers_reading": _of(peers_reading, PEERS),
-        "fashion_mnist_bounds": _of(bounds, RUN),
-        "cifar10_peers": _of(peers, CIFAR10_PEERS),
-        "cifar10_peers_reading": _of(peers_reading, CIFAR10_PEERS),
-        "cifar10_bounds": _of(bounds, CIFAR10_RUN),
-        "cifar10_failures": _of(failures, CIFAR10_RUN),
-        "celeba_peers": _of(peers, CELEBA_PEERS),
-        "celeba_peers_reading": _of(peers_reading, CELEBA_PEERS),
-        "celeba_bounds": _of(bounds, CELEBA_RUN),
+        "results": results,
+        "results_reading": results_reading,
+        "fashion_mnist_bounds": partial(bounds, RUN),
+        "cifar10_bounds": partial(bounds, CIFAR10_RUN),
+        "celeba_bounds": partial(bounds, CELEBA_RUN),
         "issues": issues,
         "doctor": doctor,
         "speed": speed,
     },
-    REPOSITORY / "docs/fashion_mnist.md": {
-        "fashion_mnist_peers": _of(peers, PEERS),
-        "steps": _of(steps, RUN),
-        "failures": _of(failures, RUN),
+    REPOSITORY / "docs/reference/doctor.md": {"doctor_table": doctor_table},
+    REPOSITORY / "docs/results/fashion_mnist.md": {
+        "fashion_mnist_bounds": partial(bounds, RUN),
+        "fashion_mnist_peers": partial(peers, PEERS),
+        "fashion_mnist_peers_reading": partial(peers_reading, PEERS),
+        "steps": partial(steps, RUN),
+        "failures": partial(failures, RUN),
     },
-    REPOSITORY / "docs/cifar10.md": {
-        "steps": _of(steps, CIFAR10_RUN),
+    REPOSITORY / "docs/results/cifar10.md": {
+        "cifar10_bounds": partial(bounds, CIFAR10_RUN),
+        "cifar10_peers": partial(peers, CIFAR10_PEERS),
+        "cifar10_peers_reading": partial(peers_reading, CIFAR10_PEERS),
+        "steps": partial(steps, CIFAR10_RUN),
+        "cifar10_failures": partial(failures, CIFAR10_RUN),
         "quality_over_time": quality_over_time,
     },
-    REPOSITORY / "docs/celeba.md": {
-        "steps": _of(steps, CELEBA_RUN),
-        "failures": _of(failures, CELEBA_RUN),
+    REPOSITORY / "docs/results/celeba.md": {
+        "celeba_bounds": partial(bounds, CELEBA_RUN),
+        "celeba_peers": partial(peers, CELEBA_PEERS),
+        "celeba_peers_reading": partial(peers_reading, CELEBA_PEERS),
+        "steps": partial(steps, CELEBA_RUN),
+        "failures": partial(failures, CELEBA_RUN),
     },
 }
 
 
 def render(page: pathlib.Path, text: str) -> str:
-    """The text of that page with every block written anew.
+    """Returns the text of a page with every block written anew.
 
     Raises:
-      ValueError: a block has no place in the text, or several.
+      ValueError: the text lacks a block, or has it several times.
     """
     for name, block in PAGES[page].items():
         pattern = re.compile(rf"(<!-- {name} -->\s?).*?(\s?<!-- /{name} -->)", re.DOTALL)
