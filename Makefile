@@ -12,47 +12,50 @@ DEMO := workdir/demo
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.requirements ## make .venv with all that training and evaluation need
+setup: $(VENV)/.requirements ## create .venv with everything that training and evaluation need
 
-demo: $(DEMO)/eval/metrics.json ## train a small VAE on Fashion-MNIST on the CPU, evaluate it, show the numbers
+demo: $(DEMO)/eval/metrics.json ## train a small VAE on Fashion-MNIST on the CPU, evaluate it and print the numbers
 	@$(PY) -m vae_jax.report $(DEMO)
 
 test: lint ## check style and run the tests (at most 15 minutes on 2 cores)
 	$(PY) -m pytest -n 2
 
-test-long: $(VENV)/.requirements-dev ## run the tests that take longer
+test-long: $(VENV)/.requirements-dev ## run only the longer tests
 	$(PY) -m pytest -m long
 
-doctor-table: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## train every known failure with three seeds and see whether it is named (an hour)
+doctor-table: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## train every known failure with three seeds and check that the doctor names it (an hour)
 	$(PY) -m benchmarks.doctor_table --workdir=workdir/pathologies --data_dir=$(DATA_DIR)
 
 ablation: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy ## compare schedules, weights, clipping and likelihoods (two hours)
 	$(PY) -m vae_jax.studies.ablation --config=configs/ablation/fashion_mnist.py --workdir=workdir/ablation_fashion_mnist --data_dir=$(DATA_DIR)
 
-bench-fid: $(VENV)/.requirements-dev ## images per second through the Inception network, beside pytorch-fid
+bench-fid: $(VENV)/.requirements-dev ## measure the Inception network's images per second beside pytorch-fid
 	$(PY) -m benchmarks.fid
 
-bench-train: $(VENV)/.requirements-dev ## images per second of training, beside PyTorch and flax's example
+bench-train: $(VENV)/.requirements-dev ## measure training's images per second beside PyTorch and flax's example
 	$(PY) -m benchmarks.train --output=workdir/bench_train.json
 
-bench-peers: $(VENV)/.requirements-dev $(DATA_DIR)/fashion_mnist/train_images.npy ## train our model and pythae's for half a CPU hour each and compare them (hours)
+bench-peers: $(VENV)/.requirements-dev $(DATA_DIR)/fashion_mnist/train_images.npy ## train vae_jax and pythae's models for half a CPU hour each and compare them (hours)
 	$(PY) -m benchmarks.peers --data_dir=$(DATA_DIR)
 
-report: $(VENV)/.requirements ## write the README's tables and figures anew from workdir/
+report: $(VENV)/.requirements ## write the numbers and pictures of README.md and docs/ from workdir/
 	$(PY) -m scripts.readme
+	$(PY) -m scripts.overview
+	$(PY) -m scripts.architecture
 
 lint: $(VENV)/.requirements-dev ## check style with ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: $(VENV)/.requirements-dev ## put the style right
+format: $(VENV)/.requirements-dev ## fix the style; write requirements*.txt from pyproject.toml
+	$(PY) -m scripts.requirements
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean: ## remove .venv and caches (workdir/ and the data stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache
 
-# The numbers go to the file; `demo` prints them, also when nothing was left to do.
+# The numbers go to this file; `demo` prints them even if there was nothing left to do.
 $(DEMO)/eval/metrics.json: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy configs/demo.py configs/default.py
 	$(PY) train.py --config=configs/demo.py --workdir=$(DEMO) --config.data.dir=$(DATA_DIR)
 	$(PY) evaluate.py --workdir=$(DEMO) --data_dir=$(DATA_DIR) --num_samples=0 > /dev/null
@@ -63,7 +66,7 @@ $(DATA_DIR)/fashion_mnist/train_images.npy: | $(VENV)/.requirements
 
 $(VENV)/.requirements: requirements.txt
 	scripts/make_venv.sh $(PYTHON) $(VENV)
-	@echo "installing packages: minutes where they must be downloaded"
+	@echo "installing packages: takes minutes if they must be downloaded"
 	$(PY) -m pip install --quiet --requirement $<
 	@touch $@
 
