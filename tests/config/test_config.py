@@ -1,4 +1,4 @@
-"""Tests of vae_jax/config.py and of every file in configs/."""
+"""Tests of vae_jax/config/ and of every file in configs/."""
 
 import importlib
 import json
@@ -136,7 +136,7 @@ def test_json_round_trip_keeps_everything_tuples_included(tmp_path):
 
 @pytest.mark.parametrize("load", [configuration.load, configuration.load_image_shape])
 def test_directory_without_a_run_is_named(tmp_path, load):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is no training run: give the --work"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is not a training run: give the"):
         load(tmp_path)
 
 
@@ -271,7 +271,7 @@ def test_counts_below_one_are_refused(tmp_path, key):
         ("prior.widths", (), "prior.widths = () must be positive"),
         ("prior.temperature", -0.1, "prior.temperature = -0.1 must not be negative"),
         ("prior.name", "ex_post_mixture", "prior.name = 'ex_post_mixture' is for a frozen VAE"),
-        ("vae_workdir", "runs/vae", "prior.name = 'standard_normal' has nothing to train on the"),
+        ("vae_workdir", "runs/vae", "prior.name = 'standard_normal' has no parameters to train on"),
     ],
 )
 def test_value_that_breaks_a_rule_is_refused(tmp_path, key, value, message):
@@ -284,7 +284,7 @@ def test_value_that_breaks_a_rule_is_refused(tmp_path, key, value, message):
 @pytest.mark.parametrize("name", ["vamp", "mixture", "flow", "diffusion"])
 def test_free_bits_of_a_rate_that_does_not_split_are_refused(tmp_path, name):
     experiment.validate(make_config(tmp_path, prior__name=name))
-    with pytest.raises(ValueError, match=f"kl.free_bits = 0.5 is of the rate .* not '{name}'"):
+    with pytest.raises(ValueError, match=f"kl.free_bits = 0.5 needs a rate .* not '{name}'"):
         experiment.validate(make_config(tmp_path, prior__name=name, kl__free_bits=0.5))
     experiment.validate(make_config(tmp_path, kl__free_bits=0.5))
 

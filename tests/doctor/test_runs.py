@@ -59,7 +59,7 @@ def test_command_outside_a_workdir_ends_with_one_line(tmp_path):
     completed = run_python("-m", "vae_jax.doctor", f"--workdir={tmp_path}")
     assert completed.returncode == 1
     (line,) = completed.stderr.strip().splitlines()
-    assert line.startswith("vae_jax.doctor: ") and f"{tmp_path} is no training run" in line
+    assert line.startswith("vae_jax.doctor: ") and f"{tmp_path} is not a training run" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,7 +82,7 @@ def test_workdir_without_checkpoints_is_diagnosed_by_its_records(records_only, m
     """Three records of a healthy start: nothing, and exit code 0. Then one of skipped updates."""
     arguments = [f"--workdir={records_only}"]
     assert run_command(monkeypatch, *arguments) == 0
-    assert "Nothing was found." in capsys.readouterr().out
+    assert "No problems were found." in capsys.readouterr().out
     record = {"step": 4, "train/skipped_updates": 9, "train/skipped_in_a_row": 9}
     with (records_only / METRICS_FILE).open("a") as file:
         file.write(json.dumps(record) + "\n")
@@ -134,7 +134,7 @@ def test_trained_run_has_its_diagnosis(trained_workdir):
     # The last text is of the same findings as the file.
     names = re.findall(r"^\*\*(\w+: \w+)\.\*\*", text, re.MULTILINE)
     assert [": ".join(line.split(": ")[:2]) for line in logged[-1].splitlines()] == (
-        names or ["nothing was found"]
+        names or ["no problems were found"]
     )
 
 

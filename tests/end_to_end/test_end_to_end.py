@@ -130,7 +130,7 @@ def test_other_split_checkpoint_and_data_go_into_a_directory_of_their_own(
 
 def test_report_says_that_sample_metrics_were_not_asked_for(evaluated, data_dir):
     report = (evaluated[0] / "eval" / "report.md").read_text()
-    assert "No sample metrics were asked for (--num_samples=0)." in report
+    assert "Sample metrics are switched off (--num_samples=0)." in report
     assert not (data_dir / "inception").exists()
 
 
@@ -271,7 +271,7 @@ def test_wrong_data_dir_is_not_made_for_the_weights(copied_workdir, tmp_path):
 
 def test_evaluating_an_empty_directory(tmp_path):
     completed = run_python("evaluate.py", f"--workdir={tmp_path}", "--num_samples=0")
-    assert_one_line(completed, "evaluate.py", "is no training run: give the --workdir")
+    assert_one_line(completed, "evaluate.py", "is not a training run: give the --workdir")
     assert list(tmp_path.iterdir()) == []
 
 

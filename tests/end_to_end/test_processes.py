@@ -199,7 +199,7 @@ def test_death_of_one_ends_the_other_and_the_run_resumes(
     assert survivor.returncode not in (0, -signal.SIGKILL)
     assert survivor.seconds < 60
     # JAX's runtime may be the first to notice, and ends the process itself.
-    messages = ("lost another one, whose log says why", "another task died")
+    messages = ("lost another process, whose log says why", "another task died")
     assert any(message in survivor.stderr for message in messages), survivor.stderr
     (resumed,) = train(workdir, flags, num_processes=1)  # the number need not be the same
     assert resumed.returncode == 0, resumed.stderr

@@ -23,7 +23,7 @@ from vae_jax.checkpoints import (
     Checkpoints,
 )
 from vae_jax.checkpoints.state import TrainState
-from vae_jax.checkpoints.store import compute_checksums
+from vae_jax.checkpoints.verification import compute_checksums
 
 # Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -160,7 +160,7 @@ def remove_arrays(directory: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(flip_in_largest, "another checksum than when it was saved"), (remove_arrays, "NOT_FOUND")],
+    [(flip_in_largest, "does not match its saved checksum"), (remove_arrays, "NOT_FOUND")],
 )
 def test_training_falls_back_and_ends_the_same(runs, undisturbed, tmp_path, damage, reason):
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
@@ -180,7 +180,7 @@ def test_run_without_an_intact_checkpoint_ends_in_one_line(runs, undisturbed, tm
     for directory in (workdir / DIRECTORY).iterdir():
         flip_in_largest(directory)
     before = sorted(workdir.rglob("*"))
-    message = "has another checksum than when it was saved"
+    message = "does not match its saved checksum"
     assert_one_line(runs.train(workdir), "train.py", f"No checkpoint in {workdir} can", message)
     assert_one_line(runs.evaluate(workdir), "evaluate.py", "cannot be read", message)
     assert sorted(workdir.rglob("*")) == before
@@ -197,7 +197,7 @@ def test_differing_array_is_named(two_checkpoints, tmp_path, caplog):
     with Checkpoints(workdir) as checkpoints, caplog.at_level(logging.WARNING, "vae_jax"):
         assert is_state(checkpoints.restore_latest_intact(make_state(0)), 1)
     (message,) = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
-    assert f"{name} has another checksum than when it was saved" in message
+    assert f"{name} does not match its saved checksum" in message
     assert message.startswith("Checkpoint 2 is damaged")
 
 

@@ -136,7 +136,7 @@ def test_last_checkpoint_that_does_not_fit_is_an_error(runs, disk, undisturbed):
         f"Checkpoint {NUM_STEPS} could not be saved",
         "No space left on device",
         f"the last good one is {NUM_STEPS - 2}",
-        "give the same command again",
+        "run the same command again",
     )
     assert completed.stderr.count("could not be saved") == 1
     assert_last_checkpoint(disk, NUM_STEPS - 2)
@@ -244,7 +244,7 @@ def test_failed_save_is_told_once_with_the_systems_words(refused, tmp_path, capl
     refused.require_saved()
     assert warnings(caplog) == [
         f"Checkpoint 2 could not be saved in {tmp_path / DIRECTORY} (No space left on device); "
-        "the last good one is 1. The next checkpoint is tried all the same."
+        "the last good one is 1. Saving is tried again at the next checkpoint."
     ]
     assert refused.steps() == [3]
 
@@ -289,5 +289,7 @@ def test_checkpoint_that_is_there_is_not_called_lost(tmp_path, caplog):
         save, wait, manager.save = manager.save, manager.wait_until_finished, save_and_fail
         checkpoints.save(make_state(1))
         checkpoints.require_saved()
-    assert warnings(caplog) == ["After checkpoint 1 was saved: Permission denied."]
+    assert warnings(caplog) == [
+        "Checkpoint 1 was saved, but then an error occurred: Permission denied."
+    ]
     assert checkpoints.steps() == [1]

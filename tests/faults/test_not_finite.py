@@ -15,7 +15,7 @@ from vae_jax.checkpoints import Checkpoints
 # floats.
 PLANT = """
 import jax.numpy as jnp
-from vae_jax import steps
+from vae_jax.training import steps
 make_train_step = steps.make_train_step
 
 def make(*arguments, **options):
@@ -77,7 +77,7 @@ def test_bad_batches_without_end_end_the_run(runs, undisturbed, tmp_path):
         "Steps 12 to 14: 3 updates in a row were skipped",
         "The first non-finite term is the distortion.",
         "in a new --workdir",
-        "the checkpoints before it are intact",
+        "the checkpoints before these steps are intact",
     )
     # That of step 12 holds the parameters of step 11: no update was made.
     steps = Checkpoints(workdir).steps()

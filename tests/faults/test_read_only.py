@@ -58,7 +58,7 @@ def test_path_that_cannot_be_made(runs, bound, tmp_path):
 
 
 def test_path_that_is_not_there_is_no_run_to_evaluate(runs, tmp_path):
-    assert_one_line(runs.evaluate(tmp_path / "run"), "evaluate.py", "is no training run")
+    assert_one_line(runs.evaluate(tmp_path / "run"), "evaluate.py", "is not a training run")
 
 
 def test_directory_without_write_permission(runs, bound, tmp_path):

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/inference.py on the trained run."""
+"""Tests of vae_jax/inference/ on the trained run."""
 
 import json
 import sys
@@ -62,7 +62,7 @@ def test_missing_checkpoint_is_named(trained_workdir):
 
 
 def test_directory_without_a_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no training run"):
+    with pytest.raises(FileNotFoundError, match="is not a training run"):
         vae_jax.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/frozen_vae.py, and of runs that train a prior on a trained VAE."""
+"""Tests of vae_jax/training/frozen_vae.py and of runs that train a prior on a trained VAE."""
 
 import dataclasses
 import functools
@@ -341,7 +341,7 @@ def test_config_without_a_frozen_vae_is_left_as_it_is(data_dir):
 
 def test_workdir_without_a_vae_is_named(data_dir, tmp_path):
     config = prior_config(data_dir, tmp_path / "nothing", "flow")
-    with pytest.raises(FileNotFoundError, match="nothing is no training run"):
+    with pytest.raises(FileNotFoundError, match="nothing is not a training run"):
         training.train_and_evaluate(config, tmp_path / "run", evaluation.validate)
     assert not (tmp_path / "run").exists()
 
@@ -407,7 +407,7 @@ def test_noise_maps_are_of_priors_that_have_them(run, images):
     vae = run("diffusion").vae
     z = np.asarray(vae.encode(images).mean)
     np.testing.assert_allclose(vae.from_noise(vae.to_noise(z)), z, atol=0.02)
-    with pytest.raises(ValueError, match="'vamp' has no map .*: standard_normal, flow and diff"):
+    with pytest.raises(ValueError, match="'vamp' has no map .*: use standard_normal, flow or diff"):
         run("vamp").vae.to_noise(z)
 
 

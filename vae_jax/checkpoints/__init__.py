@@ -1,4 +1,4 @@
-"""What a training run is, and how it is kept on disk."""
+"""The state of a training run (`state`), and its checkpoints on disk (`store`)."""
 
 from vae_jax.checkpoints.state import TrainState, create_train_state, trained_part
 from vae_jax.checkpoints.store import (

@@ -1,6 +1,4 @@
-"""All that a training run is: what checkpoints hold and steps pass on."""
-
-from typing import Any
+"""The state of a training run: what a step updates and a checkpoint stores."""
 
 import flax.struct
 import jax
@@ -8,25 +6,28 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.models import VAE
+from vae_jax.typing import PyTree
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Attributes:
-    step: updates attempted so far, int32 scalar (skipped ones count).
-    params: of the model, float32.
-    opt_state: of the optimiser, with the counts of skipped updates.
-    ema_params: exponential moving average of `params`.
+    """Everything that changes during training.
+
+    Attributes:
+      step: number of updates attempted so far, int32 scalar; skipped updates count.
+      params: model parameters, float32.
+      opt_state: optimiser state, which includes the counts of skipped updates.
+      ema_params: exponential moving average of `params`.
     """
 
     step: jax.Array
-    params: Any
-    opt_state: Any
-    ema_params: Any
+    params: PyTree
+    opt_state: PyTree
+    ema_params: PyTree
 
 
-def trained_part(params, frozen_vae: bool):
-    """What of the model's parameters is trained."""
+def trained_part(params: PyTree, frozen_vae: bool) -> PyTree:
+    """Returns the parameters that are trained: those of the prior if the VAE is frozen, or all."""
     return params["prior"] if frozen_vae else params
 
 
@@ -36,15 +37,20 @@ def create_train_state(
     init_key: jax.Array,
     frozen_vae: bool = False,
 ) -> TrainState:
-    """A freshly initialised state; `ema_params` start as a copy of `params`.
+    """Returns a freshly initialised state, in which `ema_params` are a copy of `params`.
 
-    With `frozen_vae` the optimiser has a state for the prior's parameters only.
+    Args:
+      model: the VAE with its prior.
+      tx: optimiser.
+      init_key: random key of the initialisation.
+      frozen_vae: whether only the prior is trained; the optimiser state then covers only the
+        parameters of the prior.
     """
     params = model.init(init_key, jnp.zeros((1, *model.image_shape)))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=tx.init(trained_part(params, frozen_vae)),
-        # A true copy: the train step donates its input, and one buffer cannot be donated twice.
+        # A real copy: the train step donates its input, and a buffer cannot be donated twice.
         ema_params=jax.tree.map(jnp.copy, params),
     )

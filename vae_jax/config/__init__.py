@@ -1,22 +1,28 @@
-"""Configurations: their keys, their files, their rules."""
+"""The configuration of a run.
+
+`defaults` lists its keys with their default values, `checks` has the rules for the values, `files`
+finds the Python files in configs/, and `workdir` reads and writes config.json.
+"""
 
 from vae_jax.config.checks import AUTO, DTYPES, POSITIVE_KEYS, REDUCTIONS, check_values
 from vae_jax.config.files import (
+    config_directory,
+    find_config,
+    load_module,
+    named_config,
+    replace_config_name,
+)
+from vae_jax.config.workdir import (
     ADDED_KEYS,
     CONFIG_FILE,
     DATA_HASH,
     check_same_data,
     check_unchanged,
-    config_directory,
-    find_config,
     flatten,
     load,
     load_image_shape,
-    load_module,
-    named_config,
-    replace_config_name,
     save,
-    with_batch_size_of,
+    with_batch_size_from,
 )
 
 __all__ = [
@@ -39,5 +45,5 @@ __all__ = [
     "named_config",
     "replace_config_name",
     "save",
-    "with_batch_size_of",
+    "with_batch_size_from",
 ]

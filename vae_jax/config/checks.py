@@ -1,10 +1,14 @@
-"""Rules for the values of a configuration that need nothing but the configuration."""
+"""Rules for values that can be checked from the configuration alone.
+
+Rules about one component, such as the names of likelihoods, are checked where that component is
+built; `experiment.validate` applies both kinds.
+"""
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vae_jax import priors
-from vae_jax.config.files import flatten
+from vae_jax.config.workdir import flatten
 from vae_jax.errors import InputError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -29,18 +33,16 @@ POSITIVE_KEYS = (
 
 
 def check_values(config: ConfigDict) -> None:
-    """Checks each value by itself, and those that must agree with one another.
-
-    `experiment.validate` also builds what they describe.
+    """Checks each value, and the values that must agree with each other.
 
     Raises:
-      ValueError: names key, value, rule and remedy.
+      InputError: a value breaks a rule; the message names key, value, rule and remedy.
     """
     flat = flatten(config)
     for key in POSITIVE_KEYS:
         if flat[key] < 1:
             raise InputError(f"{key} = {flat[key]} must be at least 1.")
-    _validate_batch(config)
+    _check_batch(config)
     if not 0 <= config.optim.ema_decay < 1:
         raise InputError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
     if config.eval.num_iw_images < 0:
@@ -64,10 +66,10 @@ def check_values(config: ConfigDict) -> None:
         )
     if not config.model.widths or any(width < 1 for width in config.model.widths):
         raise InputError(f"model.widths = {config.model.widths} must be positive channel counts.")
-    _validate_prior(config)
+    _check_prior(config)
 
 
-def _validate_batch(config: ConfigDict) -> None:
+def _check_batch(config: ConfigDict) -> None:
     c = config.train
     size, parts = c.batch_size, c.accumulation_steps
     if size != AUTO and (type(size) is not int or size < 1):
@@ -78,21 +80,21 @@ def _validate_batch(config: ConfigDict) -> None:
         raise InputError(
             f"train.accumulation_steps = {parts} must divide train.batch_size = {size}."
         )
-    not_a_mean = {
+    needs_whole_batch = {
         "kl.free_bits": config.kl.free_bits,
         "likelihood.gaussian_variance": config.likelihood.gaussian_variance == "batch_optimal"
         and config.likelihood.name == "gaussian",
     }
-    for key, is_set in not_a_mean.items():
+    for key, is_set in needs_whole_batch.items():
         if parts > 1 and is_set:
             raise InputError(
-                f"train.accumulation_steps = {parts} sums the gradients of parts of a batch, and "
-                f"{key} = {flatten(config)[key]!r} makes the loss a function of the whole batch: "
+                f"train.accumulation_steps = {parts} adds up gradients of parts of a batch, but "
+                f"{key} = {flatten(config)[key]!r} makes the loss depend on the whole batch: "
                 "change one of the two."
             )
 
 
-def _validate_prior(config: ConfigDict) -> None:
+def _check_prior(config: ConfigDict) -> None:
     c = config.prior
     priors.check_options(
         c.name,
@@ -106,17 +108,17 @@ def _validate_prior(config: ConfigDict) -> None:
         raise InputError(f"prior.temperature = {c.temperature} must not be negative.")
     if c.name != "standard_normal" and config.kl.free_bits:
         raise InputError(
-            f"kl.free_bits = {config.kl.free_bits} is of the rate of each dimension, which only "
-            f"prior.name = 'standard_normal' has, not {c.name!r}: set it to 0."
+            f"kl.free_bits = {config.kl.free_bits} needs a rate for each latent dimension, which "
+            f"only prior.name = 'standard_normal' has, not {c.name!r}: set it to 0."
         )
     if config.vae_workdir and c.name == "standard_normal":
         raise InputError(
-            f"prior.name = 'standard_normal' has nothing to train on the frozen VAE of vae_workdir "
-            f"= {config.vae_workdir!r}: use one of {', '.join(priors.PRIORS[1:])}."
+            f"prior.name = 'standard_normal' has no parameters to train on the frozen VAE of "
+            f"vae_workdir = {config.vae_workdir!r}: use one of {', '.join(priors.PRIORS[1:])}."
         )
     if not config.vae_workdir and (c.name == "ex_post_mixture" or c.weighting != "bound"):
         key, value = ("name", c.name) if c.weighting == "bound" else ("weighting", c.weighting)
         raise InputError(
-            f"prior.{key} = {value!r} is for a frozen VAE only, being no part of a bound that the "
-            "VAE could be trained on: set vae_workdir to the workdir of a trained one."
+            f"prior.{key} = {value!r} is for a frozen VAE only, because it gives no bound to train "
+            "the VAE on: set vae_workdir to the workdir of a trained VAE."
         )

@@ -1,4 +1,6 @@
-"""The training loop and what it is made of."""
+"""Training: the loop (`loop`), its jitted step (`steps`), priors on a frozen VAE (`frozen_vae`),
+and the search for a batch size (`autotune`).
+"""
 
 from vae_jax.training.loop import (
     EvaluateFn,

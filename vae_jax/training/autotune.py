@@ -1,4 +1,8 @@
-"""The batch size and the steps per call that are nearly as fast as any, found by trying them."""
+"""Chooses the batch size and the steps per call by measuring the speed of training.
+
+It takes the smallest values that are nearly as fast as the fastest, because a smaller batch gives
+more updates for the same number of images.
+"""
 
 import logging
 import time
@@ -14,25 +18,27 @@ from vae_jax.checkpoints import state
 from vae_jax.runtime import sharding
 from vae_jax.training import steps
 from vae_jax.training.steps import create_train_step
+from vae_jax.typing import ImageShape
 
 LOGGER = logging.getLogger(__name__)
 SMALLEST_BATCH, LARGEST_BATCH = 16, 4096  # images over all devices
-NEARLY = 0.95  # of the best speed: what a smaller batch may cost, for its more frequent updates
-SECONDS = 1.0  # of each measurement, after a call that compiles
+NEARLY = 0.95  # fraction of the best speed that the chosen value must reach
+SECONDS = 1.0  # approximate duration of each measurement, without compilation
 
 
-def resolve(
-    config: ConfigDict, image_shape: tuple[int, int, int], num_images: int, mesh: Mesh
-) -> ConfigDict:
-    """`config` with numbers for train.batch_size = 'auto' and then for train.steps_per_call = 0.
+def resolve(config: ConfigDict, image_shape: ImageShape, num_images: int, mesh: Mesh) -> ConfigDict:
+    """Measures and fills in train.batch_size = 'auto', and then train.steps_per_call.
 
-    The learning rate stays as it is: it belongs to a batch size, so look at it again.
+    The learning rate is not adapted, although the best one depends on the batch size.
 
     Args:
-      config: of the run.
-      image_shape: (H, W, C).
-      num_images: of the training split: no batch is larger.
-      mesh: to train on.
+      config: run configuration.
+      image_shape: shape (H, W, C) of the training images.
+      num_images: number of training images; no batch is larger.
+      mesh: devices to train on.
+
+    Returns:
+      A locked copy of `config` with the chosen numbers.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
@@ -52,20 +58,23 @@ def resolve(
 
 
 def batch_sizes(num_images: int, divisor: int) -> list[int]:
-    """Candidates: each twice the one before, multiples of `divisor`, at most `num_images`."""
+    """Returns the candidates: multiples of `divisor`, each twice the one before.
+
+    None is larger than `num_images`, unless `divisor` is.
+    """
     smallest = -(-SMALLEST_BATCH // divisor) * divisor
     sizes = [smallest * 2**i for i in range(LARGEST_BATCH.bit_length())]
     return [n for n in sizes if n <= min(LARGEST_BATCH, num_images)] or [divisor]
 
 
 def choose(key: str, candidates: Iterable[int], measure: Callable[[int], float]) -> int:
-    """The smallest candidate whose speed is at least NEARLY that of the fastest.
+    """Returns the smallest candidate that reaches the fraction NEARLY of the best speed.
 
     Args:
-      key: what is chosen, for the log.
-      candidates: in ascending order. Two in a row that bring nothing, or one that does not fit into
-        memory, end the search.
-      measure: from a candidate to its images per second.
+      key: configuration key of the candidates, for the log.
+      candidates: values in ascending order. The search ends after two values in a row that are not
+        faster, or at one that does not fit into memory.
+      measure: function from a candidate to its speed in images per second.
     """
     speeds: dict[int, float] = {}
     for candidate in candidates:
@@ -86,12 +95,12 @@ def choose(key: str, candidates: Iterable[int], measure: Callable[[int], float])
 
 def _measure(
     config: ConfigDict,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     mesh: Mesh,
     batch_size: int,
     steps_per_call: int,
 ) -> float:
-    """Images per second of the train step, on random images that lie on the devices."""
+    """Measures the images per second of training, on random images in device memory."""
     everywhere = sharding.replicated(mesh)
     model = experiment.create_model(config, image_shape)
     tx = experiment.create_optimizer(config)
@@ -117,7 +126,7 @@ def _measure(
         for _ in range(num_calls):
             train_state, _ = train_steps(train_state, images, batches, key)
         jax.block_until_ready(train_state)
-        # One process's time, so that all make the same number of calls and the same choice.
+        # The time of one process, so that all make the same number of calls and the same choice.
         return sharding.broadcast(time.perf_counter() - start)
 
     num_calls = max(1, round(SECONDS / time_calls(1)))

@@ -1,4 +1,8 @@
-"""A prior on a trained VAE, whose other parameters stay as they are."""
+"""Trains only a prior, on a trained VAE whose encoder and decoder stay as they are.
+
+`complete_config` takes the data and the model from the run of that VAE, `set_initial_params` its
+parameters, and `encode_all` encodes the training images once for all steps.
+"""
 
 import logging
 
@@ -12,25 +16,26 @@ from vae_jax.data import Split
 from vae_jax.distributions import DiagonalGaussian
 
 LOGGER = logging.getLogger(__name__)
-NUM_IMAGES = 60_000  # whose codes a prior is set from, at most
-OWN_DATA_KEYS = ("dir", "resident")  # of this machine
+NUM_IMAGES = 60_000  # largest number of images from which a prior is initialised
+OWN_DATA_KEYS = ("dir", "resident")  # these depend on the machine, not on the run of the VAE
 
 
 def complete_config(config: ConfigDict) -> ConfigDict:
-    """`config` with what the VAE's run decides: data, model and likelihood.
+    """Returns `config` with the sections data, model and likelihood of the frozen VAE.
 
-    The KL weight has no part in the training of a prior, so there is no warm-up. An ex-post mixture
-    is fitted as a whole before the first step, so there is but one.
+    Without a frozen VAE it returns `config`. The KL weight does not enter the training of a prior,
+    so there is no warm-up. An ex-post mixture is fitted completely before the first step, so one
+    step is enough.
 
     Raises:
-      FileNotFoundError: no run was started in config.vae_workdir.
+      NotFoundError: no run was started in config.vae_workdir.
     """
     if not config.vae_workdir:
         return config
-    of_vae = configuration.load(config.vae_workdir).to_dict()
+    vae_config = configuration.load(config.vae_workdir).to_dict()
     for key in OWN_DATA_KEYS:
-        of_vae["data"][key] = config.data[key]
-    sections = {section: of_vae[section] for section in ("data", "model", "likelihood")}
+        vae_config["data"][key] = config.data[key]
+    sections = {section: vae_config[section] for section in ("data", "model", "likelihood")}
     complete = ConfigDict({**config.to_dict(), **sections})
     complete.kl.warmup_steps = 0
     if config.prior.name == "ex_post_mixture":
@@ -42,19 +47,21 @@ def complete_config(config: ConfigDict) -> ConfigDict:
 
 
 def encodes_once(config: ConfigDict, num_images: int) -> bool:
-    """Whether q(z | x) of all training images is computed before training, not in every step.
+    """Returns whether to compute q(z | x) of all images before training instead of in each step.
 
-    Not where images are drawn anew at each step, nor where most would not be seen again.
+    Binarised images change in every step, so they are always encoded there. Otherwise encoding in
+    advance pays off if training sees more images than there are, mirror images included.
     """
-    seen = config.train.num_steps * config.train.batch_size
-    wanted = seen > num_images * (1 + config.data.flip)
-    return bool(config.vae_workdir) and not config.likelihood.binarize and wanted
+    num_seen = config.train.num_steps * config.train.batch_size
+    pays_off = num_seen > num_images * (1 + config.data.flip)
+    return bool(config.vae_workdir) and not config.likelihood.binarize and pays_off
 
 
 def encode_all(vae: inference.TrainedVAE, train: Split) -> DiagonalGaussian:
-    """q(z | x) of all training images and, where they are flipped, of their mirror images.
+    """Encodes all training images and, if data.flip is set, their mirror images.
 
-    Float32 [N, 1 or 2, *latent_shape], in host memory.
+    Returns:
+      q(z | x), float32 [N, 1 or 2, *latent_shape], in host memory.
     """
     images = train.take(slice(None))
     variants = [images, images[:, :, ::-1]] if vae.config.data.flip else [images]
@@ -64,15 +71,19 @@ def encode_all(vae: inference.TrainedVAE, train: Split) -> DiagonalGaussian:
 
 
 def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:
-    """Freshly initialised parameters with all that comes from data or from the VAE.
+    """Sets the initial parameters that come from the data or from a frozen VAE.
 
     Args:
-      config: of the run, complete.
-      params: of the model.
+      config: run configuration, as `complete_config` returns it.
+      params: freshly initialised parameters of the model.
       train: the training split.
 
+    Returns:
+      The parameters with those of the frozen VAE, if there is one, and with the parameters of the
+      prior that start from images or their codes.
+
     Raises:
-      FileNotFoundError, CheckpointsDamagedError: the VAE cannot be loaded.
+      NotFoundError, CheckpointsDamagedError: the frozen VAE cannot be loaded.
     """
     c = config.prior
     if c.name == "standard_normal":
@@ -82,11 +93,11 @@ def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:
     if config.vae_workdir:
         vae = inference.load(config.vae_workdir)
         params = {**params, **{part: vae.params[part] for part in ("encoder", "decoder")}}
-        LOGGER.info("Prior on the frozen VAE %s, step %d.", config.vae_workdir, vae.step)
+        LOGGER.info("Training a prior on the VAE %s, step %d.", config.vae_workdir, vae.step)
         posterior = vae.encode(images)
         noise = jax.random.normal(jax.random.key(config.seed), posterior.mean.shape)
         z = np.asarray(posterior.reparameterise(noise))
-    of_prior = priors.set_from_data(
+    prior_params = priors.set_from_data(
         c.name, dict(params["prior"]), images, z, c.num_components, config.seed
     )
-    return {**params, "prior": of_prior}
+    return {**params, "prior": prior_params}

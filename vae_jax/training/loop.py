@@ -1,4 +1,4 @@
-"""The training loop: resume, step, log, evaluate, checkpoint, stop cleanly."""
+"""The training loop: resume, step, log, evaluate, save checkpoints, stop cleanly."""
 
 import contextlib
 import logging
@@ -31,6 +31,7 @@ from vae_jax.runtime.provenance import collect_provenance
 from vae_jax.runtime.workdir import check_writable, lock_workdir
 from vae_jax.training import autotune, frozen_vae, steps
 from vae_jax.training.steps import create_train_step
+from vae_jax.typing import Array, ImageShape, PyTree
 
 LOGGER = logging.getLogger(__name__)
 
@@ -39,17 +40,18 @@ class TrainingDivergedError(UserError, FloatingPointError):
     """Too many updates in a row had non-finite gradients."""
 
 
-# Its scalar `elbo` (nats) decides which checkpoint is best.
+# Evaluates the model during training. The scalar `elbo` of the summary, in nats, decides which
+# checkpoint is the best.
 EvaluateFn = Callable[[TrainedVAE, data.Split], writers.Summary]
 
 
 def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: int) -> None:
-    """Raises TrainingDivergedError where `limit` updates in a row were skipped.
+    """Raises a TrainingDivergedError if `limit` updates in a row were skipped.
 
     Args:
-      metrics: per-step arrays of the train step's metrics, the last one of step `last_step`.
-      last_step: number of the last step, counted from 1.
-      limit: updates in a row.
+      metrics: metrics of the training step, by name, as arrays with one value per step.
+      last_step: number of the last step in the arrays, counted from 1.
+      limit: number of skipped updates in a row that ends the training.
     """
     in_a_row = metrics["skipped_in_a_row"]
     if in_a_row.max(initial=0) < limit:
@@ -63,26 +65,40 @@ def check_not_diverged(metrics: dict[str, np.ndarray], last_step: int, limit: in
         f"Steps {start} to {end}: {limit} updates in a row were skipped because a gradient was not "
         f"finite (optim.max_skipped_in_a_row = {limit}). The first non-finite term is the {term}. "
         "Start again in a new --workdir with a lower optim.learning_rate or optim.clip_norm, or a "
-        "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before it are intact."
+        "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before these steps are "
+        "intact."
     )
 
 
 def is_out_of_patience(elbos: Sequence[float], patience: int) -> bool:
-    """Whether none of the last `patience` ELBOs is better than all before; never, if that is 0."""
+    """Returns whether the last `patience` ELBOs are no better than the best one before them.
+
+    Args:
+      elbos: validation ELBOs in the order of the evaluations, nats.
+      patience: number of evaluations to wait for a better one; 0: for ever.
+    """
     if not patience or len(elbos) <= patience:
         return False
-    elbos = np.nan_to_num(elbos, nan=-np.inf)
-    return bool(elbos[-patience:].max() <= elbos[:-patience].max())
+    values = np.nan_to_num(elbos, nan=-np.inf)
+    return bool(values[-patience:].max() <= values[:-patience].max())
 
 
 class Trainer:
-    """One run in one workdir, resumed where checkpoints are there.
+    """Trains one run in one workdir, and resumes it if there are checkpoints.
 
-    State and checkpoints of a resumed run are those of an uninterrupted one. In the log, the record
-    after a stop between two log points averages the steps since the stop only.
+    A resumed run ends with the same state and checkpoints as an uninterrupted one. Only its log may
+    differ: after a stop between two log points, the next record averages the steps since the stop.
+
+    Args:
+      config: run configuration.
+      workdir: directory of the run.
+      evaluate_fn: evaluates the model on the validation images.
+
+    Raises:
+      InputError: the workdir has a run with another configuration or other images.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, evaluate_fn: EvaluateFn):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, evaluate_fn: EvaluateFn) -> None:
         self._workdir, self._evaluate_fn = workdir, evaluate_fn
         self._is_main = sharding.is_main_process()
         self._mesh = sharding.create_mesh(jax.devices())
@@ -95,29 +111,37 @@ class Trainer:
         self._model = experiment.create_model(config, image_shape)
         self._likelihood = experiment.create_likelihood(config, image_shape[-1])
         self._eval_steps = self._create_eval_steps(self._mesh)
-        self._own_eval_steps = self._eval_steps  # of what the main process does alone
+        self._own_eval_steps = self._eval_steps  # for what the main process does alone
         if self._mesh.is_multi_process:
             self._own_eval_steps = self._create_eval_steps(sharding.create_mesh())
         init_key, self._train_key = jax.random.split(jax.random.key(config.seed))
         self._batch_indices = data.make_batch_indices(len(self._train), c.batch_size, config.seed)
         self._state = self._create_or_restore_state(init_key)
-        # A step reached with fewer steps per call (on another backend) must not be jumped over.
+        # The run may resume at a step that was reached with fewer steps per call on another
+        # backend. The greatest common divisor makes every interval end at a call from there.
         self._steps_per_call = math.gcd(experiment.steps_per_call(config), self.step)
         self._train_steps = steps.jit_train_steps(
             create_train_step(config, image_shape), self._mesh, self._steps_per_call
         )
-        self._window: list[dict[str, jax.Array]] = []  # metrics since the last log, on the device
-        self._images_timed, self._timer = 0, 0.0  # of the same window
+        # Metrics since the last log point, on the device; and the images and the start time from
+        # which their speed is computed.
+        self._window: list[dict[str, jax.Array]] = []
+        self._images_timed, self._timer = 0, 0.0
         self._elbos = self._read_elbos()
         self._non_finite_located = False
         self._image_findings: list[doctor.Finding] | None = None
 
     @property
     def step(self) -> int:
+        """Number of training steps done so far."""
         return int(self._state.step)
 
     def run(self) -> int | None:
-        """Trains to the end; returns the signal that stopped it before, or None."""
+        """Trains to the end.
+
+        Returns:
+          The number of the signal that stopped the training early, or None.
+        """
         c = self._config.train
         first_step = self.step
         if first_step >= c.num_steps or self._is_out_of_patience():
@@ -145,10 +169,10 @@ class Trainer:
                 stopping = bool(received) and not self._mesh.is_multi_process
                 if step % c.log_every_steps == 0 or step == c.num_steps:
                     bar.set_postfix_str(self._log(step))
-                    # Processes that wait for one another must stop at the same step.
+                    # Processes wait for each other, so they must stop at the same step.
                     stopping = sharding.any_process(bool(received))
                 elbo = None
-                # Also when stopping: the resumed run starts behind this step.
+                # Also when stopping: the resumed run starts after this step.
                 if step % c.eval_every_steps == 0 or step == c.num_steps:
                     elbo = self._evaluate(step)
                 if elbo is not None or step % c.checkpoint_every_steps == 0 or stopping:
@@ -158,7 +182,8 @@ class Trainer:
                         self._elbos.append(elbo)
                 if stopping:
                     self._checkpoints.require_saved()
-                    number = received[0] if received else signal.SIGTERM  # of another process
+                    # Without a signal of its own, the process stops for that of another one.
+                    number = received[0] if received else signal.SIGTERM
                     LOGGER.info(
                         "Stopped by %s at step %d; the same command resumes there.",
                         signal.Signals(number).name,
@@ -177,15 +202,18 @@ class Trainer:
         return None
 
     def close(self) -> None:
-        """Waits for checkpoints under way."""
+        """Waits until the last checkpoint is written."""
         self._checkpoints.close()
 
-    def _is_warm(self, step: int) -> bool:
-        """Whether the bound counts: at a lower KL weight codes may be far from the prior."""
+    def _is_warm(self, step: float) -> bool:
+        """Returns whether the KL weight has reached its final value.
+
+        Only then are ELBOs compared: at a lower weight the codes may be far from the prior.
+        """
         return step >= self._config.kl.warmup_steps
 
     def _read_elbos(self) -> list[float]:
-        """The validation ELBO at each evaluation that counts, up to the step of the state."""
+        """Reads the validation ELBOs after the warm-up, up to the step of the state."""
         name = "validation/elbo"
         return [
             record[name]
@@ -196,15 +224,18 @@ class Trainer:
     def _is_out_of_patience(self) -> bool:
         return is_out_of_patience(self._elbos, self._config.train.patience)
 
-    def _claim_workdir(self, config: ConfigDict, image_shape) -> ConfigDict:
-        """The configuration with all numbers filled in, compared with the workdir's or saved there.
+    def _claim_workdir(self, config: ConfigDict, image_shape: ImageShape) -> ConfigDict:
+        """Checks that the workdir has no other run, and saves the configuration there.
 
-        A run without checkpoints has nothing to lose and does not bind its workdir.
+        A run without checkpoints has nothing to lose, so its configuration is overwritten.
+
+        Returns:
+          The configuration with a number for train.batch_size = 'auto'.
         """
         steps_done = self._checkpoints.steps()
         if config.train.batch_size == configuration.AUTO:
             if steps_done:
-                config = configuration.with_batch_size_of(self._workdir, config)
+                config = configuration.with_batch_size_from(self._workdir, config)
             else:
                 config = autotune.resolve(config, image_shape, len(self._train), self._mesh)
         sharding.check_batch_size(
@@ -244,50 +275,63 @@ class Trainer:
                 (self._workdir / "parameters.md").write_text(table + "\n")
             params = frozen_vae.set_initial_params(self._config, fresh.params, self._train)
             params = jax.device_put(params, everywhere)
-            # Copies: the train step donates its input, and one buffer cannot be donated twice.
+            # Copies: the train step donates its input, and a buffer cannot be donated twice.
             return fresh.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
         LOGGER.info("Resuming from step %d.", int(restored.step))
         return restored
 
     def _resident_images(self) -> jax.Array | DiagonalGaussian | None:
-        """The training split on the devices, or None where each call sends its own images.
+        """Puts the training images on the devices; None if each call sends its own images.
 
-        With several processes it does: each one reads only what its devices work on. For a prior on
-        a frozen VAE it is what the encoder, which does not change, says of the images.
+        With several processes each call does, so that a process reads only the images of its own
+        devices. For a prior on a frozen VAE the posteriors of the images may take their place,
+        because the encoder does not change.
         """
         if not self._config.data.resident or self._mesh.is_multi_process:
             return None
+        images: np.ndarray | DiagonalGaussian
         if frozen_vae.encodes_once(self._config, len(self._train)):
             vae = self._make_vae(self._state.params, self._eval_steps)
-            everything = frozen_vae.encode_all(vae, self._train)
+            images = frozen_vae.encode_all(vae, self._train)
         else:
-            everything = self._train.take(np.arange(len(self._train)))
-        return jax.device_put(everything, sharding.replicated(self._mesh))
+            images = self._train.take(np.arange(len(self._train)))
+        return jax.device_put(images, sharding.replicated(self._mesh))
 
-    def _train_call(self, images: jax.Array | None, last_step: int) -> None:
-        """`steps_per_call` updates, the last of which is number `last_step` counted from 1."""
+    def _train_call(self, images: jax.Array | DiagonalGaussian | None, last_step: int) -> None:
+        """Does `steps_per_call` updates.
+
+        Args:
+          images: as `_resident_images` returns them.
+          last_step: number of the last update, counted from 1.
+        """
         first = last_step - self._steps_per_call
         indices = np.stack([self._batch_indices(step) for step in range(first, last_step)])
+        batches: Array = indices
         if images is None:
             shape = (*indices.shape, *self._train.image_shape)
             batches = sharding.put(
                 lambda rows: self._train.take(indices[:, rows]), shape, self._mesh, axis=1
             )
-        else:
-            batches = indices
         self._state, metrics = self._train_steps(self._state, images, batches, self._train_key)
         self._window.append(metrics)
 
     def _report_first_call(self) -> None:
-        """The first call compiles; it is timed apart and left out of the images per second."""
+        """Logs the time of the first call, which compiles, and leaves it out of the speed."""
         jax.block_until_ready(self._state)
         seconds = time.perf_counter() - self._timer
-        LOGGER.info("The first call took %.1f s, compilation included.", seconds)
+        LOGGER.info("The first call took %.1f s, including compilation.", seconds)
         self._timer = time.perf_counter()
         self._images_timed = -self._steps_per_call * self._config.train.batch_size
 
     def _log(self, step: int) -> str:
-        """Writes the means since the last log; returns a short text for the progress bar."""
+        """Writes means of the metrics since the last log point.
+
+        Returns:
+          A short text for the progress bar.
+
+        Raises:
+          TrainingDivergedError: too many updates in a row were skipped.
+        """
         c = self._config
         self._checkpoints.report_failed_save()
         window = jax.device_get(self._window)
@@ -325,7 +369,7 @@ class Trainer:
         return text
 
     def _evaluate(self, step: int) -> float:
-        """Writes a summary, the diagnosis and the curves; returns the validation ELBO."""
+        """Evaluates the model, writes the results, and returns the validation ELBO in nats."""
         start = time.perf_counter()
         c = self._config
         params = self._state.ema_params if c.eval.use_ema else self._state.params
@@ -334,13 +378,13 @@ class Trainer:
             self._record(step, summary)
         elbo = summary.scalars["elbo"]
         LOGGER.info("step %d: validation ELBO %.2f nats", step, elbo)
-        self._timer += time.perf_counter() - start  # not of the images per second
+        self._timer += time.perf_counter() - start  # not part of the training speed
         return elbo
 
     def _record(self, step: int, summary: writers.Summary) -> None:
-        """Writes an evaluation, the diagnosis after it, its pictures and the curves so far."""
+        """Writes the results of an evaluation, the diagnosis, the images and the curves so far."""
         self._writer.write(step, "validation", summary)
-        if self._config.train.diagnose:  # from records that include this one
+        if self._config.train.diagnose:  # after the record above, which it reads
             diagnosis = self._diagnose(with_model=True)
             self._writer.write(
                 step, "validation", writers.Summary({}, texts={"diagnosis": diagnosis})
@@ -351,10 +395,14 @@ class Trainer:
         figures.save_curves(self._workdir / "curves.png", writers.read_metrics(self._workdir))
 
     def _locate_non_finite(self, last_step: int, skipped_in_a_row: np.ndarray) -> str:
-        """Names the first non-finite tensor at the first of the skipped updates of this window.
+        """Names the first non-finite tensor in the first skipped update since the last log point.
 
-        Where all updates since were skipped, that step is repeated exactly; otherwise with
-        parameters of a few updates later.
+        It repeats that step with the present parameters. They are those of the step if all updates
+        since were skipped; otherwise they are a few updates newer.
+
+        Args:
+          last_step: number of the last step, counted from 1.
+          skipped_in_a_row: metric of that name at each step since the last log point.
         """
         c = self._config
         step = last_step - len(skipped_in_a_row) + int(np.argmax(skipped_in_a_row > 0))  # 0-based
@@ -363,7 +411,7 @@ class Trainer:
             self._model,
             self._likelihood,
             c.data.flip,
-            losses.to_unit_interval(images),
+            jnp.asarray(losses.to_unit_interval(images)),
             self._train_key,
             step,
         )
@@ -380,16 +428,19 @@ class Trainer:
         try:
             params = jax.device_get(self._state.params)
             name = doctor.first_non_finite(self._model, loss_fn, params, batch, kl_weight)
-        except Exception as error:  # such as memory: the step is not compiled here
-            LOGGER.exception("The first non-finite tensor could not be found; training goes on.")
+        except Exception as error:  # for example out of memory: this step is not compiled
+            LOGGER.exception("Could not find the first non-finite tensor; training goes on.")
             name = f"not found ({type(error).__name__})"
         return f"{name or 'not seen again with the present parameters'}, step {step + 1}"
 
     def _diagnose(self, with_model: bool = False) -> str:
-        """Writes the diagnosis of the run so far, of its records alone or of its model as well.
+        """Writes the diagnosis of the run so far, and returns it as text.
 
-        Returns it as text. A defect in it must not end a training of hours. The main process works
-        alone here, on devices of its own.
+        An error in the diagnosis is logged but does not end a training of hours. Only the main
+        process does this, on its own devices.
+
+        Args:
+          with_model: whether to examine the model in addition to the records.
         """
         c = self._config
         try:
@@ -409,7 +460,7 @@ class Trainer:
                 self._image_findings,
             )
             diagnosis.write(self._workdir)
-        except OSError:  # no room, say: nothing else could be written either
+        except OSError:  # for example a full disk, which stops all other output too
             raise
         except Exception as error:
             LOGGER.exception("The diagnosis failed; training goes on.")
@@ -421,13 +472,13 @@ class Trainer:
             writers.MetricWriter(self._workdir, self.step) if self._is_main else writers.NoWriter()
         )
 
-    def _make_vae(self, params, eval_steps: EvalSteps) -> TrainedVAE:
+    def _make_vae(self, params: PyTree, eval_steps: EvalSteps) -> TrainedVAE:
         return TrainedVAE(
             self._model, self._likelihood, params, self._config, self.step, eval_steps
         )
 
-    def _make_own_vae(self, params) -> TrainedVAE:
-        """One that this process can use without the others."""
+    def _make_own_vae(self, params: PyTree) -> TrainedVAE:
+        """Returns a model that this process can use without the other processes."""
         if self._mesh.is_multi_process:
             everywhere = sharding.replicated(self._own_eval_steps.mesh)
             params = jax.device_put(jax.device_get(params), everywhere)
@@ -437,24 +488,26 @@ class Trainer:
 def train_and_evaluate(
     config: ConfigDict, workdir: str | pathlib.Path, evaluate_fn: EvaluateFn
 ) -> int | None:
-    """Trains the configured VAE in `workdir`, resuming what is there.
+    """Trains the configured VAE in `workdir`, and resumes the run that is there.
 
     Args:
-      config: as from configs/; checked before anything is written.
-      workdir: receives config.json, parameters.md, metrics.jsonl, tensorboard/, curves.png,
-        diagnosis.md, diagnosis.png, images/ and checkpoints/.
-      evaluate_fn: called with the model (averaged parameters, if so configured) and the
-        validation split at each evaluation.
+      config: run configuration, checked before anything is written.
+      workdir: directory that receives config.json, parameters.md, metrics.jsonl, tensorboard/,
+        curves.png, diagnosis.md, diagnosis.png, images/ and checkpoints/.
+      evaluate_fn: called at each evaluation with the model and the validation split; the model has
+        the averaged parameters if eval.use_ema is set.
 
     Returns:
-      None where training is complete, or the number of the signal that stopped it (state saved).
+      None if the training is complete, or the number of the signal that stopped it; the state is
+      saved in both cases.
 
     Raises:
-      ValueError: a wrong configuration or dataset, or a workdir that holds another run.
+      InputError: a wrong configuration or dataset, or a workdir that holds another run.
+      NotFoundError: there is no run in vae_workdir.
       WorkdirBusyError: another process trains in `workdir`.
-      CheckpointsDamagedError: none of its checkpoints can be read.
-      CheckpointNotSavedError: the last one, at the end or when stopped, could not be written.
-      OSError: `workdir` cannot be made or written, or there is no room for the run's records.
+      CheckpointsDamagedError: none of the checkpoints can be read.
+      CheckpointNotSavedError: the checkpoint at the end, or after a signal, could not be written.
+      OSError: `workdir` cannot be created or written, or the disk is full.
       TrainingDivergedError: too many updates in a row had non-finite gradients.
       ProcessLostError: another process of the run has ended.
     """
@@ -474,10 +527,10 @@ def train_and_evaluate(
                 trainer.close()
             elif isinstance(error, Exception) and not isinstance(error, TrainingDivergedError):
                 raise process.ProcessLostError(
-                    f"process {jax.process_index()} of {jax.process_count()} lost another one, "
+                    f"process {jax.process_index()} of {jax.process_count()} lost another process, "
                     f"whose log says why, or failed itself ({error}). The same commands resume "
                     "from the last checkpoint."
                 ) from error
-            raise  # of several: closing would wait for the others
+            raise  # without `close`, which would wait for the other processes
         trainer.close()
         return stopped_by
