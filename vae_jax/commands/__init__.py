@@ -1,1 +1,1 @@
-"""The commands `vae-train` and `vae-evaluate`, which train.py and evaluate.py start as well."""
+"""The commands `vae-train` and `vae-evaluate`; train.py and evaluate.py run them too."""

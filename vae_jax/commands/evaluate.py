@@ -1,8 +1,9 @@
 """Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo
 
-Everything it needs is in the workdir. It writes metrics.json, gallery.json, report.md, report.html,
-diagnosis.md and images/ into WORKDIR/eval. Sample metrics need the test split; the weights of the
-Inception network are downloaded on first use.
+The configuration and the parameters are read from the workdir. The results are written to
+WORKDIR/eval: metrics.json, gallery.json, report.md, report.html, diagnosis.md and images/. Sample
+metrics are computed on the test split only; the weights of the Inception network are downloaded on
+first use.
 """
 
 import pathlib
@@ -20,9 +21,11 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    """The command, with the arguments of the command line."""
-    flags.DEFINE_string("workdir", None, "Directory that train.py wrote.", required=True)
-    flags.DEFINE_string("checkpoint", "best", "'best' by validation ELBO, 'latest', or a step.")
+    """Runs the command with the arguments of the command line."""
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run, written by train.py.", required=True
+    )
+    flags.DEFINE_string("checkpoint", "best", "'best' (by validation ELBO), 'latest', or a step.")
     flags.DEFINE_enum("split", "test", ["test", "validation", "train"], "Images to evaluate on.")
     flags.DEFINE_string(
         "data_dir", None, "Directory of the datasets, if not the one that training used."
@@ -31,8 +34,8 @@ def run() -> None:
     flags.DEFINE_integer(
         "num_samples",
         sample_quality.NUM_SAMPLES,
-        "Number of samples, and at most as many real images; at most 10,000 are compared with the "
-        "test images. 0: no sample metrics.",
+        "Number of samples to compare with at most as many training images; at most 10,000 of them "
+        "are compared with test images. 0: no sample metrics.",
     )
     flags.DEFINE_string(
         "inception_weights", None, "File of the Inception weights: .pth, .tgz, .pb or .npz."
@@ -46,10 +49,10 @@ def run() -> None:
     flags.DEFINE_integer(
         "num_failures",
         evaluation.NUM_FAILURES,
-        "Worst reconstructions and worst samples to show. 0: no failure gallery.",
+        "Number of worst reconstructions and of worst samples to show. 0: no failure gallery.",
     )
     flags.DEFINE_bool(
-        "allow_biased_fid", False, "Compute FID even if there are no more images than features."
+        "allow_biased_fid", False, "Compute FID even from too few images: no more than features."
     )
     show_in_help(__name__, __doc__)
     app.run(_main)
@@ -61,7 +64,7 @@ def _main(argv: list[str]) -> None:
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
     process.cache_compilations()
     program = pathlib.Path(sys.argv[0]).name
-    directory = evaluation.directory_of(FLAGS.workdir, FLAGS.split)
+    directory = evaluation.evaluation_directory(FLAGS.workdir, FLAGS.split)
     with process.exit_on_user_error(program, directory, hint=" (--verbosity=1 shows where)"):
         samples = sample_quality.Options(
             FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid

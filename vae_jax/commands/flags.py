@@ -1,4 +1,4 @@
-"""What the commands with absl flags share."""
+"""Help texts of commands that use absl flags."""
 
 import sys
 
@@ -6,9 +6,10 @@ from absl import flags
 
 
 def show_in_help(module: str, text: str) -> None:
-    """Makes --help show the flags that `module` has defined, below `text`.
+    """Makes --help show `text`, and below it the flags that `module` defines.
 
-    absl shows the flags and the docstring of the script that was started, which defines none.
+    By itself absl shows the docstring and the flags of the script that was started, which has no
+    flags.
     """
     sys.modules["__main__"].__doc__ = text
     for flag in flags.FLAGS.get_flags_for_module(module):

@@ -1,9 +1,10 @@
 """Trains a VAE: python train.py --config=demo --workdir=workdir/demo
 
-`--config` is a Python file, or the name of a configuration in configs/. The same command again
-resumes the run; --config.SECTION.KEY=VALUE overrides one key of the configuration. To train with
-several processes, start one command for each, with a workdir that all of them can reach: with
---coordinator_address=HOST:PORT --num_processes=N --process_id=I, or under SLURM with --distributed.
+`--config` is a Python file, or the name of a configuration in configs/. Run the same command again
+to resume a run. --config.SECTION.KEY=VALUE overrides one key of the configuration. To train with
+several processes, start the command once for each of them, with a workdir that all can reach, and
+with --coordinator_address=HOST:PORT --num_processes=N --process_id=I, or under SLURM with
+--distributed.
 """
 
 import pathlib
@@ -21,7 +22,7 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    """The command, with the arguments of the command line."""
+    """Runs the command with the arguments of the command line."""
     program = pathlib.Path(sys.argv[0]).name
     with process.exit_on_user_error(program):
         sys.argv = configuration.replace_config_name(sys.argv)
@@ -30,11 +31,15 @@ def run() -> None:
     )
     flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, images.")
     flags.DEFINE_bool(
-        "distributed", False, "One of several processes; SLURM or Open MPI describes the others."
+        "distributed", False, "This is one of several processes that SLURM or Open MPI started."
     )
-    flags.DEFINE_string("coordinator_address", None, "Several processes: host:port of process 0.")
-    flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
-    flags.DEFINE_integer("process_id", None, "Several processes: number of this one, from 0.")
+    flags.DEFINE_string(
+        "coordinator_address", None, "With several processes: host:port of process 0."
+    )
+    flags.DEFINE_integer("num_processes", None, "With several processes: their number.")
+    flags.DEFINE_integer(
+        "process_id", None, "With several processes: number of this one, counted from 0."
+    )
     flags.mark_flags_as_required(["config", "workdir"])
     show_in_help(__name__, __doc__)
     app.run(_main)
@@ -52,4 +57,4 @@ def _main(argv: list[str]) -> None:
             process.join_processes(*processes)
         stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)
     if stopped_by is not None:
-        sys.exit(128 + stopped_by)  # what a shell reports of a process ended by that signal
+        sys.exit(128 + stopped_by)  # as a shell reports a process that a signal ended

@@ -1,4 +1,8 @@
-"""The bounds of a trained VAE on a split."""
+"""Bounds on the log-likelihood of a split: the ELBO with its terms, the importance-weighted bound.
+
+Each is given in nats per image and, if the likelihood is a mass function over the 256 grey levels,
+in bits per dimension.
+"""
 
 import dataclasses
 
@@ -9,15 +13,19 @@ from vae_jax import objectives
 from vae_jax.data import Split
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.metric import Metric, mean, standard_error
+from vae_jax.typing import Array
 
 
 def shuffled_images(split: Split) -> np.ndarray:
-    """All images in one fixed random order, so that the first of them stand for all."""
+    """Returns all images of a split in one fixed random order.
+
+    Its first images are therefore a random sample of the split.
+    """
     return split.take(np.random.default_rng(0).permutation(len(split)))
 
 
 def evaluate_bounds(vae: TrainedVAE, split: Split) -> dict[str, Metric]:
-    """Of `evaluate` the metrics of the bounds alone."""
+    """Computes only the bounds, with the same result as the full evaluation (`evaluate`)."""
     elbo_key, iw_key, _ = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
     return all_bounds(vae, split, shuffled_images(split), elbo_key, iw_key)
 
@@ -25,16 +33,25 @@ def evaluate_bounds(vae: TrainedVAE, split: Split) -> dict[str, Metric]:
 def all_bounds(
     vae: TrainedVAE, split: Split, images: np.ndarray, elbo_key: jax.Array, iw_key: jax.Array
 ) -> dict[str, Metric]:
-    """The ELBO with its terms and, where the prior is exact, the importance-weighted bound."""
+    """Computes the ELBO, its terms and, if the prior is exact, the importance-weighted bound.
+
+    Args:
+      vae: the model.
+      split: the split that the metrics are attributed to.
+      images: its images, as `shuffled_images` returns them.
+      elbo_key: random key of the ELBO.
+      iw_key: random key of the importance-weighted bound.
+    """
     terms = vae.elbo_terms(images, elbo_key, progress=True)
-    of_elbo = _bound_metrics(vae, split, terms)
-    return of_elbo | _iw_metrics(vae, split, images, terms.elbo, iw_key)
+    elbo_metrics = _elbo_metrics(vae, split, terms)
+    return elbo_metrics | _iw_metrics(vae, split, images, np.asarray(terms.elbo), iw_key)
 
 
 def mean_metric(
-    vae: TrainedVAE, split: Split, values: np.ndarray, unit: str, protocol: str
+    vae: TrainedVAE, split: Split, per_image: Array, unit: str, protocol: str
 ) -> Metric:
-    """The mean over images of per-image values."""
+    """Returns the mean of one value per image as a metric, with its standard error."""
+    values = np.asarray(per_image)
     return Metric(
         value=mean(values),
         unit=unit,
@@ -48,7 +65,10 @@ def mean_metric(
 
 
 def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> dict[str, Metric]:
-    """The bound in bits per dimension where the likelihood is a mass function over 256 levels."""
+    """Returns a bound in bits per dimension, under this name.
+
+    The result is empty unless the likelihood is a mass function over the 256 grey levels.
+    """
     if not vae.likelihood.is_discrete:
         return {}
     return {
@@ -63,7 +83,7 @@ def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> dict[str,
     }
 
 
-def _bound_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) -> dict[str, Metric]:
+def _elbo_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) -> dict[str, Metric]:
     protocol = "one draw z ~ q(z|x) per image, weight of the rate 1"
     elbo = mean_metric(vae, split, terms.elbo, "nats", protocol)
     return {
@@ -84,12 +104,21 @@ def _rate_protocol(vae: TrainedVAE) -> str:
 def _iw_metrics(
     vae: TrainedVAE, split: Split, images: np.ndarray, elbo: np.ndarray, key: jax.Array
 ) -> dict[str, Metric]:
-    """The importance-weighted bound, on part of the images if the configuration asks for that.
+    """Computes the importance-weighted bound.
 
-    Nothing where log p(z) is itself a bound: estimates of one would not make another.
+    If eval.num_iw_images selects a part of the images, the metric is the ELBO of all images plus
+    the mean gain over the ELBO on that part. Bounds differ between images by far more nats than
+    gains do, so the mean bound of the part alone would have a much larger error.
 
-    Then it is the ELBO of all images plus the mean gain over it on the part: images differ by far
-    more nats than the gain does, so the mean of the part alone would say little.
+    The result is empty if log p(z) is itself only bounded, because weights with an estimate of that
+    bound do not give a bound.
+
+    Args:
+      vae: the model.
+      split: the split that the metrics are attributed to.
+      images: its images, as `shuffled_images` returns them.
+      elbo: ELBO of each image in nats, [N].
+      key: random key of the draws.
     """
     if not vae.prior_is_exact:
         return {}
@@ -98,7 +127,7 @@ def _iw_metrics(
     gain = vae.iw_elbo(part, key, c.num_iw_samples, progress=True) - elbo[: len(part)]
     standard_error = None
     if len(part) > 1:
-        # Of mean(elbo) + mean(gain), the part being among the images.
+        # The variance of mean(elbo) + mean(gain), where the part is contained in the images.
         covariance = np.cov(elbo[: len(part)], gain)
         variance = np.var(elbo, ddof=1, dtype=np.float64) / len(elbo)
         variance += covariance[1, 1] / len(part) + 2.0 * covariance[0, 1] / len(elbo)

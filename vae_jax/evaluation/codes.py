@@ -1,4 +1,4 @@
-"""Metrics of codes and reconstructions."""
+"""Metrics of the latents and of the reconstructions that a VAE makes from them."""
 
 import numpy as np
 
@@ -8,20 +8,29 @@ from vae_jax.evaluation.bounds import mean_metric
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import latents, reconstruction
 from vae_jax.metrics.metric import Metric
+from vae_jax.typing import Array
 
 NUM_MUTUAL_INFORMATION_SAMPLES = 2000
 
 
 def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -> dict[str, Metric]:
+    """Computes the active units and the mutual information between images and latents.
+
+    Args:
+      vae: the model.
+      split: the split that the metrics are attributed to.
+      posterior: q(z | x) of all its images, [N, *latent_shape].
+    """
+    means, log_stds = np.asarray(posterior.mean), np.asarray(posterior.log_std)
     common = {"split": split.name, "seed": vae.config.eval.seed, "checkpoint_step": vae.step}
     num_dims = int(np.prod(vae.latent_shape))
     num_samples = min(NUM_MUTUAL_INFORMATION_SAMPLES, len(split))
     information, standard_error = latents.mutual_information(
-        posterior.mean, posterior.log_std, num_samples, np.random.default_rng(common["seed"])
+        means, log_stds, num_samples, np.random.default_rng(common["seed"])
     )
     return {
         "active_units": Metric(
-            value=latents.active_units(posterior.mean),
+            value=latents.active_units(means),
             unit=f"of {num_dims}",
             num_images=len(split),
             protocol=f"variance of E[z|x] over the split at least {latents.ACTIVE_VARIANCE}",
@@ -40,9 +49,19 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
 
 
 def reconstruction_metrics(
-    vae: TrainedVAE, split: Split, images: np.ndarray, codes: np.ndarray
+    vae: TrainedVAE, split: Split, images: np.ndarray, codes: Array
 ) -> dict[str, Metric]:
-    """PSNR and SSIM of the likelihood's mean at the posterior mean, in blocks of bounded memory."""
+    """Computes PSNR and SSIM between images and their reconstructions.
+
+    It works in blocks of `vae.batch_size` images, so that memory is bounded. There is no SSIM for
+    images that are smaller than its window.
+
+    Args:
+      vae: the model.
+      split: the split that the metrics are attributed to.
+      images: its images, uint8 [N, H, W, C].
+      codes: means of q(z | x) of these images, [N, *latent_shape].
+    """
     functions = {"psnr": reconstruction.psnr}
     if min(vae.image_shape[:2]) >= reconstruction.SSIM_WINDOW:
         functions["ssim"] = reconstruction.ssim

@@ -1,4 +1,4 @@
-"""What is measured of a model: a little during training, everything afterwards."""
+"""The evaluations of a model: a short one during training, and the full one afterwards."""
 
 import jax
 import numpy as np
@@ -24,31 +24,48 @@ from vae_jax.recording.writers import Summary
 
 
 def validate(vae: TrainedVAE, split: Split) -> Summary:
-    """The short evaluation during training, on the whole split and with fixed noise."""
+    """Does the short evaluation during training, on the whole split and always with the same noise.
+
+    Args:
+      vae: the model.
+      split: the validation split.
+
+    Returns:
+      The terms of the bound, reconstructions and samples as grids, and the rate of each dimension.
+    """
     key = jax.random.key(vae.config.eval.seed)
     elbo_key, sample_key = jax.random.split(key)
     images = shuffled_images(split)
     terms = vae.elbo_terms(images, elbo_key)
     scalars = {
-        "elbo": mean(terms.elbo),
-        "rate": mean(terms.rate),
-        "distortion": mean(terms.distortion),
+        "elbo": mean(np.asarray(terms.elbo)),
+        "rate": mean(np.asarray(terms.rate)),
+        "distortion": mean(np.asarray(terms.distortion)),
     }
     if vae.likelihood.is_discrete:
         scalars["bits_per_dim"] = objectives.bits_per_dim(scalars["elbo"], vae.image_shape)
     shown = images[:NUM_RECONSTRUCTIONS]
+    rate_per_dim = np.asarray(terms.rate_per_dim)
     return Summary(
         scalars=scalars,
         images={
             "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
             "samples": figures.image_grid(vae.sample(sample_key, NUM_SAMPLES), NUM_COLUMNS),
         },
-        histograms={"rate_per_dim": terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel()},
+        histograms={"rate_per_dim": rate_per_dim.mean(axis=0, dtype=np.float64).ravel()},
     )
 
 
 def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
-    """The full evaluation: (metrics by name, grids uint8 [H, W, 3] by name)."""
+    """Does the full evaluation, without the sample metrics.
+
+    Args:
+      vae: the model.
+      split: the split to evaluate on.
+
+    Returns:
+      (metrics, grids): the metrics by name, and the grids of images by name, uint8 [H, W, 3].
+    """
     elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
     line_key = jax.random.fold_in(sample_key, 1)
     images = shuffled_images(split)

@@ -1,4 +1,4 @@
-"""The whole evaluation of a workdir: all that evaluate.py does, callable from Python."""
+"""The whole evaluation of a workdir, as evaluate.py does it, callable from Python."""
 
 import dataclasses
 import pathlib
@@ -18,15 +18,16 @@ NUM_FAILURES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user decides about an evaluation.
+    """The choices of a user about an evaluation.
 
     Attributes:
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
       split: 'test', 'validation' or 'train'; sample metrics need 'test'.
       data_dir: directory of the datasets; None: the one that training used.
       num_iw_images: overrides eval.num_iw_images; 0: the whole split.
-      num_failures: worst reconstructions and worst samples to show; 0: no failure gallery.
-      samples: what is decided about the sample metrics.
+      num_failures: number of worst reconstructions and of worst samples to show; 0: no failure
+        gallery.
+      samples: choices about the sample metrics.
     """
 
     checkpoint: str | int = "best"
@@ -42,14 +43,14 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found; the pictures and the report are in its directory.
+    """The results of an evaluation; the images and the report are in its directory.
 
     Attributes:
-      directory: of metrics.json, report.md, report.html and images/.
-      metrics: by name.
-      notes: what is missing, why, and the remedy.
+      directory: directory with metrics.json, report.md, report.html and images/.
+      metrics: the metrics, by name.
+      notes: sentences that say what is missing, why, and what to do about it.
       failures: the failure galleries.
-      diagnosis: of the checkpoint.
+      diagnosis: the doctor's diagnosis of the checkpoint.
     """
 
     directory: pathlib.Path
@@ -59,8 +60,8 @@ class Evaluation:
     diagnosis: doctor.Diagnosis
 
 
-def directory_of(workdir: str | pathlib.Path, split: str) -> pathlib.Path:
-    """Where the evaluation on a split is written."""
+def evaluation_directory(workdir: str | pathlib.Path, split: str) -> pathlib.Path:
+    """Returns the directory in a workdir that receives the evaluation on a split."""
     return pathlib.Path(workdir) / ("eval" if split == "test" else f"eval_{split}")
 
 
@@ -68,20 +69,21 @@ def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluati
     """Evaluates a run, diagnoses it and writes the report.
 
     Args:
-      workdir: written by train.py.
-      options: by default those of evaluate.py.
+      workdir: directory of the run, written by train.py.
+      options: choices about the evaluation; by default those of evaluate.py.
 
     Raises:
       UserError: there is no such run, checkpoint or dataset, or an option breaks a rule.
       OSError: the report cannot be written.
     """
-    # GPUs would round float32 products to TensorFloat-32: the bound must not depend on the device.
+    # GPUs would round float32 products to TensorFloat-32, but the bound must not depend on the
+    # device.
     with jax.default_matmul_precision("highest"):
         return _run(pathlib.Path(workdir), options or Options())
 
 
 def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
-    directory = directory_of(workdir, options.split)
+    directory = evaluation_directory(workdir, options.split)
     vae = inference.load(workdir, options.checkpoint)
     if directory.exists():
         check_writable(directory)
@@ -101,14 +103,14 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     metrics, grids = evaluate(vae, split)
     if not vae.prior_is_exact:
         notes.append(
-            "Missing: `iw_elbo`: with this prior log p(z) is itself only bounded, and the "
-            "importance-weighted bound needs the number."
+            "Missing: `iw_elbo`: with this prior log p(z) is itself only bounded, but the "
+            "importance-weighted bound needs its exact value."
         )
     features = None
     if weights is not None:
         if not report.is_evaluated(directory):
-            # Sample metrics take long on a CPU: the results so far must not be lost.
-            pending = [*notes, "Sample metrics were not finished when this was written."]
+            # Sample metrics take long on a CPU, and the results so far must not be lost.
+            pending = [*notes, "The sample metrics were not finished when this was written."]
             report.write_evaluation(directory, vae.config, metrics, grids, pending)
         samples = sample_quality.evaluate(vae, options.samples, weights)
         metrics |= samples.metrics
@@ -117,7 +119,7 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         features = samples.features
     try:
         failures = gallery.create(vae, split, options.num_failures, features)
-    except NotFiniteError as error:  # the rest has been evaluated
+    except NotFiniteError as error:  # the other results are still worth a report
         failures = []
         notes.append(f"Missing: the failure gallery: {error}")
     report.write_evaluation(directory, vae.config, metrics, grids, notes, failures, diagnosis)

@@ -1,9 +1,14 @@
-"""How good samples are."""
+"""Sample metrics: the distance of a model's images from real ones, in Inception features.
+
+`find_weights` loads the Inception network, or says which metrics are missing without it;
+`evaluate` compares all sets of images that the model makes with the test and training images.
+"""
 
 import dataclasses
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,26 +25,30 @@ from vae_jax.metrics.metric import Metric
 from vae_jax.metrics.reference import reference_features
 
 LOGGER = logging.getLogger(__name__)
-NUM_SAMPLES = 50_000  # against train
-MIN_NUM_SAMPLES = 10  # for the splits of the Inception score and the fifth neighbour
-FID_TAP = 2048  # what FID, and every metric without a number in its name, is defined on
-TAPS = (FID_TAP, 768)  # 768: what can be had of weights without the last blocks
+NUM_SAMPLES = 50_000  # samples that are compared with the training images
+MIN_NUM_SAMPLES = 10  # the splits of the Inception score and the fifth neighbour need as many
+FID_TAP = 2048  # features of FID, and of every metric without a number in its name
+TAPS = (FID_TAP, 768)  # 768 are available from weights without the last blocks
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
-NUM_SPLITS = 10  # of the Inception score
-OF_PRIOR = ("samples", "sample_means", "tempered_samples", "tempered_sample_means")
+NUM_SPLITS = 10  # splits of the Inception score
+PRIOR_SETS = ("samples", "sample_means", "tempered_samples", "tempered_sample_means")
+# (value, standard error, number of the model's images, protocol)
+Measure: TypeAlias = tuple[float, float | None, int, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user decides about the sample metrics.
+    """The choices of a user about the sample metrics.
 
     Attributes:
-      num_samples: against train; against test it is at most 10,000, or as many as there are test
-        images. Of real images no more are taken. 0: no sample metrics.
-      inception_weights: file of the weights; None: looked for below the data directory, or
-        downloaded to there.
+      num_samples: number of samples that are compared with the training images, and largest number
+        of training images used. Against test images it is at most 10,000 and at most the number of
+        test images. 0: no sample metrics.
+      inception_weights: file of the Inception weights; None: the file in the data directory, which
+        is downloaded if it is missing.
       preprocessing: keys of `metrics.features.PREPROCESSING`.
-      allow_biased: compute Frechet distances also from fewer images than features + 1.
+      allow_biased: whether to compute Frechet distances from too few images, that is, no more than
+        features.
     """
 
     num_samples: int = NUM_SAMPLES
@@ -47,7 +56,7 @@ class Options:
     preprocessing: tuple[str, ...] = ("pytorch_fid",)
     allow_biased: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_samples < 0 or self.num_samples in range(1, MIN_NUM_SAMPLES):
             raise InputError(
                 f"num_samples = {self.num_samples} must be at least {MIN_NUM_SAMPLES}, or 0 for no "
@@ -63,13 +72,13 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampleEvaluation:
-    """What is known of the samples.
+    """The results of an evaluation of samples.
 
     Attributes:
-      metrics: by name.
-      grids: uint8 [H, W, 3] by name.
-      notes: in words what is missing and why.
-      features: on the finest tap, with the first preprocessing.
+      metrics: the metrics, by name.
+      grids: grids of images, uint8 [H, W, 3], by name.
+      notes: sentences that say what is missing and why.
+      features: features of single images on the finest tap, with the first preprocessing.
     """
 
     metrics: dict[str, Metric]
@@ -81,13 +90,17 @@ class SampleEvaluation:
 def find_weights(
     vae: TrainedVAE, options: Options
 ) -> tuple[inception_weights.InceptionWeights | None, list[str]]:
-    """The Inception weights, and in words which metrics cannot be had with them, and how they can.
+    """Finds the Inception weights, or downloads them.
+
+    Returns:
+      The weights, or None without any; and sentences that say which metrics are missing with these
+      weights and what to do about it.
 
     Raises:
-      ValueError: a file of weights is there and is not good.
+      InputError: the file of the weights is damaged or has other contents.
     """
     if options.num_samples == 0:
-        return None, ["No sample metrics were asked for (--num_samples=0)."]
+        return None, ["Sample metrics are switched off (--num_samples=0)."]
     try:
         weights = inception_weights.find_or_download(options.inception_weights, _data_dir(vae))
     except inception_weights.WeightsUnavailableError as error:
@@ -95,15 +108,15 @@ def find_weights(
     sources = f"evaluate with --inception_weights=FILE, from {' or '.join(inception_weights.URLS)}"
     if not set(TAPS) & set(weights.available_taps):
         return None, [
-            "Missing: all metrics on Inception features: the weights at hand end before the "
-            f"{min(TAPS)} features that these need at least; {sources}."
+            "Missing: all metrics on Inception features: the weights that were found end before "
+            f"the {min(TAPS)} features that these metrics need at least; {sources}."
         ]
     notes = []
     if FID_TAP not in weights.available_taps:
         notes.append(
-            "Missing: `fid` and all else on 2048 features, and the Inception score: the weights at "
-            f"hand end before the layers that these need; {sources}. Metrics on 768 features are "
-            "not on FID's scale: compare them with nothing but the same metric."
+            "Missing: `fid` and all other metrics on 2048 features, and the Inception score: the "
+            f"weights that were found end before the layers that these need; {sources}. Metrics on "
+            "768 features are not on the scale of FID: compare them only with the same metric."
         )
     elif not weights.has_logits:
         notes.append(f"Missing: the Inception score: the weights have no logits; {sources}.")
@@ -111,19 +124,27 @@ def find_weights(
 
 
 def best_tap(weights: inception_weights.InceptionWeights) -> int:
-    """The finest features that these weights have and distances are of; otherwise a ValueError."""
+    """Returns the finest tap of these weights on which distances can be computed.
+
+    Raises:
+      InputError: the weights have no such tap.
+    """
     for tap in TAPS:
         if tap in weights.available_taps:
             return tap
     raise InputError(
-        f"the Inception weights at hand have the features {weights.available_taps}, but distances "
-        f"need one of {TAPS}: give --inception_weights=FILE, from "
+        f"the Inception weights that were found have the features {weights.available_taps}, but "
+        f"distances need one of {TAPS}: give --inception_weights=FILE, from "
         f"{' or '.join(inception_weights.URLS)}."
     )
 
 
 def check_num_samples(num_samples: int, weights: inception_weights.InceptionWeights) -> None:
-    """Raises a ValueError, before hours of work, where no Frechet distance could be computed."""
+    """Checks, before hours of work, that there are enough samples for a Frechet distance.
+
+    Raises:
+      InputError: there are no more samples than features.
+    """
     tap = best_tap(weights)
     if num_samples <= tap:
         raise InputError(
@@ -135,14 +156,21 @@ def check_num_samples(num_samples: int, weights: inception_weights.InceptionWeig
 def evaluate(
     vae: TrainedVAE, options: Options, weights: inception_weights.InceptionWeights
 ) -> SampleEvaluation:
-    """All sample metrics that the weights allow, in both protocols.
+    """Computes all sample metrics that the weights allow.
+
+    Args:
+      vae: the model.
+      options: number of samples, preprocessing, and what to do with too few images.
+      weights: weights of the Inception network.
 
     Raises:
-      NotFiniteError: the decoder gives non-finite images.
+      NotFiniteError: the decoder computes non-finite images.
     """
     generated, aggregate_posterior = generate(vae, options.num_samples)
     taps = [tap for tap in TAPS if tap in weights.available_taps]
-    metrics, notes, features = {}, [], []
+    metrics: dict[str, Metric] = {}
+    notes: list[str] = []
+    features: list[Features] = []
     for preprocessing in dict.fromkeys(options.preprocessing):
         extractor = FeatureExtractor(weights, taps, preprocessing)
         sets = _extract(vae, options, extractor, generated)
@@ -169,10 +197,10 @@ def _extract(
     extractor: FeatureExtractor,
     generated: Mapping[str, tuple[int, Blocks]],
 ) -> dict[str, FeatureSet]:
-    """Features of all sets with one preprocessing."""
+    """Extracts the features of all sets of images, with one preprocessing."""
     LOGGER.info(
-        "sample metrics: %s images through the Inception network, besides real ones not yet cached "
-        "(--num_samples=N for fewer)",
+        "Sample metrics: %s images go through the Inception network, plus the real images that are "
+        "not in the cache yet (fewer with --num_samples=N).",
         f"{sum(n for n, _ in generated.values()):,}",
     )
     cache_dir = _data_dir(vae) / "inception" / "reference"
@@ -198,11 +226,14 @@ def _measure(
     sets: Mapping[str, FeatureSet],
     notes: list[str],
 ) -> dict[str, Metric]:
-    """All comparisons with one preprocessing."""
-    metrics = {}
+    """Compares the sets of images with the real ones, with one preprocessing.
+
+    It appends sentences about missing metrics to `notes`.
+    """
+    metrics: dict[str, Metric] = {}
     for name in (name for name in SETS if name in sets and name != "test"):
         metrics |= _compare(vae, options, extractor, sets, name, "test", notes)
-    for name in (name for name in (*OF_PRIOR, "test") if name in sets):
+    for name in (name for name in (*PRIOR_SETS, "test") if name in sets):
         metrics |= _compare(vae, options, extractor, sets, name, "train", notes)
     return metrics
 
@@ -216,21 +247,22 @@ def _compare(
     split: str,
     notes: list[str],
 ) -> dict[str, Metric]:
-    """Metrics of the images called `name` against the real ones of `split`."""
+    """Compares the set of images called `name` with the real images of `split`."""
     real, fake = sets[split], sets[name]
     if split == "test":
-        fake = fake.first(len(real))  # the distance depends on the number: the same in all rows
+        # The distance depends on the number of images, so it must be the same for all sets.
+        fake = fake.first(len(real))
     prefix = "clean_" if extractor.preprocessing == "clean" else ""
-    measures = {}
+    measures: dict[str, Measure] = {}
     for tap in extractor.taps:
         suffix = "" if tap == FID_TAP else f"_{tap}"
-        of_tap = measure_tap(real, fake, tap, options.allow_biased, vae.config.eval.seed)
-        measures |= {f"{prefix}{metric}{suffix}": measure for metric, measure in of_tap.items()}
+        tap_measures = measure_tap(real, fake, tap, options.allow_biased, vae.config.eval.seed)
+        measures |= {f"{prefix}{metric}{suffix}": m for metric, m in tap_measures.items()}
         note = (
-            f"Missing: `{prefix}fid{suffix}` where a set has no more than {tap} images: its "
-            "covariance is singular. Take more (--num_samples), or add --allow_biased_fid."
+            f"Missing: `{prefix}fid{suffix}` of sets with no more than {tap} images, whose "
+            "covariance is singular. Take more images (--num_samples), or add --allow_biased_fid."
         )
-        if "fid" not in of_tap and note not in notes:
+        if "fid" not in tap_measures and note not in notes:
             notes.append(note)
     if fake.logits is not None:
         num_splits = min(NUM_SPLITS, len(fake))
@@ -254,9 +286,20 @@ def _compare(
 
 def measure_tap(
     real: FeatureSet, fake: FeatureSet, tap: int, allow_biased: bool, seed: int
-) -> dict[str, tuple[float, float | None, int, str]]:
-    """Metrics of two sets on one tap: {name: (value, standard error, fake images, protocol)}."""
-    measures = {}
+) -> dict[str, Measure]:
+    """Computes the metrics of two sets of images on one tap.
+
+    Args:
+      real: features of the real images.
+      fake: features of the images that the model made.
+      tap: number of features.
+      allow_biased: whether to compute a Frechet distance from no more images than features.
+      seed: random seed of the subsets for the kernel distance.
+
+    Returns:
+      The metrics by name, without prefix and suffix.
+    """
+    measures: dict[str, Measure] = {}
     is_biased = min(len(fake), len(real)) <= tap
     if allow_biased or not is_biased:
         distance = frechet_distance(fake.statistics[tap], real.statistics[tap], allow_biased)

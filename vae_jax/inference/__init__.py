@@ -1,4 +1,8 @@
-"""A trained VAE in use."""
+"""The use of a trained VAE.
+
+`trained_vae` has the class for scripts and notebooks and loads a run into it; `steps` has the
+jitted functions behind it; `image_sets` makes the images that the sample metrics compare.
+"""
 
 from vae_jax.inference.trained_vae import TrainedVAE, load
 

@@ -1,7 +1,11 @@
-"""The sets of images that an evaluation compares: real ones, and those that a model makes."""
+"""The sets of images that an evaluation compares: real images, and images that a model makes.
+
+The model makes samples of its prior, decoded draws of the aggregate posterior (the codes of random
+training images), and reconstructions of test images.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -14,11 +18,11 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.features import NUM_KEPT
 from vae_jax.recording import figures
 
-NUM_SAMPLES_TEST = NUM_KEPT  # 10,000, against test
-BLOCK_SIZE = 500  # images that are decoded at a time
+NUM_SAMPLES_TEST = NUM_KEPT  # largest number of images compared with the test split
+BLOCK_SIZE = 500  # images decoded at a time
 NUM_SHOWN, NUM_COLUMNS = 100, 10
-# The sets of images by name. Those that the model makes are there twice: drawn from p(x|z) and as
-# its mean, which is no draw from the model, but what most papers show.
+# The sets of images by name. The model makes each of its sets twice: as draws from p(x|z), and as
+# means of p(x|z), which are not draws from the model but are what most papers show.
 SETS = {
     "samples": "x ~ p(x|z), z ~ p(z)",
     "sample_means": "mean of p(x|z), z ~ p(z)",
@@ -31,21 +35,25 @@ SETS = {
     "train": "real training images: the floor",
     "test": "real test images: the floor, if as many",
 }
-Blocks = Callable[[], Iterator[np.ndarray]]  # makes the images anew at each call
+Blocks = Callable[[], Iterator[np.ndarray]]  # each call generates the images again, block by block
 
 
 class NotFiniteError(InputError):
-    """The model gives numbers that are not finite."""
+    """The model computes numbers that are not finite."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """Features of single images, for whoever looks for images that are far from all others.
+    """Inception features of single images, by which the gallery finds outliers.
+
+    All arrays are float32 [n, tap].
 
     Attributes:
-      space: in words, '2048 Inception features, pytorch_fid preprocessing'.
-      train, test: float32 [n, tap], of the first images of `real_split`, 10,000 at most.
-      sample_means, reconstruction_means: likewise of the functions of that name.
+      space: description, such as '2048 Inception features, pytorch_fid preprocessing'.
+      train: features of the first images of `real_split(vae, "train", ...)`, at most 10,000.
+      test: features of the first images of `real_split(vae, "test", ...)`, at most 10,000.
+      sample_means: features of the first images that the function `sample_means` returns.
+      reconstruction_means: features of the images that `reconstruction_means` returns.
     """
 
     space: str
@@ -56,9 +64,15 @@ class Features:
 
 
 def real_split(vae: TrainedVAE, split: str, num_samples: int) -> Split:
-    """Images of the file in one fixed random order: as many as there are samples, at most.
+    """Returns the first real images of a split in one fixed random order.
 
-    Of the published training set, that is, with what is set aside for validation here.
+    The images are those of the whole file. For 'train' that is the published training set,
+    including the images that are set aside for validation here.
+
+    Args:
+      vae: the model, for its dataset.
+      split: 'train' or 'test'.
+      num_samples: largest number of images; for 'test' it is also at most 10,000.
     """
     n = min(num_samples, NUM_SAMPLES_TEST) if split == "test" else num_samples
     part = experiment.load_split(vae.config, split)
@@ -67,12 +81,12 @@ def real_split(vae: TrainedVAE, split: str, num_samples: int) -> Split:
 
 
 def all_images(split: Split) -> np.ndarray:
-    """All of them, uint8 [N, H, W, C]."""
+    """Returns all images of a split, uint8 [N, H, W, C]."""
     return split.take(slice(None))
 
 
 def _set_keys(vae: TrainedVAE) -> dict[str, jax.Array]:
-    """The keys from which the sets of images are made."""
+    """Returns the random keys from which the sets of images are made, by name."""
     names = ("prior", "index", "aggregate", "reconstruction", "decoder")
     key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
@@ -81,7 +95,16 @@ def _set_keys(vae: TrainedVAE) -> dict[str, jax.Array]:
 def sample_means(
     vae: TrainedVAE, num_samples: int, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first of that set: (z [N, *latent_shape], uint8 [N, H, W, C])."""
+    """Returns the first images of the set 'sample_means', with their latents.
+
+    Args:
+      vae: the model.
+      num_samples: number of images.
+      temperature: factor on the standard deviations of the prior.
+
+    Returns:
+      (z, images): [N, *latent_shape], and uint8 [N, H, W, C].
+    """
     blocks = [
         _prior_block(vae, key, False, temperature)
         for _, key in _block_keys(_set_keys(vae)["prior"], num_samples)
@@ -91,7 +114,10 @@ def sample_means(
 
 
 def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
-    """That set, uint8 [N, H, W, C], of `real_split` of the test images."""
+    """Returns the set 'reconstruction_means', uint8 [N, H, W, C].
+
+    Its images are those of `real_split(vae, "test", num_samples)`, in the same order.
+    """
     return decode_means(
         vae, _reconstruction_codes(vae, all_images(real_split(vae, "test", num_samples)))
     )
@@ -100,21 +126,29 @@ def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
 def _prior_block(
     vae: TrainedVAE, key: jax.Array, draw: bool, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(z, images) of `BLOCK_SIZE` samples; the z are the same for means and draws."""
+    """Returns (z, images) of `BLOCK_SIZE` samples; means and draws have the same z."""
     z_key, x_key = jax.random.split(key)
     z = vae.sample_prior(z_key, BLOCK_SIZE, temperature)
     return z, _to_bytes(vae.decode(z, x_key if draw else None))
 
 
-def aggregate_posterior_codes(vae: TrainedVAE, num_samples: int, keys: jax.Array) -> np.ndarray:
-    """z ~ q(z|x) of random training images x, [N, *latent_shape], from two keys."""
+def aggregate_posterior_codes(
+    vae: TrainedVAE, num_samples: int, keys: Sequence[jax.Array] | jax.Array
+) -> np.ndarray:
+    """Draws latents z ~ q(z|x) of random training images x, [N, *latent_shape].
+
+    Args:
+      vae: the model.
+      num_samples: number N of latents.
+      keys: two random keys, to choose the images and to draw the latents.
+    """
     train = experiment.load_split(vae.config, "train")
     chosen = np.asarray(jax.random.randint(keys[0], (num_samples,), 0, len(train)))
     return _draw(vae.encode(train.take(chosen)), keys[1])
 
 
 def decode_means(vae: TrainedVAE, z: np.ndarray) -> np.ndarray:
-    """The means of p(x|z) as they would be stored, uint8 [N, H, W, C]."""
+    """Decodes latents as means of p(x|z), in the uint8 values of a file, [N, H, W, C]."""
     starts = range(0, len(z), BLOCK_SIZE)
     return np.concatenate([_to_bytes(vae.decode(z[i : i + BLOCK_SIZE])) for i in starts])
 
@@ -124,9 +158,17 @@ def _reconstruction_codes(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
 
 
 def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Blocks]], np.ndarray]:
-    """The sets of the model's images, each with its number, and a grid of decoded q(z|x').
+    """Prepares all sets of images that the model makes.
 
-    A set's images and the means of the same name have the same z.
+    The draws and the means of a set have the same latents.
+
+    Args:
+      vae: the model.
+      num_samples: number of samples of the prior.
+
+    Returns:
+      (sets, grid): by name, the number of images of a set and the function that generates them; and
+      a grid of decoded draws of the aggregate posterior, uint8 [H, W, 3].
     """
     keys = _set_keys(vae)
     test = all_images(real_split(vae, "test", num_samples))
@@ -166,7 +208,7 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
 
 
 def _block_keys(key: jax.Array, n: int) -> Iterator[tuple[int, jax.Array]]:
-    """(start of a block, its key): the first images do not depend on how many follow."""
+    """Yields the start of each block and its key; the images do not depend on how many follow."""
     for start in range(0, n, BLOCK_SIZE):
         yield start, jax.random.fold_in(key, start)
 
@@ -177,10 +219,10 @@ def _draw(posterior: DiagonalGaussian, key: jax.Array) -> np.ndarray:
 
 
 def _to_bytes(images: np.ndarray) -> np.ndarray:
-    """Float images [0, 1] -> uint8, as they would be stored."""
+    """Rounds float images in [0, 1] to uint8, the values that a file would store."""
     if not np.isfinite(images).all():
         raise NotFiniteError(
-            "the decoder gave pixels that are not finite: its images cannot be compared with real "
-            "ones; evaluate an earlier checkpoint with --checkpoint=STEP."
+            "the decoder computed pixels that are not finite, so its images cannot be compared "
+            "with real ones: evaluate an earlier checkpoint with --checkpoint=STEP."
         )
     return figures.to_uint8(images)
