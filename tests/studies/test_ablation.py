@@ -1,4 +1,4 @@
-"""Tests of vae_jax/ablation.py: two variants, two seeds, a few steps.
+"""Tests of vae_jax/studies/ablation.py: two variants, two seeds, a few steps.
 
 One ablation is trained in earnest; where training itself does not matter, a stand-in takes its
 place, whose metrics follow from the configuration.
@@ -26,7 +26,7 @@ from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime.workdir import lock_workdir
-from vae_jax.studies import ablation
+from vae_jax.studies import ablation, ablation_metrics
 from vae_jax.studies.ablation import Ablation
 
 NUM_STEPS, EVAL_EVERY = 4, 2
@@ -501,7 +501,7 @@ def test_kernel_distance_of_samples_is_measured_in_its_groups(
         return vae
 
     monkeypatch.setattr(ablation.inference, "load", load_with_samples)
-    monkeypatch.setattr(ablation, "reference_features", keep_nothing_on_disk)
+    monkeypatch.setattr(ablation_metrics, "reference_features", keep_nothing_on_disk)
     groups = GROUPS | {"more": {"free": {"kl.free_bits": 0.5}}}
     make_ablation(data_dir, tmp_path, groups, sample_metric_groups=("beta",)).run()
     assert len(calls) == 1 and calls[0][1] == data_dir  # once for all runs
@@ -557,7 +557,7 @@ def test_without_weights_the_column_is_missing_and_the_table_says_so(
     assert "Missing" not in (tmp_path / "ablation.md").read_text()  # nothing is known yet
     with caplog.at_level("WARNING", "vae_jax.studies.ablation"):
         subject.run()
-    assert len([r for r in caplog.records if "Without KID" in r.message]) == 1  # said once
+    assert len([r for r in caplog.records if "No KID is computed" in r.message]) == 1  # said once
     text = (tmp_path / "ablation.md").read_text()
     assert "Missing: KID" in text and "--inception_weights" in text
     assert not any("KID" in title for row in read_table(tmp_path).values() for title in row)
@@ -619,7 +619,7 @@ def test_ablation_of_the_repository_is_complete(tmp_path):
 
 CONFIG_FILE = """
 import pathlib
-import test_ablation
+from tests.studies import test_ablation
 
 def get_config():
     return test_ablation.make_settings(pathlib.Path("/nowhere"))

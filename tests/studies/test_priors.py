@@ -1,4 +1,4 @@
-"""Tests of vae_jax/priors/compare.py: tiny fits on a tiny VAE, a stand-in for the network."""
+"""Tests of vae_jax/studies/priors.py: tiny fits on a tiny VAE, with a stand-in for the network."""
 
 import json
 
@@ -10,6 +10,7 @@ from tests.evaluation.test_sample_quality import features_of, stand_in_weights
 from vae_jax import config as configuration
 from vae_jax import evaluation, experiment, inference, training
 from vae_jax.evaluation import sample_quality
+from vae_jax.inference import image_sets
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.runtime.workdir import WorkdirBusyError
 from vae_jax.studies import priors as compare
@@ -60,7 +61,7 @@ def compared(data_dir, vae_workdir):
     """The directory of a finished comparison."""
     comparison = make_comparison(data_dir, vae_workdir)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_quality, "BLOCK_SIZE", 10)
+        patch.setattr(image_sets, "BLOCK_SIZE", 10)
         assert comparison.fit_all() is None
         comparison.write()
     return vae_workdir / "priors"
@@ -139,7 +140,7 @@ def test_second_call_fits_and_extracts_nothing(compared, data_dir, vae_workdir, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train_and_evaluate", None)
         patch.setattr(StandIn, "features", None)
-        patch.setattr(sample_quality, "BLOCK_SIZE", 10)
+        patch.setattr(image_sets, "BLOCK_SIZE", 10)
         assert comparison.fit_all() is None
         comparison.write()
     again = json.loads((compared / "table.json").read_text())

@@ -1,1 +1,3 @@
-"""Commands that train or compare many runs."""
+"""Commands that train and compare many runs: ablations (`ablation`), and priors on one VAE
+(`priors`).
+"""

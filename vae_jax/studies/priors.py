@@ -1,12 +1,13 @@
-"""Fits every prior to one frozen VAE and compares their bounds and samples.
+"""Fits several priors to one frozen VAE, and compares their bounds and samples.
 
-    python -m vae_jax.priors.compare --config=configs/fashion_mnist_prior.py \
+    python -m vae_jax.studies.priors --config=configs/fashion_mnist_prior.py \\
         --workdir=workdir/fashion_mnist_grid
 
-The file of `--config` has `get_config(name)`: the configuration for each name of `--priors`. Each
-is trained in priors/NAME/ of the VAE's workdir, as train.py would, and priors/ receives table.md,
-table.json and samples.png. The same command again goes on where it was stopped; given in several
-processes at a time, it shares the fits among them, and the last one writes the table.
+The file that `--config` names defines `get_config(name)`, which returns the configuration for each
+name in `--priors`. Each prior is trained in the directory priors/NAME of the VAE's workdir, as
+train.py would, and the directory priors receives table.md, table.json and samples.png. Run the same
+command again to continue after a stop; several processes with the same command share the fits, and
+the last one writes the table.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,21 +38,22 @@ from vae_jax.runtime import process
 from vae_jax.runtime.workdir import WorkdirBusyError
 from vae_jax.training import frozen_vae
 
-LOGGER = logging.getLogger("vae_jax.studies.priors")  # __name__ is __main__ as a command
+# Not __name__, which is __main__ when this module is run as a command.
+LOGGER = logging.getLogger("vae_jax.studies.priors")
 
 DIRECTORY, FIT_FILE = "priors", "fit.json"
-NUM_SHOWN = 20  # samples of each prior, at temperature 1, in the picture
+NUM_SHOWN = 20  # samples of each prior in the picture
 AGGREGATE = "decoded aggregate posterior"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A prior at a temperature.
+    """A prior at a temperature, which is one row of the table.
 
     Attributes:
-      name: of the prior's configuration; unlike that of any other prior in the table.
-      temperature: of its samples.
-      workdir: of its run; that of the VAE for the prior it was trained with.
+      name: name of the prior's configuration; no two priors in the table share one.
+      temperature: temperature of its samples.
+      workdir: directory of its run; that of the VAE for the prior that was trained with the VAE.
     """
 
     name: str
@@ -59,18 +62,19 @@ class Row:
 
     @property
     def label(self) -> str:
+        """Name of the row in the table."""
         tempered = "" if self.temperature == 1.0 else f", temperature {self.temperature:g}"
         return f"{self.name}{tempered}"
 
 
 def fit(config: ConfigDict, workdir: pathlib.Path) -> int | None:
-    """Trains one prior, as train.py does; adds the seconds it took to fit.json.
+    """Trains one prior as train.py does, and adds the seconds that it took to fit.json.
 
     Returns:
-      None where it is complete, or the number of the signal that stopped it.
+      None if the training is complete, or the number of the signal that stopped it.
 
     Raises:
-      WorkdirBusyError: another process is at it.
+      WorkdirBusyError: another process trains this prior.
     """
     num_steps = frozen_vae.complete_config(config).train.num_steps
     if num_steps in checkpoints.Checkpoints(workdir).steps():
@@ -85,20 +89,20 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> int | None:
 
 
 class Comparison:
-    """All priors on the VAE of `workdir`.
+    """Fits and compares priors on the VAE of one workdir.
 
     Args:
-      get_config: name -> configuration of a prior's training.
-      workdir: of the VAE.
-      names: what is fitted.
-      tempered: (name, temperature) of further rows.
-      num_samples: of each prior, and of test images.
-      num_iw_images: test images for the importance-weighted bound.
-      weights: of the Inception network.
-      data_dir: where datasets lie, if not where the VAE's training found them.
+      get_config: function from a name to the configuration that trains this prior.
+      workdir: directory of the VAE's run.
+      names: names of the priors to fit.
+      tempered: (name, temperature) of additional rows.
+      num_samples: number of samples of each prior, and of test images they are compared with.
+      num_iw_images: number of test images for the importance-weighted bound.
+      weights: weights of the Inception network.
+      data_dir: dataset directory, if it has moved since the VAE was trained.
 
     Raises:
-      ValueError: the weights end before the features that distances are of.
+      InputError: the weights end before the features that distances need.
     """
 
     def __init__(
@@ -111,15 +115,15 @@ class Comparison:
         num_iw_images: int,
         weights: inception_weights.InceptionWeights,
         data_dir: str | None = None,
-    ):
+    ) -> None:
         self._workdir, self._directory = workdir, workdir / DIRECTORY
         self._num_samples, self._num_iw_images = num_samples, num_iw_images
         self._data_dir = data_dir or configuration.load(workdir).data.dir
         self._configs = {name: self._complete(get_config(name)) for name in names}
-        own = configuration.load(workdir).prior.name
+        own_prior = configuration.load(workdir).prior.name
         fitted = [Row(name, 1.0, self._directory / name) for name in names]
-        label = f"{own}, trained with the VAE" if own in names else own
-        self.rows = [Row(label, 1.0, workdir), *fitted]
+        own_name = f"{own_prior}, trained with the VAE" if own_prior in names else own_prior
+        self.rows = [Row(own_name, 1.0, workdir), *fitted]
         self.rows += [Row(name, value, self._directory / name) for name, value in tempered]
         self._tap = sample_quality.best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
@@ -129,7 +133,11 @@ class Comparison:
         return config
 
     def fit_all(self) -> int | None:
-        """Fits what is not yet fitted; returns the signal that stopped it, or None."""
+        """Fits the priors that are not fitted yet.
+
+        Returns:
+          The number of the signal that stopped it, or None.
+        """
         waiting = dict(self._configs)
         while waiting:
             busy = {}
@@ -143,12 +151,12 @@ class Comparison:
                     return stopped_by
             waiting = busy
             if waiting:
-                LOGGER.info("Other processes fit %s.", ", ".join(waiting))
+                LOGGER.info("Waiting for other processes, which fit %s.", ", ".join(waiting))
                 time.sleep(10.0)
         return None
 
     def write(self) -> None:
-        """Evaluates all rows; writes table.md, table.json and samples.png."""
+        """Evaluates all rows, and writes table.md, table.json and samples.png."""
         vae = self._load(self._workdir)
         key = jax.random.key(vae.config.eval.seed)
         test = image_sets.real_split(vae, "test", self._num_samples)
@@ -163,8 +171,10 @@ class Comparison:
             for i in range(2)
         ]
         first, second = (self._features(images, AGGREGATE) for images in decoded)
-        of_aggregate = {"samples": self._distances(second, real, first)}
-        results, shown = {AGGREGATE: of_aggregate}, {AGGREGATE: decoded[1][:NUM_SHOWN]}
+        results: dict[str, dict[str, Any]] = {
+            AGGREGATE: {"samples": self._distances(second, real, first)}
+        }
+        shown = {AGGREGATE: decoded[1][:NUM_SHOWN]}
         for row in self.rows:
             results[row.label], images = self._measure(row, real, first)
             if row.temperature == 1.0:
@@ -181,11 +191,20 @@ class Comparison:
 
     def _measure(
         self, row: Row, real: FeatureSet, aggregate: FeatureSet
-    ) -> tuple[dict[str, object], np.ndarray]:
-        """All that is known of one row, and samples to show."""
-        LOGGER.info("evaluating %s", row.label)
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Measures one row.
+
+        Args:
+          row: the prior and its temperature.
+          real: features of test images.
+          aggregate: features of decoded draws of the aggregate posterior.
+
+        Returns:
+          (result, samples): the entries of table.json, and samples to show.
+        """
+        LOGGER.info("Evaluating %s.", row.label)
         vae = self._load(row.workdir)
-        result: dict[str, object] = {}
+        result: dict[str, Any] = {}
         if row.temperature == 1.0:  # another temperature has no bound
             split = experiment.load_split(vae.config, "test")
             bounds = evaluation.evaluate_bounds(vae, split)
@@ -193,10 +212,10 @@ class Comparison:
             fit_file = row.workdir / FIT_FILE
             if fit_file.exists():
                 result["fit_seconds"] = json.loads(fit_file.read_text())["seconds"]
-            of_prior = jax.tree.leaves(vae.params.get("prior", {}))
-            result["num_parameters"] = int(sum(p.size for p in of_prior))
+            prior_params = jax.tree.leaves(vae.params.get("prior", {}))
+            result["num_parameters"] = int(sum(p.size for p in prior_params))
         block = image_sets.BLOCK_SIZE
-        image_sets.sample_means(vae, block, row.temperature)  # compiles
+        image_sets.sample_means(vae, block, row.temperature)  # compiles, before the clock starts
         start = time.perf_counter()
         _, images = image_sets.sample_means(vae, self._num_samples, row.temperature)
         num_made = -(-self._num_samples // block) * block
@@ -205,14 +224,19 @@ class Comparison:
         return result, images[:NUM_SHOWN]
 
     def _features(self, images: np.ndarray, name: str) -> FeatureSet:
-        """Kept on disk, so that a second call of the command extracts nothing twice."""
+        """Extracts features, or reads them from disk if the command was run before."""
         directory = self._directory / "features"
         return reference_features(self._extractor, images, name.replace(" ", "_"), directory)
 
     def _distances(
         self, fake: FeatureSet, real: FeatureSet, aggregate: FeatureSet
     ) -> dict[str, list[float | None]]:
-        """{metric: [value, standard error]} against test, and of FID against the aggregate."""
+        """Measures the distances of images to test images and to the aggregate posterior.
+
+        Returns:
+          {metric: [value, standard error]}: all metrics against the test images, and FID and KID
+          against the decoded aggregate posterior.
+        """
 
         def measure(other: FeatureSet) -> dict[str, list[float | None]]:
             measures = sample_quality.measure_tap(other, fake, self._tap, False, seed=0)
@@ -230,10 +254,10 @@ class Comparison:
         lines += [f"| {' | '.join([label, *_cells(row)])} |" for label, row in results.items()]
         protocol = (
             f"VAE {self._workdir}, its parameters frozen. bits/dim on all test images (one draw "
-            f"each), IW on {self._num_iw_images}; `diffusion` has a bound on log p(z) only. "
+            f"each), IW on {self._num_iw_images}; for `diffusion` log p(z) is only bounded. "
             f"Distances: means of p(x|z), {self._num_samples:,} images of each kind, to as many "
-            f"test images and to as many decoded draws of the aggregate posterior, of which the "
-            f"first row is another set; {self._tap} Inception features, pytorch-fid's "
+            f"test images and to as many decoded draws of the aggregate posterior (the first row "
+            f"is a second set of such draws); {self._tap} Inception features, pytorch-fid's "
             "preprocessing. A temperature other than 1 is another model and has no bound. "
             "fit: wall time of the training with its validations. samples/s: drawing z and "
             f"decoding, in blocks of {image_sets.BLOCK_SIZE}."
@@ -241,7 +265,8 @@ class Comparison:
         return "\n".join([*lines, "", protocol, ""])
 
 
-def _cells(row: Mapping) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Returns the cells of a row of the table, without its label."""
     samples = row["samples"]
 
     def bound(name: str, digits: int) -> str:
@@ -266,7 +291,11 @@ def _cells(row: Mapping) -> list[str]:
 
 
 def _parse_tempered(text: str, names: Sequence[str]) -> list[tuple[str, float]]:
-    """'flow:0.8,diffusion:0.9' -> [('flow', 0.8), ('diffusion', 0.9)]."""
+    """Parses 'flow:0.8,diffusion:0.9' into [('flow', 0.8), ('diffusion', 0.9)].
+
+    Raises:
+      InputError: a part is not a known name with a number.
+    """
     rows = []
     for part in filter(None, text.split(",")):
         name, _, value = part.partition(":")
@@ -282,16 +311,38 @@ def _parse_tempered(text: str, names: Sequence[str]) -> list[tuple[str, float]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="vae_jax.studies.priors", description=__doc__)
-    parser.add_argument("--config", required=True, help="file, as configs/fashion_mnist_prior.py")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a trained VAE")
+    """Runs the command with these arguments, by default those of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="vae_jax.studies.priors", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--config", required=True, help="a file such as configs/fashion_mnist_prior.py"
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=pathlib.Path, help="workdir of a trained VAE"
+    )
     names = ",".join(PRIORS[1:])
-    parser.add_argument("--priors", default=names, help=f"what is fitted; by default {names}")
-    parser.add_argument("--tempered", default="", help="further rows: flow:0.8,diffusion:0.9")
-    parser.add_argument("--num_samples", type=int, default=10_000, help="of each prior")
-    parser.add_argument("--num_iw_images", type=int, default=1000)
-    parser.add_argument("--data_dir", help="where datasets lie, if not where training found them")
-    parser.add_argument("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
+    parser.add_argument("--priors", default=names, help=f"priors to fit; by default {names}")
+    parser.add_argument(
+        "--tempered",
+        default="",
+        help="additional rows at other temperatures, such as flow:0.8,diffusion:0.9",
+    )
+    parser.add_argument(
+        "--num_samples", type=int, default=10_000, help="number of samples of each prior"
+    )
+    parser.add_argument(
+        "--num_iw_images",
+        type=int,
+        default=1000,
+        help="number of test images for the importance-weighted bound",
+    )
+    parser.add_argument(
+        "--data_dir", help="dataset directory, if it has moved since the VAE was trained"
+    )
+    parser.add_argument(
+        "--inception_weights", help="file of the Inception weights: .pth, .tgz, .pb or .npz"
+    )
     args = parser.parse_args(arguments)
     process.log_to_stderr()
     with process.exit_on_user_error("vae_jax.studies.priors", args.workdir):

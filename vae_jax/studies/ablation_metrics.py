@@ -1,0 +1,76 @@
+"""The metrics of an ablation: bound, reconstructions, and the kernel distance of samples."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from vae_jax import objectives
+from vae_jax.evaluation.sample_quality import FID_TAP
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import latents, reconstruction, spectrum
+from vae_jax.metrics.features import FeatureExtractor
+from vae_jax.metrics.kernel_distance import unbiased_mmd2
+from vae_jax.metrics.reference import reference_features
+from vae_jax.recording import figures
+
+FINE_CYCLES = 7  # cycles per image above which contrast counts as fine detail
+
+
+def measure(vae: TrainedVAE, images: np.ndarray) -> dict[str, float]:
+    """Computes the metrics of the bound and of the reconstructions of test images.
+
+    Args:
+      vae: the model.
+      images: uint8 [N, H, W, C].
+
+    Returns:
+      The metrics by name; the names are keys of `ablation_table.COLUMNS`.
+    """
+    terms = vae.elbo_terms(images, jax.random.key(vae.config.eval.seed))
+    means = np.asarray(vae.encode(images).mean)
+    x, y = images.astype(np.float32) / 255.0, vae.decode(means)
+    per_image = {
+        "elbo": np.asarray(terms.elbo),
+        "rate": np.asarray(terms.rate),
+        "distortion": np.asarray(terms.distortion),
+    }
+    per_image["psnr"] = np.asarray(reconstruction.psnr(x, y))  # NumPy: JAX has no float64 mean
+    if min(vae.image_shape[:2]) >= reconstruction.SSIM_WINDOW:
+        per_image["ssim"] = np.asarray(reconstruction.ssim(x, y))
+    metrics = {name: float(np.mean(v, dtype=np.float64)) for name, v in per_image.items()}
+    if vae.likelihood.is_discrete:
+        metrics["bits_per_dim"] = objectives.bits_per_dim(metrics["elbo"], vae.image_shape)
+    metrics["active_units"] = latents.active_units(means)
+    fine_x, fine_y = (spectrum.power_above(spectrum.radial_power(i), FINE_CYCLES) for i in (x, y))
+    if fine_x.sum() > 0:
+        metrics["fine_detail"] = float(fine_y.sum() / fine_x.sum())
+    return metrics
+
+
+class KernelDistance:
+    """The distance of samples of the prior (means of p(x|z)) to real images, in Inception features.
+
+    Args:
+      extractor: Inception network with a single tap.
+      images: real images, uint8 [N, H, W, C].
+      name: name of these images, for the file in the cache.
+      cache_dir: directory of cached features of real images.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, images: np.ndarray, name: str, cache_dir: pathlib.Path
+    ) -> None:
+        self._extractor, (self._tap,) = extractor, extractor.taps
+        self._real = reference_features(extractor, images, name, cache_dir).features[self._tap]
+        self.name = "kid" if self._tap == FID_TAP else f"kid_{self._tap}"
+
+    def __call__(self, vae: TrainedVAE, num_samples: int) -> float:
+        """Estimates the distance without bias from `num_samples` samples.
+
+        Because it is unbiased, the estimate of a small distance may be negative.
+        """
+        # A key that `measure` does not use.
+        key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
+        samples = figures.to_uint8(vae.sample(key, num_samples))
+        return unbiased_mmd2(self._real, self._extractor.features(samples)[self._tap])
