@@ -1,12 +1,16 @@
-"""10,000 faces of CelebA (9,000 train, 500 of them for validation; 1,000 test), for one GPU.
+"""A VAE on 10,000 faces of CelebA, for one GPU.
 
-    python train.py --config=configs/celeba_10k.py --workdir=workdir/celeba_10k_gpu_vae
+    python train.py --config=celeba_10k --workdir=workdir/celeba_10k_gpu_vae
 
-For arrays in ~/.cache/vae_jax/celeb_a_10k_crop148_64; they are not to be redistributed, so there is
-no download of them. So few images are learned by heart: the network has a quarter of the parameters
-of configs/celeba.py, faces are mirrored, and training ends when the validation ELBO does not rise
-any more; the doctor's `overfitting` tells how far it came. Tried for a few steps on a CPU only. For
-CPUs: configs/celeba_10k_cpu.py.
+Of the faces 9,000 are for training, 500 of these for validation, and 1,000 for the test. The arrays
+have to be in ~/.cache/vae_jax/celeb_a_10k_crop148_64; they must not be redistributed, so there is
+no download of them.
+
+A large model would memorise so few images. Therefore the network has a quarter of the parameters of
+configs/celeba.py, the faces are mirrored, and training ends when the validation ELBO stops rising;
+the doctor's finding `overfitting` tells how much it has memorised. There are no results: no GPU was
+available, and the configuration was only tried for a few steps on a CPU. For CPUs there is
+configs/celeba_10k_cpu.py.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +19,7 @@ from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """Half the channels of configs/celeba.py and half the latent's."""
+    """Returns configs/celeba.py with half the channels, half the latent and early stopping."""
     config = named_config("celeba")
     config.data.name = "celeb_a_10k_crop148_64"
     config.data.validation_size = 500

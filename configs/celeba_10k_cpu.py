@@ -1,11 +1,12 @@
-"""10,000 faces of CelebA, a VAE for CPUs; its prior is configs/celeba_10k_cpu_prior.py.
+"""A VAE on 10,000 faces of CelebA, for CPUs; configs/celeba_10k_cpu_prior.py adds its prior.
 
-    python train.py --config=configs/celeba_10k_cpu.py --workdir=workdir/celeba_10k_vae
+    python train.py --config=celeba_10k_cpu --workdir=workdir/celeba_10k_vae
 
-9,000 train, 500 of them for validation, 1,000 test, in ~/.cache/vae_jax/celeb_a_10k_crop148_64. A
-Gaussian with the optimal variance, as in configs/cifar10_cpu.py, whose reasons hold here as well:
-sharper than a mixture of logistics at such a size, but no bits/dim. What was tried, and results:
-docs/celeba.md.
+Of the faces 9,000 are for training, 500 of these for validation, and 1,000 for the test; the arrays
+have to be in ~/.cache/vae_jax/celeb_a_10k_crop148_64. The likelihood is a Gaussian with the optimal
+variance, for the reasons given in configs/cifar10_cpu.py: for a model of this size its images are
+sharper than those of a mixture of logistics, but there are no bits/dim. Other settings that were
+tried, and the results: docs/results/celeba.md.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """As for CIFAR-10, with patches of 8x8 pixels, more channels and fewer images."""
+    """Returns configs/cifar10_cpu.py with patches of 8x8 pixels, more channels and fewer steps."""
     config = named_config("cifar10_cpu")
     config.data.name = "celeb_a_10k_crop148_64"
     config.data.validation_size = 500

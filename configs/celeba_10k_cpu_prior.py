@@ -1,9 +1,9 @@
-"""10,000 faces of CelebA, the diffusion prior on the VAE of configs/celeba_10k_cpu.py.
+"""The diffusion prior on the VAE of configs/celeba_10k_cpu.py.
 
-    python train.py --config=configs/celeba_10k_cpu_prior.py --workdir=workdir/celeba_10k
+    python train.py --config=celeba_10k_cpu_prior --workdir=workdir/celeba_10k
 
-Network and objective as for CIFAR-10, sampled in half as many steps again. Results: README.md,
-docs/celeba.md.
+Train that VAE first. Network and objective are those of configs/cifar10_cpu_prior.py, and the
+sampler takes one and a half times as many steps. Results: README.md and docs/results/celeba.md.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """The rest of the hour of one core, of which the VAE takes some 25 minutes."""
+    """Returns a diffusion that trains in what the VAE (some 25 minutes) leaves of a core hour."""
     config = named_config("cifar10_cpu_prior")
     config.vae_workdir = "workdir/celeba_10k_vae"
     config.prior.num_sampling_steps = 30

@@ -1,9 +1,10 @@
 """The diffusion prior on the VAE of configs/celeba_10k.py, for one GPU.
 
-    python train.py --config=configs/celeba_10k_prior.py --workdir=workdir/celeba_10k_gpu
+    python train.py --config=celeba_10k_prior --workdir=workdir/celeba_10k_gpu
 
-Ends when the validation ELBO, with the prior's bound inside, does not rise any more. Tried for
-a few steps on a CPU only.
+Train that VAE first. Training ends when the validation ELBO, which contains the bound of the prior,
+stops rising. There are no results: no GPU was available, and the configuration was only tried for a
+few steps on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from vae_jax.config import named_config
 
 
 def get_config(name: str = "diffusion") -> ConfigDict:
-    """Half the channels of configs/celeba_prior.py; other priors after a colon as there."""
+    """Returns the prior of that name as in configs/celeba_prior.py, with half the channels."""
     config = named_config("celeba_prior", name)
     config.vae_workdir = "workdir/celeba_10k_gpu_vae"
     config.prior.widths = (128, 192) if name == "diffusion" else (96,)

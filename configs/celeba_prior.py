@@ -1,10 +1,12 @@
-"""Priors on a frozen CelebA VAE, for one large GPU; the diffusion for a quarter of an hour.
+"""Priors on a frozen VAE for CelebA, that of configs/celeba.py, for one large GPU.
 
-    python train.py --config=configs/celeba_prior.py --workdir=workdir/celeba_prior
+    python train.py --config=celeba_prior --workdir=workdir/celeba_prior
 
-After a colon as in configs/cifar10_prior.py. The faces and their mirror images are encoded once; of
-the diffusion alone an image costs some 3 GFLOP, and it sees 20 million (63 epochs of both). Tried
-for a few steps on a CPU only, on 40 faces.
+The default is a diffusion, which should train in a quarter of an hour; other priors follow a colon,
+as in configs/cifar10_prior.py. The faces and their mirror images are encoded once, so an image
+costs only the diffusion, some 3 GFLOP. It sees 20 million images (63 epochs of both).
+There are no results: no GPU was available, and the configuration was only tried for a few steps on
+a CPU, on 40 faces.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ from vae_jax.config import named_config
 
 
 def get_config(name: str = "diffusion") -> ConfigDict:
-    """As for CIFAR-10, whose VAE has a grid of the same size."""
+    """Returns the prior of that name as for CIFAR-10, whose VAE has a latent grid of this size."""
     config = named_config("cifar10_prior", name)
     config.vae_workdir = "workdir/celeba"
     if name == "diffusion":

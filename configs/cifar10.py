@@ -1,11 +1,14 @@
-"""CIFAR-10 with a latent grid and a mixture of discretised logistics, for one large GPU.
+"""A VAE on CIFAR-10 with a latent grid and a mixture of discretised logistics, for one large GPU.
 
-    python train.py --config=configs/cifar10.py --workdir=workdir/cifar10
+    python train.py --config=cifar10 --workdir=workdir/cifar10
 
-28 million parameters, 10 million images at 22 GFLOP: a quarter of an hour where 250 TFLOP/s are
-reached, which no run has shown yet; tried for a few steps on a CPU only. Before the prior is
-trained, the distance of reconstructions should be below a fifth of that of samples (evaluate.py);
-otherwise lower kl.weight, or widen model.latent_shape. For CPUs: configs/cifar10_cpu.py.
+The model has 28 million parameters and sees 10 million images at 22 GFLOP each: a quarter of an
+hour at 250 TFLOP/s, a speed that no run has confirmed yet. There are no results: no GPU was
+available, and the configuration was only tried for a few steps on a CPU.
+
+Evaluate the VAE before you train its prior (configs/cifar10_prior.py): the distance of its
+reconstructions should be below a fifth of that of its samples. If it is not, lower kl.weight or
+widen model.latent_shape. For CPUs there is configs/cifar10_cpu.py.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +17,7 @@ from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
-    """Stages at 32, 16 and 8; latent grid 8x8x16; attention where it is cheap."""
+    """Returns a VAE with stages at 32, 16 and 8, attention at 8, and an 8x8x16 latent grid."""
     config = defaults.get_config()
     config.data.name = "cifar10"
     config.data.flip = True

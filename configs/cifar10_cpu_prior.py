@@ -1,9 +1,10 @@
-"""CIFAR-10, the diffusion prior on the VAE of configs/cifar10_cpu.py.
+"""The diffusion prior on the VAE of configs/cifar10_cpu.py.
 
-    python train.py --config=configs/cifar10_cpu_prior.py --workdir=workdir/cifar10_cpu_prior
+    python train.py --config=cifar10_cpu_prior --workdir=workdir/cifar10_cpu_prior
 
-Network, objective and sampler of Fashion-MNIST's, at the same width: self-attention at 8x8 would
-halve the images per second of a CPU core.
+Train that VAE first. Network, objective, sampler and width are those of the prior for
+Fashion-MNIST; self-attention at 8x8 would halve the images per second of a CPU core. Results:
+README.md and docs/results/cifar10.md.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """The rest of the hour of one core, of which the VAE takes 20 to 25 minutes."""
+    """Returns a diffusion that trains in what the VAE (20 to 25 minutes) leaves of a core hour."""
     config = named_config("fashion_mnist_diffusion")
     config.vae_workdir = "workdir/cifar10_cpu"
     config.train.batch_size = 50

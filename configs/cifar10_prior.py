@@ -1,12 +1,14 @@
-"""Priors on a frozen CIFAR-10 VAE, for one large GPU; the diffusion for a quarter of an hour.
+"""Priors on a frozen VAE for CIFAR-10, that of configs/cifar10.py, for one large GPU.
 
-    python train.py --config=configs/cifar10_prior.py --workdir=workdir/cifar10_prior
-    python -m vae_jax.priors.compare --config=configs/cifar10_prior.py --workdir=workdir/cifar10
+    python train.py --config=cifar10_prior --workdir=workdir/cifar10_prior
+    python -m vae_jax.studies.priors --config=configs/cifar10_prior.py --workdir=workdir/cifar10
 
-After a colon (`cifar10_prior.py:flow`): vamp, mixture, ex_post_mixture or flow. The diffusion takes
-some 7 GFLOP an image, encoder included, and sees 15 million images. Not trained yet, tried for a
-few steps on a CPU; weighting and sampler are those that were best on Fashion-MNIST
-(docs/priors.md). For CPUs: configs/cifar10_cpu_prior.py.
+The default is a diffusion, which should train in a quarter of an hour: an image takes some 7 GFLOP,
+encoder included, and it sees 15 million images. For other priors add their name after a colon
+(`cifar10_prior:flow`): vamp, mixture, ex_post_mixture or flow. Weighting and sampler are those that
+were best on Fashion-MNIST (docs/results/priors.md). There are no results: no GPU was available, and
+the configuration was only tried for a few steps on a CPU. For CPUs there is
+configs/cifar10_cpu_prior.py.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +21,7 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 
 
 def get_config(name: str = "diffusion") -> ConfigDict:
-    """The prior of that name, with networks that fit an 8x8 grid."""
+    """Returns the prior of that name, with networks for a latent grid of 8x8."""
     config = defaults.get_config()
     config.vae_workdir = "workdir/cifar10"
     config.prior.name = name

@@ -1,6 +1,9 @@
-"""The defaults of every key, as a configuration of their own: a small VAE on Fashion-MNIST.
+"""The default value of every key, as a configuration of its own: a small VAE on Fashion-MNIST.
 
-Keys with meaning, unit and rule: vae_jax/config/defaults.py.
+    python train.py --config=default --workdir=workdir/default
+
+It is a starting point for experiments and has no recorded results. The meaning, the unit and the
+valid values of each key are in vae_jax/config/defaults.py.
 """
 
 from vae_jax.config.defaults import get_config

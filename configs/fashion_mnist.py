@@ -1,9 +1,10 @@
-"""Fashion-MNIST, the VAE of the reference run; its prior is configs/fashion_mnist_diffusion.py.
+"""The VAE of the reference run on Fashion-MNIST; configs/fashion_mnist_diffusion.py adds its prior.
 
-    python train.py --config=configs/fashion_mnist.py --workdir=workdir/fashion_mnist_vae
+    python train.py --config=fashion_mnist --workdir=workdir/fashion_mnist_vae
 
-KL weight 0.5: sharper reconstructions for a rate that the learned prior is to pay for. Sized for a
-CPU core: with the prior half an hour. Results: README.md.
+With a KL weight of 0.5 reconstructions are sharper and the rate is higher; the learned prior has to
+make up for that rate. Both trainings together take half an hour of one CPU core. Results: README.md
+and docs/results/fashion_mnist.md.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from vae_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """The grid of `fashion_mnist_grid`, at half the KL weight and in half the steps."""
+    """Returns configs/fashion_mnist_grid.py with half the KL weight and half the steps."""
     config = named_config("fashion_mnist_grid")
     config.kl.weight = 0.5
     config.train.num_steps = 5000

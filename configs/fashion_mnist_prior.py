@@ -1,14 +1,13 @@
-"""Priors on a frozen Fashion-MNIST VAE, `configs/fashion_mnist_grid.py`, which is trained first.
+"""Priors on a frozen VAE for Fashion-MNIST, that of configs/fashion_mnist_grid.py.
 
-    python train.py --config=configs/fashion_mnist_prior.py:flow \
+    python train.py --config=fashion_mnist_prior:flow \\
         --config.vae_workdir=workdir/fashion_mnist_grid --workdir=workdir/fashion_mnist_flow
-    python -m vae_jax.priors.compare --config=configs/fashion_mnist_prior.py \
-        --workdir=workdir/fashion_mnist_grid                       # all of them, and a table
+    python -m vae_jax.studies.priors --config=configs/fashion_mnist_prior.py \\
+        --workdir=workdir/fashion_mnist_grid                       # all priors, and a table
 
-After the colon: vamp, mixture, ex_post_mixture, flow, diffusion (or nothing), or diffusion_simple,
-which is trained with DDPM's weighting of noise levels.
-
-Results: docs/priors.md. The fits took 3 to 32 minutes, on one busy core each.
+Train that VAE first. The name of the prior follows the colon: vamp, mixture, ex_post_mixture, flow,
+diffusion (the default), or diffusion_simple, a diffusion trained with DDPM's weights of the noise
+levels. The fits took 3 to 32 minutes on one busy core each. Results: docs/results/priors.md.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +20,7 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3}
 
 
 def get_config(name: str = "diffusion") -> ConfigDict:
-    """The prior of that name, with networks that fit the 7x7 grid of `fashion_mnist_grid`."""
+    """Returns the prior of that name, with networks for the latent grid of 7x7."""
     config = defaults.get_config()
     if name == "diffusion_simple":
         name = "diffusion"

@@ -1,0 +1,1 @@
+"""Ablations, for `python -m vae_jax.studies.ablation --config=configs/ablation/NAME.py`."""

@@ -1,11 +1,13 @@
-"""One thing changed at a time in a small VAE on Fashion-MNIST: KL schedule, clipping, likelihood.
+"""An ablation on Fashion-MNIST: a small VAE with one thing changed at a time.
 
-    python -m vae_jax.ablation --config=configs/ablation/fashion_mnist.py \\
+    python -m vae_jax.studies.ablation --config=configs/ablation/fashion_mnist.py \\
         --workdir=workdir/ablation_fashion_mnist [--inception_weights=FILE]
 
-Result: ablation.md and ablation.png there. The same command again resumes; given in two processes,
-one on each of two CPU cores, it took 76 minutes beside other work (with FILE up to 768 features,
-and XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution for speed).
+It varies the KL schedule and weight, free bits, gradient clipping and the likelihood, and writes
+ablation.md and ablation.png. Run the same command again to resume. Two processes of the command,
+one on each of two CPU cores, took 76 minutes beside other work (with FILE up to 768 features, and
+XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution for speed). Results:
+docs/results/ablations.md.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from vae_jax.config import defaults
 
 
 def get_config() -> ConfigDict:
-    """The base, what all runs have in common, and how they are measured and drawn."""
+    """Returns the base configuration, and how the runs are measured and drawn."""
     config = ConfigDict()
     config.base = base = ConfigDict(defaults.get_config().to_dict())
     base.data.name = "fashion_mnist"
@@ -41,12 +43,13 @@ def get_config() -> ConfigDict:
     base.train.diagnose = False  # saves time
     base.eval.batch_size = 500
 
-    config.seeds = (0, 1, 2)  # of training; rows are means over them
-    config.num_test_images = 2000  # of the test split, the first in evaluation's fixed random order
-    config.num_samples = 500  # samples of the prior, for the kernel distance (KID)
-    # Inception features take longer than training does: the groups whose runs get a KID.
+    config.seeds = (0, 1, 2)  # training seeds; the table shows means over them
+    config.num_test_images = 2000  # random test images, the same in all runs
+    config.num_samples = 500  # samples of the prior for the kernel distance (KID)
+    # Groups whose runs get a KID; its Inception features take longer than the training.
     config.sample_metric_groups = ("beta", "likelihood")
-    # (kind, group, metrics, title) of each panel of the figure; see `vae_jax.ablation.PANELS`.
+    # (kind, group, metrics, title) of each panel of the figure; see PANELS in
+    # vae_jax/studies/ablation_table.py.
     config.panels = (
         ("trade_off", "beta", ("rate", "distortion"), "beta: rate and distortion"),
         ("metrics", "beta", ("psnr", "kid", "fine_detail"), "beta"),
@@ -64,7 +67,7 @@ def get_config() -> ConfigDict:
 
 
 def get_groups() -> dict[str, dict[str, dict[str, object]]]:
-    """Group -> variant -> changes to the base by key; a variant without changes is the base."""
+    """Returns {group: {variant: changes to the base by key}}; without changes it is the base."""
     high = {"optim.learning_rate": 0.2}
     gaussian = {"likelihood.name": "gaussian"}
     fixed = {
@@ -96,7 +99,7 @@ def get_groups() -> dict[str, dict[str, dict[str, object]]]:
             "gaussian_optimal": {**gaussian, "likelihood.gaussian_variance": "batch_optimal"},
             "bernoulli_soft": {"likelihood.name": "bernoulli", "likelihood.binarize": False},
         },
-        # Free bits where most dimensions collapse without.
+        # Free bits in a model most of whose dimensions collapse without them.
         "free_bits_fixed_variance": {
             "0": fixed,
             "0.05": {**fixed, "kl.free_bits": 0.05},

@@ -1,6 +1,9 @@
-"""Small runs that go wrong in one known way each, and healthy ones beside them.
+"""Small runs on Fashion-MNIST that each go wrong in one known way, and healthy runs to compare.
 
-Each file has `get_config()`, `EXPECTED`, the finding that the doctor must have (None where the run
-is healthy), and, where the images are at fault, `spoil(train, test)`, which makes them so. `make
-doctor-table` trains them all on Fashion-MNIST and compares.
+    make doctor-table
+
+This command trains all of them and checks that the doctor names each fault; results:
+docs/reference/doctor.md. Each file defines `get_config()` and `EXPECTED`, the finding that the
+doctor must report, or None for a healthy run. If the fault is in the images, it also defines
+`spoil(train, test)`, which puts the fault into them.
 """

@@ -1,4 +1,7 @@
-"""The likelihood averaged over pixels, the rate summed: beta 784 in disguise."""
+"""The likelihood averaged over pixels, the rate summed: beta 784 in disguise.
+
+Averaging divides the distortion by its 784 pixels, so the rate weighs 784 times too much.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "likelihood_mis_scaled"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.likelihood.reduction = "mean"
     return config

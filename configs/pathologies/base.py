@@ -1,4 +1,4 @@
-"""What these runs have in common: a small VAE with a Gaussian of optimal variance, 400 steps."""
+"""The base that all runs here start from: a small VAE with a Gaussian of optimal variance."""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +6,11 @@ from vae_jax.config import defaults
 
 
 def get_config(num_steps: int = 400) -> ConfigDict:
-    """Half a minute on a CPU core; runs whose images are at fault need only 100 steps."""
+    """Returns a run that takes half a minute on a CPU core.
+
+    Args:
+      num_steps: training steps; runs whose fault is in the images need only 100.
+    """
     config = defaults.get_config()
     config.data.validation_size = 1000
     config.model.latent_shape = (16,)
@@ -26,5 +30,5 @@ def get_config(num_steps: int = 400) -> ConfigDict:
     config.train.eval_every_steps = num_steps
     config.train.checkpoint_every_steps = num_steps
     config.train.keep_checkpoints = 1
-    config.train.diagnose = False  # once, at the end, is enough
+    config.train.diagnose = False  # one diagnosis after training is enough
     return config

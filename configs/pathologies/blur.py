@@ -1,4 +1,7 @@
-"""Beta 20."""
+"""Beta 20.
+
+The rate weighs 20 times as much as in the ELBO, so the code loses details and images blur.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "over_regularised_blur"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.kl.weight = 20.0
     return config

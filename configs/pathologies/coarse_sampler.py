@@ -1,4 +1,7 @@
-"""A diffusion prior sampled in two steps: draws are narrower than the codes."""
+"""A diffusion prior sampled in two steps: draws are narrower than the codes.
+
+Two steps are too few to follow the diffusion from noise to a latent.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "prior_draws_mis_scaled"
 
 
 def get_config() -> ConfigDict:
-    """A healthy run with that one fault."""
+    """Returns a healthy run with this one fault."""
     config = named_config("pathologies/healthy_diffusion")
     config.prior.num_sampling_steps = 2
     return config

@@ -8,7 +8,7 @@ EXPECTED = "posterior_collapse"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.model.latent_shape = (32,)
     config.likelihood.gaussian_variance = "fixed"

@@ -1,4 +1,7 @@
-"""Every twentieth image is black."""
+"""Every twentieth image is black.
+
+The doctor looks at the images themselves; the model is only trained for a few steps.
+"""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,12 +12,12 @@ EXPECTED = "constant_images"
 
 
 def spoil(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C] of both files."""
+    """Returns the spoilt images of the training and the test file, uint8 [N, H, W, C]."""
     train, test = train.copy(), test.copy()
     train[::20], test[::20] = 0, 0
     return train, test
 
 
 def get_config() -> ConfigDict:
-    """The short base: the fault is in the images."""
+    """Returns the base with few steps, because the fault is in the images."""
     return named_config("pathologies/base", 100)

@@ -1,4 +1,7 @@
-"""EMA 0.99999 without warm-up on a short run: the average is still near its initialisation."""
+"""EMA 0.99999 without warm-up on a short run: the average is still near its initialisation.
+
+Evaluation uses the average, so it evaluates nearly untrained parameters.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "ema_lags_behind"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.optim.ema_decay = 0.99999
     config.optim.ema_warmup = False

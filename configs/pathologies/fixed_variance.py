@@ -1,4 +1,7 @@
-"""A squared error over a variance of 1, where the error is 0.04: beta 26 in disguise."""
+"""A squared error over a variance of 1, where the error is 0.04: beta 26 in disguise.
+
+With too large a variance the distortion weighs too little against the rate.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "likelihood_mis_scaled"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.likelihood.gaussian_variance = "fixed"
     return config

@@ -1,4 +1,7 @@
-"""Binary images with a Bernoulli likelihood."""
+"""Binary images with a Bernoulli likelihood.
+
+The doctor must not report a severe finding.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = None
 
 
 def get_config() -> ConfigDict:
-    """The base with that likelihood."""
+    """Returns the base with this likelihood."""
     config = named_config("pathologies/base")
     config.likelihood.name = "bernoulli"
     config.likelihood.binarize = True

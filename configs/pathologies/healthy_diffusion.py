@@ -1,4 +1,7 @@
-"""A diffusion prior, trained with the VAE."""
+"""A diffusion prior, trained with the VAE.
+
+The doctor must not report a severe finding.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = None
 
 
 def get_config() -> ConfigDict:
-    """The base with that prior."""
+    """Returns the base with this prior."""
     config = named_config("pathologies/base")
     config.prior.name = "diffusion"
     return config

@@ -1,4 +1,7 @@
-"""The base itself."""
+"""The base itself.
+
+The other runs change one thing in it. The doctor must not report a severe finding.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,5 +11,5 @@ EXPECTED = None
 
 
 def get_config() -> ConfigDict:
-    """The base."""
+    """Returns the base unchanged."""
     return named_config("pathologies/base")

@@ -1,4 +1,7 @@
-"""A mixture of discretised logistics."""
+"""A mixture of discretised logistics.
+
+The doctor must not report a severe finding.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = None
 
 
 def get_config() -> ConfigDict:
-    """The base with that likelihood."""
+    """Returns the base with this likelihood."""
     config = named_config("pathologies/base")
     config.likelihood.name = "discretized_logistic_mixture"
     config.likelihood.num_mixtures = 3

@@ -8,7 +8,7 @@ EXPECTED = "kl_plateau"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.kl.weight = 300.0
     config.kl.warmup_steps = 0

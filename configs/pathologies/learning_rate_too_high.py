@@ -1,4 +1,7 @@
-"""A hundred times the learning rate."""
+"""A hundred times the learning rate.
+
+Updates are far too large in relation to the parameters.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "learning_rate_too_high"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.optim.learning_rate *= 100
     return config

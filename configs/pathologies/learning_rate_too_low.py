@@ -1,4 +1,7 @@
-"""A thousandth of the learning rate."""
+"""A thousandth of the learning rate.
+
+Updates are far too small in relation to the parameters.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +11,7 @@ EXPECTED = "learning_rate_too_low"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.optim.learning_rate /= 1000
     return config

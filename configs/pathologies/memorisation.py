@@ -9,12 +9,12 @@ EXPECTED = "memorisation"
 
 
 def spoil(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C] of both files."""
+    """Returns the spoilt images of the training and the test file, uint8 [N, H, W, C]."""
     return train[:1030], test
 
 
 def get_config() -> ConfigDict:
-    """The base with a small code, and a variance that does not vanish with the training error."""
+    """Returns the base with a small code and a variance that does not shrink with the error."""
     config = named_config("pathologies/base")
     config.model.latent_shape = (4,)
     config.likelihood.gaussian_variance = "fixed"

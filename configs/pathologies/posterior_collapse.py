@@ -1,7 +1,9 @@
 """A likelihood so broad (sigma 5) that at beta 1, without warm-up, no dimension is worth its rate.
 
 In the linear model a dimension survives where its eigenvalue of the data's covariance exceeds the
-variance of the likelihood (Lucas et al. 2019, arXiv:1911.02469); here the largest is about 20."""
+variance of the likelihood (Lucas et al. 2019, arXiv:1911.02469). Here the variance is 25, and the
+largest eigenvalue is about 20.
+"""
 
 from ml_collections import ConfigDict
 
@@ -11,7 +13,7 @@ EXPECTED = "posterior_collapse"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.likelihood.gaussian_variance = "fixed"
     config.likelihood.gaussian_std = 5.0

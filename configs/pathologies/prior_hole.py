@@ -8,7 +8,7 @@ EXPECTED = "prior_hole"
 
 
 def get_config() -> ConfigDict:
-    """The base with that one fault."""
+    """Returns the base with this one fault."""
     config = named_config("pathologies/base")
     config.kl.weight = 0.001
     return config
