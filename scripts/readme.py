@@ -111,7 +111,7 @@ def results() -> str:
         cells = {label: values for label, *values in lines}
         rows += [
             [dataset, "floor", *cells[FLOOR]],
-            ["", "best peer", *cells[_best_peer(_read(f"{directory}/table.json"))]],
+            ["", "best\u00a0peer", *cells[_best_peer(_read(f"{directory}/table.json"))]],
             ["", f"**{OURS}**", *cells[OURS]],
         ]
     return _table(["", "images of", *(RESULT_TITLES.get(title, title) for title in titles)], rows)
@@ -189,7 +189,7 @@ def issues() -> str:
     posterior = run["aggregate_posterior_means_vs_test/fid_768"]["value"]
     rows = [
         [
-            "samples are no garments although reconstructions are good: a prior hole",
+            "samples are not garments, but reconstructions are good: a prior hole",
             "`fid_768` to decoded codes: N(0, I) "
             f"**{prior('standard_normal', 'fid_to_aggregate')}**, diffusion "
             f"**{prior('diffusion_simple', 'fid_to_aggregate')}** (a second draw of codes: "

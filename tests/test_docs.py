@@ -82,6 +82,13 @@ def test_named_files_exist(page):
     assert not [path for path in named if not (REPOSITORY / path).exists()]
 
 
+@pytest.mark.parametrize("folder", ["vae_jax", "configs", "benchmarks", "scripts"])
+def test_pages_named_in_the_code_exist(folder):
+    for path in sorted((REPOSITORY / folder).rglob("*.py")):
+        pages = re.findall(r"docs/[\w/]+\.(?:md|png|svg)", path.read_text())
+        assert not [page for page in pages if not (REPOSITORY / page).exists()], path
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_named_configurations_and_modules_exist(page):
     if page.name == "CHANGELOG.md":
