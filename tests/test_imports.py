@@ -1,42 +1,24 @@
 """Imports run downward only, and TensorFlow is nowhere needed."""
 
-import ast
-import pathlib
 import sys
 
 import pytest
 
+from scripts import architecture
+from scripts.architecture import (
+    FLOORS,
+    PACKAGE,
+    imported_names,
+    imported_rooms,
+    paths_of,
+    room_of,
+)
 from tests.conftest import REPOSITORY, run_python
 
-PACKAGE = REPOSITORY / "vae_jax"
-
-# From the ground floor up: a room imports rooms of lower floors only. A room is a folder of the
-# package, or a file that stands beside the folders. docs/architecture.md draws this table.
-FLOORS = (
-    {"errors", "typing"},
-    {"distributions", "recording", "runtime"},
-    {"blocks", "data", "optim"},
-    {"likelihoods", "priors"},
-    {"models", "metrics"},
-    {"objectives", "config"},
-    {"experiment", "checkpoints"},
-    {"inference"},
-    {"doctor"},
-    {"training", "gallery"},
-    {"report"},
-    {"evaluation"},
-    {"studies"},
-    {"commands"},
-)
 SEES_CONFIG_DICT = {
     *{"config", "experiment", "doctor", "inference", "training", "evaluation", "report"},
     *{"studies", "commands"},
 }
-
-
-def room_of(path: pathlib.Path) -> str:
-    """vae_jax/blocks.py -> blocks; vae_jax/models/vae.py -> models."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 ROOMS = sorted({room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"})
@@ -45,23 +27,6 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
-
-
-def imported_names(paths) -> set[str]:
-    """'package.module' or 'package.module.name' of all imports, also those inside functions."""
-    names = set()
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: a relative import"
-                names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def paths_of(room: str) -> list[pathlib.Path]:
-    return [path for path in PACKAGE.rglob("*.py") if room_of(path) == room]
 
 
 def is_imported(package: str, names: set[str]) -> bool:
@@ -75,10 +40,12 @@ def test_every_room_has_exactly_one_floor():
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_run_downward(room):
     own = next(i for i, floor in enumerate(FLOORS) if room in floor)
-    imported = {
-        name.split(".")[1] for name in imported_names(paths_of(room)) if name.startswith("vae_jax.")
-    } - {room}
-    assert imported <= set().union(*FLOORS[:own])
+    assert imported_rooms(room) <= set().union(*FLOORS[:own])
+
+
+def test_picture_shows_the_rooms_as_they_are():
+    """If not: `make report`."""
+    assert architecture.PICTURE.read_text() == architecture.draw()
 
 
 @pytest.mark.parametrize(
