@@ -1,11 +1,11 @@
-"""Milliseconds that the devices take to add up a model's gradients: what data parallelism costs.
+"""Time that the devices need to sum a model's gradients: the cost of data parallelism.
 
     python -m benchmarks.all_reduce                        # over the devices of this host
     python -m benchmarks.all_reduce --coordinator_address=HOST:PORT --num_processes=N --process_id=I
 
-The same flags as train.py's, one command for each process. Prints, for the gradients of each
-configuration in float32, the median of the rounds and the bandwidth of a ring, 2 (n - 1) / n times
-the bytes over the time.
+The flags are those of train.py; start the command once for each process. For the float32 gradients
+of each configuration, it prints the median time of the rounds in milliseconds and the bandwidth of
+a ring all-reduce: 2 (n - 1) / n times the bytes, divided by the time.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 
 from vae_jax.runtime import process, sharding
 
-# Parameters of the models; benchmarks/train.py prints them.
+# Number of parameters of each model.
 NUM_PARAMETERS = {"demo": 943_652, "fashion_mnist_binary": 1_387_872, "cifar10": 28_421_252}
 NUM_ROUNDS = 20
 
@@ -44,13 +44,13 @@ def main() -> None:
 
 
 def measure(mesh: jax.sharding.Mesh, size: int) -> float:
-    """Seconds of one all-reduce, the median."""
+    """Returns the median time of one all-reduce, in seconds."""
     gradients = sharding.put(
         lambda rows: np.ones((rows.stop - rows.start, size), np.float32), (mesh.size, size), mesh
     )
     add = jax.jit(lambda g: g.sum(axis=0), out_shardings=sharding.replicated(mesh))
     times = []
-    for _ in range(NUM_ROUNDS + 1):  # the first compiles
+    for _ in range(NUM_ROUNDS + 1):  # the first round compiles
         start = time.perf_counter()
         jax.block_until_ready(add(gradients))
         times.append(time.perf_counter() - start)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.doctor_table --workdir=workdir/pathologies
 
-Trains every configuration of configs/pathologies on Fashion-MNIST with three seeds, has each
-diagnosed from its workdir, and writes table.json and table.md. What is done is not done again; the
-same command in several processes shares the runs among them.
+Trains every configuration of configs/pathologies on Fashion-MNIST with three seeds, diagnoses each
+run from its workdir, and writes table.json and table.md. Finished runs are not repeated. Start the
+same command in several processes to share the runs among them.
 """
 
 import argparse
@@ -32,14 +32,14 @@ SEEDS = (0, 1, 2)
 
 
 def load_pathologies() -> dict[str, ModuleType]:
-    """name -> module of configs/pathologies, those with a failure first."""
+    """Returns {name: module of configs/pathologies}, with the known failures first."""
     names = [module.name for module in pkgutil.iter_modules(pathologies.__path__)]
     modules = {n: importlib.import_module(f"configs.pathologies.{n}") for n in names if n != "base"}
     return dict(sorted(modules.items(), key=lambda item: item[1].EXPECTED is None))
 
 
 def make_config(module: ModuleType, workdir: pathlib.Path, seed: int, **overrides):
-    """The configuration of a run; spoilt images are written to workdir/data first."""
+    """Returns the configuration of a run; writes its spoilt images, if any, to workdir/data."""
     config = module.get_config()
     config.update_from_flattened_dict({"seed": seed, **overrides})
     if hasattr(module, "spoil"):
@@ -62,7 +62,7 @@ def _write_spoilt(module: ModuleType, source: pathlib.Path, target: pathlib.Path
 
 
 def train_and_diagnose(config, run_dir: pathlib.Path) -> doctor.Diagnosis:
-    """Trains in `run_dir`, where diverging is one way to end, and writes the diagnosis."""
+    """Trains in `run_dir` and writes the diagnosis; a run may diverge."""
     with contextlib.suppress(training.TrainingDivergedError):
         stopped_by = training.train_and_evaluate(config, run_dir, evaluation.validate)
         if stopped_by is not None:
@@ -73,7 +73,7 @@ def train_and_diagnose(config, run_dir: pathlib.Path) -> doctor.Diagnosis:
 
 
 def run_all(workdir: pathlib.Path, data_dir: str) -> None:
-    """Does every run that is not done, those of one seed before the next."""
+    """Executes every unfinished run, seed by seed."""
     for seed in SEEDS:
         for name, module in load_pathologies().items():
             run_dir = workdir / name / f"seed_{seed}"
@@ -89,12 +89,12 @@ def run_all(workdir: pathlib.Path, data_dir: str) -> None:
                     content = json.dumps([dataclasses.asdict(f) for f in findings], indent=2)
                     (run_dir / RESULT_FILE).write_text(content + "\n")
             except WorkdirBusyError:
-                continue  # another process is at it
+                continue  # another process works on it
             write_table(workdir)
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, list[dict[str, str]]]:
-    """name -> one {finding: severity} for each run that is done."""
+    """Returns {name: [{finding: severity} for each finished run]}."""
     results = {}
     for name in load_pathologies():
         paths = sorted((workdir / name).glob(f"seed_*/{RESULT_FILE}"))
@@ -104,7 +104,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, list[dict[str, str]]]:
 
 
 def write_table(workdir: pathlib.Path) -> None:
-    """table.json and table.md of what is done."""
+    """Writes table.json and table.md of the finished runs."""
     results = read_results(workdir)
     (workdir / "table.json").write_text(json.dumps(results, indent=2) + "\n")
     lines = [

@@ -1,13 +1,13 @@
-"""Images per second through the Inception network, beside pytorch-fid in the same run.
+"""Images per second through the Inception network, compared with pytorch-fid in the same run.
 
     python -m benchmarks.fid                      # 200 images on a CPU, 20,000 on a GPU
     python -m benchmarks.fid --tap=768 --output=fid.json
 
-Both have the same random weights and get the same uint8 images from memory; what they return are
-features in NumPy, so the resizing to 299 pixels and all transfers count. pytorch-fid runs as its
-command line has it: float32, NCHW and 50 images at a time; on a GPU larger batches are tried as
-well and its best counts. channels_last, which it does not use, is for information. TensorFloat-32
-and bfloat16 are off for both. Fails if the features disagree.
+Both have the same random weights, get the same uint8 images from memory and return their features
+as NumPy arrays, so that the resizing to 299 pixels and all transfers count. pytorch-fid runs as its
+own command does: float32, NCHW and 50 images at a time. On a GPU, larger batches are tried as well,
+and the fastest counts. The times with channels_last, which pytorch-fid does not use, are for
+information only. TensorFloat-32 and bfloat16 are off for both. Fails if the features disagree.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from vae_jax.metrics.features import FeatureExtractor
 
 IMAGE_SHAPE = (32, 32, 3)
 NUM_IMAGES = {"cpu": 200, "gpu": 20_000}
-BATCH_SIZES = {"cpu": (50,), "gpu": (50, 250, 500)}  # of pytorch-fid
-TOLERANCE = 1e-3  # of the largest feature
+BATCH_SIZES = {"cpu": (50,), "gpu": (50, 250, 500)}  # for pytorch-fid
+TOLERANCE = 1e-3  # relative to the largest feature
 OURS = "ours"
 
 Extract = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> float32 [N, tap]
@@ -46,12 +46,14 @@ def main():
     device = jax.devices()[0]
     try:
         network, state = random_fid_inception(seed=0)
-    except pytest.skip.Exception as error:  # of what `pytest.importorskip` did not find
-        sys.exit(f"the benchmark needs torch, torchvision and pytorch-fid: {error}")
+    except pytest.skip.Exception as error:  # from `pytest.importorskip`
+        sys.exit(f"The benchmark needs torch, torchvision and pytorch-fid: {error}")
     import torch
 
     if device.platform == "gpu" and not torch.cuda.is_available():
-        sys.exit("JAX has a GPU and torch has none: install torch with CUDA, or JAX_PLATFORMS=cpu.")
+        sys.exit(
+            "JAX sees a GPU, but torch does not: install torch with CUDA or set JAX_PLATFORMS=cpu."
+        )
     torch.set_num_threads(os.cpu_count())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
@@ -103,7 +105,7 @@ def main():
         }
         options.output.write_text(json.dumps(result, indent=2) + "\n")
     if not difference <= TOLERANCE:
-        sys.exit(f"the features differ by more than {TOLERANCE} of the largest")
+        sys.exit(f"The features differ by more than {TOLERANCE} of the largest feature.")
 
 
 def parse_options() -> argparse.Namespace:
@@ -111,8 +113,10 @@ def parse_options() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--tap", type=int, default=2048, choices=(768, 2048))
     parser.add_argument("--num_images", type=int, help="default: 200 on a CPU, 20,000 on a GPU")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, after one to warm up")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of rounds, after one to warm up"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the numbers to")
     return parser.parse_args()
 
 
@@ -123,19 +127,19 @@ def make_ours(state: dict, tap: int) -> Extract:
         path = pathlib.Path(directory) / "weights.pth"
         torch.save(state, path)
         weights = inception_weights.read(path)
-    # Without the logits, which pytorch-fid does not compute.
+    # pytorch-fid does not compute the logits.
     layers = {name: layer for name, layer in weights.layers.items() if name != "softmax"}
     extractor = FeatureExtractor(inception_weights.InceptionWeights(layers), (tap,))
     return lambda images: extractor.features(images)[tap]
 
 
 def make_pytorch_fid(network, tap: int, batch_size: int, memory_format, platform: str) -> Extract:
-    """What `pytorch_fid.fid_score.get_activations` does, with images from memory."""
+    """Returns `pytorch_fid.fid_score.get_activations` as a function of images in memory."""
     import torch
     from pytorch_fid import inception
 
     device = "cuda" if platform == "gpu" else "cpu"
-    # Instead of pytorch-fid's weights, which it downloads.
+    # In place of the weights that pytorch-fid would download.
     with mock.patch.object(inception, "fid_inception_v3", return_value=copy.deepcopy(network)):
         module = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[tap]])
     module = module.eval().to(device, memory_format=memory_format)
@@ -157,9 +161,9 @@ def make_pytorch_fid(network, tap: int, batch_size: int, memory_format, platform
 def measure(
     programs: dict[str, Extract], images: np.ndarray, repeats: int
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Images per second of each round, and how far the others' features are from ours.
+    """Returns images per second of each round and the largest relative difference of features.
 
-    The programs take turns, so that whatever else the machine does falls on all of them.
+    The programs take turns, so that other load on the machine affects all of them.
     """
     for extract in programs.values():  # compiles, and lets torch choose its kernels
         extract(images[: max(BATCH_SIZES["gpu"])])

@@ -1,12 +1,13 @@
 """Floating-point operations of the VAE's matrix products and convolutions, in closed form.
 
-A product and its addition are two operations. Elementwise work (normalisation, activations,
-likelihood, optimiser) is not counted: a share of a machine's matrix peak is a share of what only
-matrix products can reach. Nor are products with the zeros that a 3x3 convolution pads with: an
-implementation may leave them out, and XLA's own count does. (At 7x7 they would be 22% more.)
+A multiplication and the addition that follows it are two operations. Elementwise work
+(normalisation, activations, likelihood, optimiser) is not counted, because only matrix products can
+reach a machine's matrix peak. Products with the zero padding of a 3x3 convolution are not counted
+either: an implementation may leave them out, and XLA's own count does. (At 7x7 they would add 22%.)
 
-Training: a layer's backward pass has as many operations again for the gradient of its weights, and
-again for that of its input, which the first layer (of the images) does not need.
+In training, the backward pass of a layer takes as many operations as the forward pass for the
+gradient with respect to its weights, and as many again for the gradient with respect to its input,
+which the first layer does not need.
 """
 
 import dataclasses
@@ -22,9 +23,9 @@ class Product:
     """One convolution, dense layer or product of activations.
 
     Attributes:
-      name: of the layer.
+      name: name of the layer.
       forward: operations for one image.
-      backward: of the gradients with respect to its factors.
+      backward: operations for the gradients with respect to both factors, for one image.
     """
 
     name: str
@@ -33,10 +34,10 @@ class Product:
 
 
 def convolution(name: str, height: int, width: int, inputs: int, outputs: int, kernel: int):
-    """kernel x kernel, stride 1, padded to the same size (SAME); 1 is a dense layer per position.
+    """Counts a kernel x kernel convolution with stride 1 and SAME padding.
 
-    Of the `kernel` taps along an axis of n positions, those at distance d from the centre meet
-    n - d of them inside the image.
+    A 1 x 1 convolution is a dense layer at each position. Along an axis of n positions, a tap at
+    distance d from the centre of the kernel falls inside the image at n - d of them.
     """
     pairs_down, pairs_across = (
         sum(max(n - abs(tap - (kernel - 1) // 2), 0) for tap in range(kernel))
@@ -55,7 +56,7 @@ def without_input_gradient(product: Product) -> Product:
 
 
 def vae_products(model: VAE) -> list[Product]:
-    """All products of one image's way through the model with the prior N(0, I)."""
+    """Returns all products of one image in a model with the prior N(0, I)."""
     return [*encoder_products(model), *decoder_products(model)]
 
 
@@ -112,7 +113,7 @@ def _resolution(model: VAE, stage: int) -> tuple[int, int]:
 
 
 def perceptron_products(sizes: tuple[int, ...], latents: int) -> list[Product]:
-    """Of a VAE of dense layers: `sizes` down to the layer before the latents, then the way back."""
+    """Returns the products of a dense VAE: `sizes` down to the latents, then back up."""
     down = list(itertools.pairwise(sizes))
     layers = [
         *down,
@@ -125,10 +126,10 @@ def perceptron_products(sizes: tuple[int, ...], latents: int) -> list[Product]:
 
 
 def count_forward(products: list[Product]) -> int:
-    """Operations of one image's ELBO."""
+    """Counts the operations of the ELBO of one image."""
     return sum(p.forward for p in products)
 
 
 def count_training(products: list[Product]) -> int:
-    """Operations for one image of a training step: its ELBO and its gradient."""
+    """Counts the operations of a training step for one image: its ELBO and its gradient."""
     return sum(p.forward + p.backward for p in products)

@@ -1,14 +1,14 @@
-"""Our model beside pythae's, on the same images, for the same time, through the same metrics.
+"""Compares our model with those of pythae: same images, training time and metrics.
 
     python -m benchmarks.peers                             # Fashion-MNIST; or: make bench-peers
     python -m benchmarks.peers --models=vae,rae_l2 --minutes=60 \
         --vae_config=configs/cifar10_cpu.py --prior_config=configs/cifar10_cpu_prior.py \
         --workdir=workdir/bench_peers_cifar10/ours --output=workdir/bench_peers_cifar10
 
-Trains what is not yet trained (ours with train.py, in two runs, the VAE and the prior), then
-compares samples and reconstructions: table.json, table.md, samples.png and reconstructions.png.
-The same command again goes on where it was stopped; in several processes, each with CPUs of its
-own (`taskset -c 0 …`), it shares the trainings, and the last one measures.
+Trains the models that are not trained yet (ours with train.py in two runs, one for the VAE and one
+for the prior), then compares samples and reconstructions in table.json, table.md, samples.png and
+reconstructions.png. Repeat the command to continue after a stop. Several processes, each on CPUs of
+its own (`taskset -c 0 …`), share the training, and the last one measures.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import pythae_models
 from vae_jax import config as configuration
 from vae_jax import data, evaluation, experiment, inference
+from vae_jax.errors import InputError
 from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights, reconstruction
@@ -51,27 +52,27 @@ PEERS = {
     "pythae VAMP": ("vamp", "vamp"),
 }
 SAMPLERS = tuple(dict.fromkeys(sampler for _, sampler in PEERS.values()))
-NUM_SEEDS = 3  # of the samples of the two rows that the comparison rests on
+NUM_SEEDS = 3  # for the samples of the two rows that the comparison rests on
 NUM_SHOWN = 20
-WAITING_SECONDS = 10.0  # between two looks at what other processes train
+WAITING_SECONDS = 10.0  # between checks for models that other processes train
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line decides.
+    """The settings from the command line.
 
     Attributes:
-      workdir: of our final model.
-      vae_workdir: of its VAE.
-      directory: for the peers and the results.
-      vae_config, prior_config: files of our two runs.
-      models: of pythae, to compare with.
-      minutes: of a peer's training.
-      num_samples: of each row, and test images.
-      data_dir: where datasets lie.
-      inception_weights: file, or None: looked for below `data_dir`, or downloaded.
-      mirror: train peers on mirror images besides, where our run mirrors at random.
-      samplers: of the peers.
+      workdir: workdir of our final model.
+      vae_workdir: workdir of its VAE.
+      directory: directory for the peers and the results.
+      vae_config, prior_config: configuration files of our two runs.
+      models: names of the pythae models to compare with.
+      minutes: training time of each peer.
+      num_samples: number of samples in each row, and largest number of test images.
+      data_dir: directory of the datasets.
+      inception_weights: weights file; None looks for one below `data_dir` or downloads it.
+      mirror: also train the peers on the mirrored images; for a run of ours that flips images.
+      samplers: names of the peers' samplers.
     """
 
     workdir: pathlib.Path
@@ -90,19 +91,19 @@ class Options:
     def __post_init__(self):
         unknown = set(self.models) - set(pythae_models.MODELS)
         if unknown or not self.models:
-            raise ValueError(
+            raise InputError(
                 f"--models={','.join(self.models)} must name at least one of "
                 f"{', '.join(pythae_models.MODELS)}."
             )
         if set(self.samplers) - set(SAMPLERS) or not self.peers:
-            raise ValueError(
-                f"--samplers={','.join(self.samplers)} must be of {', '.join(SAMPLERS)}, and one "
-                f"of them for a model of --models={','.join(self.models)}."
+            raise InputError(
+                f"--samplers={','.join(self.samplers)} must name some of {', '.join(SAMPLERS)}, "
+                f"at least one of them for a model in --models={','.join(self.models)}."
             )
 
     @property
     def peers(self) -> dict[str, tuple[str, str]]:
-        """The part of PEERS that is compared with."""
+        """The entries of PEERS that take part in the comparison."""
         return {
             label: (model, sampler)
             for label, (model, sampler) in PEERS.items()
@@ -111,10 +112,10 @@ class Options:
 
 
 def train_ours(options: Options) -> None:
-    """Both runs as a user would start them; adds the time of each to fit.json.
+    """Starts both runs as a user would, and adds the time of each to fit.json.
 
     Raises:
-      ValueError: a run is there that was not started here, so its time is not known.
+      InputError: a workdir holds a run that was not started here, so its time is unknown.
     """
     runs = {
         "vae": (options.vae_config, options.vae_workdir, []),
@@ -127,9 +128,9 @@ def train_ours(options: Options) -> None:
     path = options.directory / OURS / FIT_FILE
     for _, workdir, _ in runs.values():
         if not path.exists() and (workdir / "checkpoints").exists():
-            raise ValueError(
+            raise InputError(
                 f"--workdir={options.workdir}: {workdir} holds a run that was not started from "
-                "here, so the time of its training is not known. Give another --workdir."
+                "here, so its training time is unknown. Give another --workdir."
             )
     for name, (config, workdir, arguments) in runs.items():
         spent = json.loads(path.read_text()) if path.exists() else {}
@@ -151,20 +152,20 @@ def _child_seconds() -> float:
 
 
 def train_peer(options: Options, name: str) -> None:
-    """One of pythae's models."""
+    """Trains one of pythae's models."""
     validation = experiment.load_split(_data_config(options), "validation").take(slice(None))
     seconds = 60.0 * options.minutes
     pythae_models.train(name, _peers_images(options), validation, seconds, options.directory / name)
 
 
 def _peers_images(options: Options) -> np.ndarray:
-    """What peers and their samplers are trained on, uint8 [N, H, W, C]."""
+    """Returns the images that peers and their samplers are trained on, uint8 [N, H, W, C]."""
     images = experiment.load_split(_data_config(options), "train").take(slice(None))
     return np.concatenate([images, images[:, :, ::-1]]) if options.mirror else images
 
 
 def _data_config(options: Options):
-    """Our configuration, for its splits of the images."""
+    """Returns our configuration, which defines the splits of the images."""
     config = configuration.load_module(
         options.vae_config, ("get_config",), "configs/fashion_mnist.py"
     ).get_config()
@@ -173,7 +174,7 @@ def _data_config(options: Options):
 
 
 def train_all(options: Options) -> None:
-    """Trains what is not yet trained; waits for what other processes train."""
+    """Trains the models that are not trained yet; waits for those of other processes."""
     waiting = [OURS, *options.models]
     while waiting:
         busy = []
@@ -197,32 +198,32 @@ def train_all(options: Options) -> None:
 
 
 class Ours:
-    """Our model behind the interface of `pythae_models.Peer`."""
+    """Our model with the interface of `pythae_models.Peer`."""
 
     def __init__(self, options: Options):
         self._vae = inference.load(options.workdir)
         self._vae.config.data.dir = options.data_dir
         self.num_parameters = sum(int(p.size) for p in jax.tree.leaves(self._vae.params))
-        self.fit_seconds = 0.0  # the prior's training is part of ours
+        self.fit_seconds = 0.0  # the prior is trained in a run of its own
 
     def sample(self, seed: int, n: int) -> np.ndarray:
-        """n means of p(x|z), z ~ p(z), uint8 [n, H, W, C]."""
+        """Returns n means of p(x|z) with z ~ p(z), uint8 [n, H, W, C]."""
         self._vae.config.eval.seed = seed
         return image_sets.sample_means(self._vae, n)[1]
 
     def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
-        """Means of p(x|z) at E[z|x] or, with `draw`, at z ~ q(z|x)."""
+        """Returns the means of p(x|z) at E[z|x] or, with `draw`, at z ~ q(z|x)."""
         key = jax.random.key(0) if draw else None
         return figures.to_uint8(self._vae.reconstruct(images, key))
 
 
 def make_images(options: Options, label: str, test: np.ndarray) -> pathlib.Path:
-    """Samples of each seed and reconstructions of `test` of one row, kept on disk as arrays."""
+    """Saves the samples and the reconstructions of `test` for one row; returns the directory."""
     rows = options.directory / f"rows_{options.num_samples}"
     directory = rows / label.translate(FILE_NAME)
     if (directory / INFO_FILE).exists():
         return directory
-    LOGGER.info("images of %s", label)
+    LOGGER.info("generating images of %s", label)
     directory.mkdir(parents=True, exist_ok=True)
     if label == OURS:
         model, spent = Ours(options), _read_fit(options, OURS)
@@ -245,7 +246,7 @@ def _read_fit(options: Options, name: str) -> dict[str, float]:
 
 
 class Comparison:
-    """The rows of the table, from the images of `make_images`; features are kept on disk."""
+    """Measures the images of `make_images` for the rows of the table; stores features on disk."""
 
     def __init__(self, options: Options, weights: inception_weights.InceptionWeights):
         self._options = options
@@ -254,7 +255,7 @@ class Comparison:
         test = image_sets.real_split(vae, "test", options.num_samples)
         self._test = test.take(slice(None))
         bounds = evaluation.evaluate_bounds(vae, experiment.load_split(vae.config, "test"))
-        # A density has none.
+        # The bound of a density has no bits per dimension.
         self._bits = {name: bounds[name].value for name in ("bits_per_dim",) if name in bounds}
         self._tap = sample_quality.best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
@@ -269,14 +270,14 @@ class Comparison:
         )
 
     def write(self) -> None:
-        """Measures all rows; writes the table and the pictures."""
+        """Measures all rows and writes the table and the pictures."""
         labels = [*self._options.peers, OURS]
         paths = {label: make_images(self._options, label, self._test) for label in labels}
         self._save_pictures(paths)
         rows = {FLOOR: {"samples": self._compare(self._floor)}}
         rows |= {label: self._measure(path) for label, path in paths.items()}
         rows[OURS] |= self._bits
-        self._save_table(rows)  # of one seed, in case the rest is cut short
+        self._save_table(rows)  # with one seed, in case the rest is interrupted
         best = min(self._options.peers, key=lambda label: rows[label]["samples"]["fid"][0])
         for label in (OURS, best):
             rows[label]["fid_of_seeds"] = [
@@ -298,7 +299,10 @@ class Comparison:
         (directory / "table.md").write_text("\n".join(make_table(content).to_markdown()))
 
     def _save_pictures(self, paths: dict[str, pathlib.Path]) -> None:
-        """Random samples, for a mixture's come component by component; the first test images."""
+        """Saves random samples and reconstructions of the first test images.
+
+        The samples are chosen at random because a mixture returns them component by component.
+        """
         chosen = np.random.default_rng(0).choice(len(self._test), NUM_SHOWN, replace=False)
         shown = {label: np.load(path / "samples_0.npy")[chosen] for label, path in paths.items()}
         figures.save_labelled_rows(self._options.directory / "samples.png", shown)
@@ -308,7 +312,7 @@ class Comparison:
         figures.save_labelled_rows(self._options.directory / "reconstructions.png", shown)
 
     def _measure(self, path: pathlib.Path) -> dict[str, object]:
-        """All metrics of one row."""
+        """Returns all metrics of one row."""
         at_mean = np.load(path / "reconstructions.npy")
         x, y = (images.astype(np.float32) / 255.0 for images in (self._test, at_mean))
         psnr = np.asarray(reconstruction.psnr(x, y))
@@ -320,7 +324,7 @@ class Comparison:
         }
 
     def _distances(self, images: np.ndarray) -> dict[str, list[float | None]]:
-        """{metric: [value, standard error]} against the test images."""
+        """Returns {metric: [value, standard error]} of images compared with the test images."""
         directory = self._options.directory / "features"
         return self._compare(reference_features(self._extractor, images, "images", directory))
 
@@ -330,7 +334,7 @@ class Comparison:
 
 
 def make_table(content: dict) -> Table:
-    """That of the content of table.json."""
+    """Makes the table from the content of table.json."""
     suffix = "" if content["tap"] == sample_quality.FID_TAP else f"_{content['tap']}"
     titles = [
         "",
@@ -345,45 +349,45 @@ def make_table(content: dict) -> Table:
 
 def _cells(row: dict) -> list[str]:
     samples = row["samples"]
-    of_samples = [
+    sample_cells = [
         _with_seeds(samples["fid"][0], row.get("fid_of_seeds")),
         f"{1000 * samples['kid'][0]:.2f}",
         f"{samples['precision'][0]:.2f}, {samples['recall'][0]:.2f}",
     ]
     if "psnr" not in row:
-        return ["", "", *of_samples, "", "", ""]
+        return ["", "", *sample_cells, "", "", ""]
     return [
         f"{row['num_parameters'] / 1e6:.2f} M",
         f"{row['seconds'] / 60:.1f}",
-        *of_samples,
+        *sample_cells,
         f"{row['reconstructions']['fid'][0]:.3f}",
         f"{row['psnr'][0]:.2f}",
         f"{row['bits_per_dim']:.3f}" if "bits_per_dim" in row else "",
     ]
 
 
-def _with_seeds(value: float, of_seeds: list[float] | None) -> str:
-    """'0.123', or mean and standard deviation where there are several seeds."""
-    if of_seeds is None:
+def _with_seeds(value: float, seed_values: list[float] | None) -> str:
+    """Formats the value, '0.123', or the mean and standard deviation over several seeds."""
+    if seed_values is None:
         return f"{value:.3f}"
-    return f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
+    return f"{np.mean(seed_values):.4f} ± {np.std(seed_values, ddof=1):.4f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--workdir", type=pathlib.Path, default="workdir/bench_peers/fashion_mnist", help="ours")
-    add("--vae_workdir", type=pathlib.Path, help="of our VAE; or beside --workdir, with _vae")
-    add("--output", type=pathlib.Path, default="workdir/bench_peers", help="for the rest")
-    add("--vae_config", default="configs/fashion_mnist.py", help="of our VAE")
-    add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="of our prior")
-    add("--models", default=",".join(pythae_models.MODELS), help="of pythae, by commas")
-    add("--samplers", default=",".join(SAMPLERS), help="of these models, by commas")
-    add("--minutes", type=float, default=30.0, help="of a peer's training; on CPUs, of one core")
-    add("--mirror", action="store_true", help="train peers on mirror images besides")
-    add("--num_samples", type=int, default=10_000, help="of each row, and of test images at most")
-    add("--data_dir", default=data.DEFAULT_DATA_DIR, help="where datasets lie")
-    add("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
+    add("--workdir", type=pathlib.Path, default="workdir/bench_peers/fashion_mnist", help="our run")
+    add("--vae_workdir", type=pathlib.Path, help="our VAE; default: WORKDIR_vae")
+    add("--output", type=pathlib.Path, default="workdir/bench_peers", help="peers and results")
+    add("--vae_config", default="configs/fashion_mnist.py", help="our VAE")
+    add("--prior_config", default="configs/fashion_mnist_diffusion.py", help="our prior")
+    add("--models", default=",".join(pythae_models.MODELS), help="pythae models, comma-separated")
+    add("--samplers", default=",".join(SAMPLERS), help="their samplers, comma-separated")
+    add("--minutes", type=float, default=30.0, help="training time of a peer (one core)")
+    add("--mirror", action="store_true", help="also train peers on mirrored images")
+    add("--num_samples", type=int, default=10_000, help="per row; at most as many test images")
+    add("--data_dir", default=data.DEFAULT_DATA_DIR, help="dataset directory")
+    add("--inception_weights", help="weights file: .pth, .tgz, .pb or .npz")
     args = vars(parser.parse_args())
     args["directory"] = args.pop("output")
     for name in ("models", "samplers"):

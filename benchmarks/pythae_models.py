@@ -1,13 +1,15 @@
 """pythae's autoencoders and samplers, trained for a given time, behind one small interface.
 
-pythae (Chadebec, Vincent & Allassonniere 2022, arXiv:2206.08309) with its own trainer, samplers and
-residual convolutional networks for images of that size. Of its two convolutional benchmark networks
-these are the ones that a CPU core can train (0.8 million parameters for 28x28 images, 6.9 million
-for CIFAR-10); of the others, 17 and 40 million, it trains 56 and 11 images a second. What is chosen
-here and is not a default of the library: cross-entropy as reconstruction loss of both VAEs
-(docs/ablations.md on squared error with unit variance, its own), Adam's learning rate 1e-3 with a
-cosine decay (for its 1e-4 such times are too short), batches of 100, the latent dimensions of its
-authors' benchmark.
+pythae (Chadebec, Vincent & Allassonniere 2022, arXiv:2206.08309) is used with its own trainer,
+samplers and residual convolutional networks for images of each size. It has two kinds of
+convolutional benchmark networks. These are the ones that a CPU core can train (0.8 million
+parameters for 28x28 images, 6.9 million for CIFAR-10); with the others, of 17 and 40 million
+parameters, it trains on 56 and 11 images a second.
+
+Four choices are not defaults of the library: cross-entropy as the reconstruction loss of both VAEs
+(its default is the squared error with unit variance; see docs/results/ablations.md), a learning
+rate of 1e-3 for Adam with a cosine decay (its 1e-4 is too slow for such times), batches of 100, and
+the latent dimensions of its authors' benchmark.
 """
 
 import copy
@@ -23,11 +25,12 @@ from pythae.data.datasets import BaseDataset
 from pythae.models import AutoModel
 from pythae.models.nn.benchmarks import celeba, cifar, mnist
 
+from vae_jax.errors import InputError
 from vae_jax.recording import figures
 
 MODELS = ("vae", "rae_l2", "vamp")
 BATCH_SIZE, LEARNING_RATE = 100, 1e-3
-# By the shape of the images: encoder of a VAE, of an autoencoder, decoder, latent dimensions.
+# Image shape: (VAE encoder, autoencoder encoder, decoder, number of latent dimensions).
 NETWORKS = {
     (28, 28, 1): (
         mnist.Encoder_ResNet_VAE_MNIST,
@@ -50,22 +53,22 @@ NETWORKS = {
 }
 SECOND_STAGE_EPOCHS = 12
 TIMED_STEPS = 20
-# On CPUs the time of the process: that of a free core, and not changed by other work.
+# On CPUs, the CPU time of the process, which other work on the machine does not change.
 CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
 ENCODED_AT_A_TIME = 500
 
 
 def _create(name: str, image_shape: tuple[int, int, int]) -> models.BaseAE:
-    """An untrained model for images [H, W, C].
+    """Returns an untrained model for images [H, W, C].
 
     Raises:
-      ValueError: there are no networks for that size here.
+      InputError: NETWORKS has no entry for that shape.
     """
     if image_shape not in NETWORKS:
-        raise ValueError(
-            f"Images of {image_shape} must be of one of the sizes that NETWORKS in "
-            f"benchmarks/pythae_models.py has networks for, {', '.join(map(str, NETWORKS))}; "
-            "add an entry for others."
+        raise InputError(
+            f"Images of {image_shape} must have a shape in NETWORKS of "
+            f"benchmarks/pythae_models.py: {', '.join(map(str, NETWORKS))}. "
+            "Add an entry for another shape."
         )
     vae_encoder, encoder, decoder, latent_dim = NETWORKS[image_shape]
     height, width, channels = image_shape
@@ -111,12 +114,12 @@ def _dataset(x: torch.Tensor) -> BaseDataset:
 
 
 def _step_seconds(model: models.BaseAE, x: torch.Tensor) -> float:
-    """Seconds of a training step, of a copy of the model."""
+    """Returns the time of a training step in seconds, measured on a copy of the model."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, inputs = copy.deepcopy(model).train().to(device), {"data": x[:BATCH_SIZE].to(device)}
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     for step in range(TIMED_STEPS + 1):
-        if step == 1:  # the first one allocates
+        if step == 1:  # the first step allocates memory
             start = _now()
         optimizer.zero_grad()
         model(inputs).loss.backward()
@@ -133,15 +136,15 @@ def _now() -> float:
 def train(
     name: str, train: np.ndarray, validation: np.ndarray, seconds: float, directory: pathlib.Path
 ) -> None:
-    """Trains one model for about that time and writes it to `directory`, with fit.json.
+    """Trains one model for about the given time and writes it to `directory`, with fit.json.
 
-    Time is that of `CLOCK`. The number of epochs is what fits in, counted by timing some steps.
+    Time is measured with `CLOCK`. Some timed steps tell how many epochs fit into it.
 
     Args:
       name: one of `MODELS`.
-      train, validation: uint8 [N, H, W, C]; of the epochs the one best on validation is kept.
-      seconds: of training.
-      directory: for the model.
+      train, validation: uint8 [N, H, W, C]; the epoch that is best on validation is kept.
+      seconds: training time.
+      directory: directory for the model.
     """
     torch.manual_seed(0)
     model, x = _create(name, train.shape[1:]), _to_torch(train)
@@ -161,16 +164,16 @@ def train(
 
 
 class Peer:
-    """A trained model with one of pythae's samplers, which is fitted here.
+    """A trained model with one of pythae's samplers; the constructor fits the sampler.
 
     Args:
-      directory: that `train` wrote.
+      directory: directory that `train` wrote.
       sampler: normal, gmm (10 full Gaussians), two_stage or vamp.
-      train: uint8 [N, H, W, C], for the sampler's fit.
+      train: images to fit the sampler to, uint8 [N, H, W, C].
 
     Attributes:
-      num_parameters: of encoder, decoder and sampler, as far as they are networks.
-      fit_seconds: of the sampler's fit.
+      num_parameters: number of parameters of the networks: encoder, decoder, a second stage.
+      fit_seconds: time of fitting the sampler.
     """
 
     def __init__(self, directory: pathlib.Path, sampler: str, train: np.ndarray):
@@ -196,13 +199,16 @@ class Peer:
         self.num_parameters = sum(p.numel() for net in networks for p in net.parameters())
 
     def sample(self, seed: int, n: int) -> np.ndarray:
-        """n samples, uint8 [n, H, W, C]."""
+        """Returns n samples, uint8 [n, H, W, C]."""
         _seed(seed)
         with torch.no_grad():
             return _to_numpy(self._sampler.sample(n))
 
     def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
-        """Decodes E[z|x] or, with `draw`, z ~ q(z|x), which an RAE does not have: the same then."""
+        """Decodes E[z|x] or, with `draw`, z ~ q(z|x).
+
+        An RAE has no q(z|x), so that `draw` makes no difference.
+        """
         _seed(0)
         blocks = []
         with torch.no_grad():
@@ -215,4 +221,4 @@ class Peer:
 
 def _seed(seed: int) -> None:
     torch.manual_seed(seed)
-    np.random.seed(seed)  # scikit-learn's, which the mixture is fitted and drawn with
+    np.random.seed(seed)  # for scikit-learn, which fits and samples the mixture

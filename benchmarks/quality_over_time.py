@@ -1,11 +1,11 @@
-"""Sample quality over the time of training: distances at every checkpoint that a run has kept.
+"""Sample quality over training time: distances at every checkpoint that a run has kept.
 
     python -m benchmarks.quality_over_time --workdirs=workdir/cifar10,workdir/cifar10_prior \
         --output=workdir/cifar10_quality_over_time
 
-Runs are given in the order of their training: that of a prior begins where its VAE's ended. For the
-curve, `--config.train.keep_checkpoints` must be as large as there are checkpoints. Writes
-curve.json, table.md and curve.png; features are kept, so that the same command again is quick.
+Give the runs in training order: the time of a prior's run continues that of its VAE's run. To keep
+every checkpoint, train with a large enough `--config.train.keep_checkpoints`. Writes curve.json,
+table.md and curve.png, and stores the features, so that repeating the command is quick.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 
 from vae_jax import checkpoints, data, inference
 from vae_jax import config as configuration
+from vae_jax.errors import InputError
 from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights
@@ -33,10 +34,10 @@ METRICS = ("fid", "kid", "precision", "recall")
 
 
 def seconds_of_training(workdir: pathlib.Path, step: int) -> float:
-    """What the training steps up to this one took, compilation and evaluations left out.
+    """Returns the time of the training steps up to `step`, without compilation and evaluations.
 
     Raises:
-      ValueError: metrics.jsonl does not reach that step.
+      InputError: metrics.jsonl has no record of that step.
     """
     batch_size = configuration.load(workdir).train.batch_size
     records = [r for r in writers.read_metrics(workdir) if "train/images_per_second" in r]
@@ -47,22 +48,23 @@ def seconds_of_training(workdir: pathlib.Path, step: int) -> float:
         seconds += (record["step"] - last) * batch_size / record["train/images_per_second"]
         last = record["step"]
     if last != step:
-        raise ValueError(
-            f"{workdir}: metrics.jsonl has no record of step {step}, of which there is a "
-            f"checkpoint (the last one before it is of {last}). train.log_every_steps must divide "
-            "train.checkpoint_every_steps."
+        raise InputError(
+            f"{workdir}: metrics.jsonl has no record of step {step}, which has a checkpoint (the "
+            f"last record before it is of step {last}). train.log_every_steps must divide "
+            "train.checkpoint_every_steps: train with such values."
         )
     return seconds
 
 
 class Curve:
-    """Distances of samples to the test images at each checkpoint of some runs.
+    """Distances between samples and the test images at each checkpoint of some runs.
 
     Args:
-      workdirs: in the order of training.
-      num_samples: means of p(x|z) at each checkpoint, and test images at most.
-      weights: of the Inception network.
-      directory: for the features.
+      workdirs: workdirs of the runs, in training order.
+      num_samples: number of means of p(x|z) at each checkpoint, and largest number of test images.
+      weights: weights of the Inception network.
+      data_dir: directory of the datasets.
+      directory: directory for the features.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Curve:
         return vae
 
     def measure(self) -> dict:
-        """What goes to curve.json."""
+        """Measures all checkpoints; returns the content of curve.json."""
         points, before = [], 0.0
         for workdir in self._workdirs:
             for step in checkpoints.Checkpoints(workdir).steps():
@@ -117,13 +119,13 @@ class Curve:
 
 
 def titles(tap: int) -> dict[str, str]:
-    """The metrics' names in table and picture."""
+    """Returns {metric: its title in table and picture}."""
     suffix = "" if tap == sample_quality.FID_TAP else f"_{tap}"
     return {name: f"{name}{suffix}" for name in METRICS}
 
 
 def make_table(content: dict) -> Table:
-    """That of the content of curve.json."""
+    """Makes the table from the content of curve.json."""
     rows = [
         [p["prior"], f"{p['step']:,}", f"{p['minutes']:.1f}", *(f"{p[m]:.3g}" for m in METRICS)]
         for p in content["points"]
@@ -132,7 +134,7 @@ def make_table(content: dict) -> Table:
 
 
 def save_picture(content: dict, path: pathlib.Path) -> None:
-    """The curves, one line for each prior."""
+    """Draws one panel for each metric, with one line for each prior."""
     priors = dict.fromkeys(point["prior"] for point in content["points"])
     panels = []
     for metric, title in titles(content["tap"]).items():
@@ -150,11 +152,11 @@ def save_picture(content: dict, path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--workdirs", required=True, help="of the runs, by commas, in the order of training")
+    add("--workdirs", required=True, help="runs, comma-separated, in training order")
     add("--output", type=pathlib.Path, required=True, help="directory for the results")
-    add("--num_samples", type=int, default=NUM_SAMPLES, help="at each checkpoint")
-    add("--data_dir", default=data.DEFAULT_DATA_DIR, help="where datasets lie")
-    add("--inception_weights", help="file: .pth, .tgz, .pb or .npz")
+    add("--num_samples", type=int, default=NUM_SAMPLES, help="samples at each checkpoint")
+    add("--data_dir", default=data.DEFAULT_DATA_DIR, help="dataset directory")
+    add("--inception_weights", help="weights file: .pth, .tgz, .pb or .npz")
     args = parser.parse_args()
     process.log_to_stderr()
     workdirs = [pathlib.Path(workdir) for workdir in args.workdirs.split(",")]

@@ -1,10 +1,10 @@
-"""How many steps the sampler of a diffusion prior needs, and at which noise levels.
+"""Measures how many steps the sampler of a diffusion prior needs, and at which noise levels.
 
     python -m benchmarks.sampler_steps --workdir=workdir/cifar10_cpu_prior
 
-Draws the same latents in few steps and in many, as the prior sees them: standardised, so that codes
-of training images have the standard deviation 1. Prints a table. Deterministic samplers only: of
-the others no draw comes again in another number of steps.
+Draws the same latents in few and in many steps and prints a table. The latents are standardised, as
+the prior sees them: codes of training images have the standard deviation 1. Only deterministic
+samplers are compared, because the others cannot repeat a draw with another number of steps.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from vae_jax.priors import diffusion, samplers
 from vae_jax.recording.tables import Table
 from vae_jax.runtime import process
 
-SAMPLERS = {"heun": (10, 20, 40), "ddim": (20, 40, 80)}  # of each the steps
-NUM_REFERENCE_STEPS = 100  # of Heun's method
+SAMPLERS = {"heun": (10, 20, 40), "ddim": (20, 40, 80)}  # sampler: numbers of steps
+NUM_REFERENCE_STEPS = 100  # with Heun's method
 
 
 def noise_levels(prior: diffusion.Diffusion, num_steps: int) -> dict[str, jax.Array]:
-    """{name: gamma from the highest to the lowest, [num_steps + 1]}."""
+    """Returns {name: gamma from the highest to the lowest, [num_steps + 1]}."""
     times = jnp.linspace(1.0, 0.0, num_steps + 1)
     return {
         "equal steps": prior.gamma_min + (prior.gamma_max - prior.gamma_min) * times,
@@ -35,7 +35,7 @@ def noise_levels(prior: diffusion.Diffusion, num_steps: int) -> dict[str, jax.Ar
 
 
 def measure(prior: diffusion.Diffusion, num_samples: int) -> Table:
-    """Standard deviation and error of the draws of a bound prior."""
+    """Measures the standard deviation and the error of the draws of a bound prior."""
     network, variables = prior.network.clone(parent=None), prior.network.variables
     predict_v = functools.partial(diffusion.apply_network, network, variables)
 
@@ -58,15 +58,16 @@ def measure(prior: diffusion.Diffusion, num_samples: int) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--workdir", type=pathlib.Path, required=True, help="of a run with a diffusion prior")
-    add("--num_samples", type=int, default=50, help="draws of each row")
+    add("--workdir", type=pathlib.Path, required=True, help="run with a diffusion prior")
+    add("--num_samples", type=int, default=50, help="number of draws per row")
     args = parser.parse_args()
     process.cache_compilations()
     vae = inference.load(args.workdir)
     if vae.config.prior.name != "diffusion":
         sys.exit(
             f"benchmarks.sampler_steps: --workdir={args.workdir} must be a run with prior.name = "
-            f"'diffusion', and has {vae.config.prior.name!r}, which draws in one step."
+            f"'diffusion', but has {vae.config.prior.name!r}, which needs no sampler steps. "
+            "Give another --workdir."
         )
     prior = vae.model.bind({"params": vae.params}).prior.base
     print("\n".join(measure(prior, args.num_samples).to_markdown()))

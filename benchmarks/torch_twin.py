@@ -1,10 +1,11 @@
-"""The VAE of `vae_jax` once more in PyTorch: a yardstick for speed, not a second implementation.
+"""The VAE of `vae_jax` in PyTorch: a yardstick for speed, not a second implementation.
 
-Same layers, likelihoods (Bernoulli, mixture of discretised logistics), loss, clipping, Adam or
-Adamax and moving average. Activations are channels_last; a bfloat16 configuration runs under
-autocast. `copy_weights` takes the parameters of a linen model, so that both can be compared number
-by number. Two things that the JAX step does besides are left out, in torch's favour: skipping
-updates that are not finite, and the norms of gradient, update and parameters among the metrics.
+It has the same layers, likelihoods (Bernoulli, mixture of discretised logistics), loss, clipping,
+optimisers (Adam and Adamax) and moving average. Activations are channels_last; a bfloat16
+configuration runs under autocast. `copy_weights` takes the parameters of a linen model, so that
+both can be compared number by number. The JAX step does two things that the twin leaves out, in
+torch's favour: it skips updates that are not finite, and it logs the norms of gradient, update and
+parameters.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ LEVEL_HALF_WIDTH = 1.0 / 255.0
 NUM_HEADS = 4
 GROUP_NORM_EPSILON = 1e-6  # flax's default; torch's is 1e-5
 
-# Which submodule of the linen model a module of this file is, by the first part of its name.
+# First part of a module name in this file: that of the submodule of the linen model.
 LINEN_NAMES = {
     "norm": "GroupNorm",
     "conv": "Conv",
@@ -90,7 +91,7 @@ def stage(width: int, num_blocks: int, attention: bool) -> nn.Sequential:
 
 
 def without_autocast(x: Tensor):
-    """The last layers are float32 whatever the dtype of the activations."""
+    """Keeps the last layers in float32, whatever the dtype of the activations."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -227,7 +228,7 @@ def create_likelihood(config: ConfigDict, num_channels: int):
 
 
 def compute_elbo_terms(vae: VAE, likelihood, x: Tensor, noise: Tensor):
-    """(distortion, rate), both [B], at z = mean + std * noise."""
+    """Returns (distortion, rate), both [B], at z = mean + std * noise."""
     mean, log_std = vae.encoder(x)
     std = torch.exp(log_std)
     outputs = vae.decoder(mean + std * noise)
@@ -236,7 +237,7 @@ def compute_elbo_terms(vae: VAE, likelihood, x: Tensor, noise: Tensor):
 
 
 def copy_weights(params: Mapping, vae: VAE) -> None:
-    """Puts the parameters of a linen model (nested dicts of arrays) into its twin."""
+    """Copies the parameters of a linen model (nested dicts of arrays) into its twin."""
     with torch.no_grad():
         for name, module in vae.named_modules():
             if not isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm):
@@ -252,7 +253,7 @@ def copy_weights(params: Mapping, vae: VAE) -> None:
 
 
 def _linen_parameters(params: Mapping, name: str) -> Mapping:
-    """Of the torch module `name`; attention's axes of heads are flattened."""
+    """Returns the parameters of the torch module `name`; attention's head axes are flattened."""
     *parents, last = name.split(".")
     for part in parents:
         params = params[_linen_name(part)]
@@ -288,7 +289,7 @@ class Training:
         device: str = "cpu",
         compile_mode: str | None = None,
     ):
-        """`compile_mode`: of torch.compile; None runs eagerly."""
+        """`compile_mode` is the mode of torch.compile; None runs eagerly."""
         self.config, self.device, self.num_steps_done = config, torch.device(device), 0
         self.likelihood = create_likelihood(config, image_shape[-1])
         vae = VAE(config.model, image_shape, self.likelihood.num_outputs)
@@ -328,7 +329,7 @@ class Training:
         return contextlib.nullcontext()
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a half cosine to final_fraction."""
+        """Returns the learning rate: linear warm-up, then a half cosine to final_fraction."""
         c, num_steps = self.config.optim, self.config.train.num_steps
         warmup = min((step + 1) / c.warmup_steps, 1.0) if c.warmup_steps else 1.0
         t = max(step - c.warmup_steps, 0) / max(num_steps - c.warmup_steps, 1)
@@ -337,7 +338,7 @@ class Training:
         return c.learning_rate * warmup * decay
 
     def step(self, images: Tensor, indices: Tensor) -> Tensor:
-        """One update on images[indices] (uint8 [N, H, W, C]); returns the loss, not waited for."""
+        """Updates on images[indices] (uint8 [N, H, W, C]); returns the loss without a wait."""
         c = self.config.kl
         self.kl_weight.fill_(c.weight * min(self.num_steps_done / max(c.warmup_steps, 1), 1.0))
         loss = self.loss(images[indices], self.kl_weight)
@@ -347,7 +348,7 @@ class Training:
         return loss.detach()
 
     def update(self) -> None:
-        """Parameters and averages, from the gradients that the parameters hold."""
+        """Updates parameters and averages from the gradients that the parameters hold."""
         c, step = self.config.optim, self.num_steps_done
         if c.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters, c.clip_norm, foreach=True)

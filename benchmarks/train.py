@@ -1,19 +1,19 @@
-"""Images per second of training, beside the same model in PyTorch and flax's own example.
+"""Images per second of training, compared with the same model in PyTorch and a flax example.
 
-    python -m benchmarks.train                                  # what suits this machine
+    python -m benchmarks.train                                  # configurations for this machine
     python -m benchmarks.train --configs=demo --output=train.json
 
-Programs: vae_jax (the jitted step of training, images resident on the device); its twin in PyTorch
-(benchmarks/torch_twin.py), eager and compiled, channels_last, under autocast where the
-configuration has bfloat16; and the dense VAE of flax's examples, a reference for scale. Images are
-random: the numbers need no data.
+Programs: vae_jax (the jitted training step, with images on the device); its twin in PyTorch
+(benchmarks/torch_twin.py), eager and compiled, channels_last, under autocast if the configuration
+has bfloat16; and the dense VAE of flax's examples, for a sense of scale. Images are random: no
+dataset is needed.
 
-Each program has a process of its own, so that peak memory is its own and no thread pool of one
-stands in the way of another; they take turns, in an order that reverses from round to round, and
-one works while the others wait. Operations are those of matrix products and convolutions
-(benchmarks/operations.py), and so is the peak: a large matrix product in the configuration's dtype,
-timed in each round in each process; the share is of the highest median among them. On a GPU both
-use TensorFloat-32 for float32.
+Each program runs in a process of its own, so that its peak memory is separate and thread pools do
+not get in each other's way. The programs take turns, in an order that reverses every round, and
+only one works at a time. Operations are those of matrix products and convolutions
+(benchmarks/operations.py). The peak is that of a large matrix product in the configuration's dtype,
+timed in each round in each process; shares are relative to the highest median among the processes.
+On a GPU both use TensorFloat-32 for float32.
 """
 
 import argparse
@@ -36,18 +36,18 @@ from vae_jax import experiment
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ("demo", "fashion_mnist_binary", "cifar10", "celeba")
 FOR_GPUS = ("cifar10", "celeba")
-CPU_BATCH_SIZE = 8  # of the configurations for GPUs, on a CPU
+CPU_BATCH_SIZE = 8  # for the configurations for GPUs
 MATRIX_SIZE = {"cpu": 2048, "gpu": 8192}
 COLUMNS = ("program", "batch", "images/s", "range", f"{OURS} / it", "TFLOP/s", "of peak")
 COLUMNS += ("first step, s", "peak memory, MiB")
 
 
 class WorkerError(RuntimeError):
-    """A program's process ended."""
+    """The process of a program has ended."""
 
 
 class Worker:
-    """A program in its process, from its first step on; `first` is its first answer."""
+    """A program in a process of its own; `first` is its answer after its first step."""
 
     def __init__(self, job: Job):
         self._process = subprocess.Popen(
@@ -70,15 +70,15 @@ class Worker:
             raise WorkerError(f"ended with status {self._process.returncode}") from None
 
     def run(self, num_calls: int) -> float:
-        """Seconds."""
+        """Returns the time of so many calls, in seconds."""
         return self._ask({"run": num_calls})["seconds"]
 
     def peak(self, size: int) -> float:
-        """Operations per second of a matrix product."""
+        """Returns the operations per second of a matrix product."""
         return self._ask({"peak": size})["operations_per_second"]
 
     def memory(self) -> int:
-        """Peak so far, in bytes."""
+        """Returns the peak memory so far, in bytes."""
         return self._ask({"memory": 0})["bytes"]
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Worker:
 
 @dataclasses.dataclass
 class Measurement:
-    """Of one program: a speed and a peak for each round."""
+    """The measurements of one program: a speed and a peak for each round."""
 
     program: str
     batch_size: int
@@ -99,7 +99,7 @@ class Measurement:
     peak_memory_bytes: int
     device: str
     version: str
-    num_calls: int  # in a round
+    num_calls: int  # per round
     images_per_call: int
     images_per_second: list[float] = dataclasses.field(default_factory=list)
     matrix_operations_per_second: list[float] = dataclasses.field(default_factory=list)
@@ -115,17 +115,17 @@ class Measurement:
 
 @dataclasses.dataclass
 class Result:
-    """Of one configuration."""
+    """The measurements of one configuration."""
 
     config: str
     dtype: str
     load_average: list[float]  # before each round
     measurements: list[Measurement]
-    failed: dict[str, str]  # program: why
+    failed: dict[str, str]  # program: reason
 
     @property
     def peak(self) -> float:
-        """Matrix operations per second: the highest median among the processes."""
+        """Matrix operations per second: the highest median among the programs."""
         return max(float(np.median(m.matrix_operations_per_second)) for m in self.measurements)
 
 
@@ -156,25 +156,30 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     names = lambda text: tuple(text.split(","))  # noqa: E731
     parser.add_argument("--configs", type=names, help=f"default: {','.join(CONFIGS)}")
-    parser.add_argument("--programs", type=lambda text: tuple(text.split(";")), help="';' between")
+    parser.add_argument(
+        "--programs", type=lambda text: tuple(text.split(";")), help="separated by ';'"
+    )
     parser.add_argument(
         "--batch_size",
         type=int,
         help=f"default: the configuration's; {CPU_BATCH_SIZE} for {', '.join(FOR_GPUS)} on a CPU",
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each program in a round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per program and round")
     parser.add_argument("--matrix_size", type=int, help=f"default: {MATRIX_SIZE}")
-    parser.add_argument("--platform", choices=("cpu", "gpu"), help="default: what JAX has")
+    parser.add_argument("--platform", choices=("cpu", "gpu"), help="default: JAX's backend")
     parser.add_argument(
-        "--overrides", type=json.loads, default={}, help="of configuration keys, in JSON"
+        "--overrides",
+        type=json.loads,
+        default={},
+        help="JSON object of configuration keys and values",
     )
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the numbers to")
     return parser.parse_args(arguments)
 
 
 def find_platform() -> str:
-    """Asked in a process of its own: this one must not take a GPU's memory."""
+    """Asks JAX in a process of its own, because this one must not take a GPU's memory."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
@@ -215,7 +220,7 @@ def benchmark(name: str, overrides: dict, options: argparse.Namespace, on: str) 
 
 
 def start(program: str, name: str, overrides: dict, seconds: float) -> tuple[Worker, Measurement]:
-    """Begins the process, and finds how many calls last `seconds`."""
+    """Starts the process and finds how many calls take `seconds`."""
     if program == FLAX_EXAMPLE:
         overrides = {**overrides, "train.batch_size": train_worker.PERCEPTRON_BATCH_SIZE}
     job = Job(program, name, overrides)
@@ -240,7 +245,7 @@ def start(program: str, name: str, overrides: dict, seconds: float) -> tuple[Wor
 
 
 def count_operations(program: str, config, image_shape: tuple[int, int, int]) -> int:
-    """Of a training step, for one image."""
+    """Counts the operations of a training step for one image."""
     if program == FLAX_EXAMPLE:
         sizes, latents = train_worker.PERCEPTRON_SIZES, train_worker.PERCEPTRON_LATENTS
         return operations.count_training(operations.perceptron_products(sizes, latents))
@@ -250,13 +255,13 @@ def count_operations(program: str, config, image_shape: tuple[int, int, int]) ->
 
 
 def ratios(result: Result, other: Measurement) -> np.ndarray:
-    """Of our speed to the other's, round by round; empty where we failed."""
+    """Returns our speed relative to the other's, round by round; empty if ours failed."""
     ours = [m for m in result.measurements if m.program == OURS]
     return np.divide(ours[0].images_per_second, other.images_per_second) if ours else np.array([])
 
 
 def markdown(result: Result) -> str:
-    """A table with a row for each program."""
+    """Makes a table with a row for each program."""
     rows = [table_row(COLUMNS), table_row(["---"] * len(COLUMNS))]
     for m in result.measurements:
         speeds, ratio = np.array(m.images_per_second), ratios(result, m)

@@ -1,8 +1,8 @@
 """One training program of `benchmarks.train`, in a process of its own.
 
-The first line of standard input is the job (`Job`, in JSON); the program is built, makes its first
-step and answers with a line of JSON. Then every line `{"run": calls}`, `{"peak": matrix size}` or
-`{"memory": 0}` is answered by one. Between the lines the process does nothing.
+The first line of standard input is the job (a `Job` in JSON). The process builds the program, runs
+its first step and answers with a line of JSON. It then answers every line `{"run": calls}`,
+`{"peak": matrix size}` or `{"memory": 0}` with a line, and is idle in between.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ PERCEPTRON_SIZES, PERCEPTRON_LATENTS, PERCEPTRON_BATCH_SIZE = (784, 500), 20, 12
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """program: of PROGRAMS; config: a file of configs/; overrides: of its keys."""
+    """program: one of PROGRAMS; config: module of configs/; overrides: values of its keys."""
 
     program: str
     config: str
     overrides: Mapping[str, object]
 
     def load(self) -> tuple[ConfigDict, tuple[int, int, int]]:
-        """(configuration, image shape)."""
+        """Returns (configuration, image shape)."""
         config = importlib.import_module(f"configs.{self.config}").get_config()
         tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
         config.update_from_flattened_dict(tuples)
@@ -46,7 +46,7 @@ def random_images(image_shape: tuple[int, int, int]) -> np.ndarray:
 
 
 class JaxProgram:
-    """`call` makes `steps_per_call` updates; results are awaited in `run`."""
+    """Our training: each call does `steps_per_call` updates, and `run` waits for the results."""
 
     def __init__(self, job: Job):
         import jax
@@ -87,7 +87,7 @@ class JaxProgram:
         self.jax.block_until_ready((self.state, self.metrics))
 
     def matrix_product(self, size: int) -> tuple[Callable, Callable]:
-        """(a product of matrices [size, size] in the model's dtype, what waits for it)."""
+        """Returns (function that multiplies matrices [size, size], function that waits for it)."""
         a = self.jax.random.normal(self.key, (size, size), self.dtype)
         product = self.jax.jit(lambda a: a @ a)
         return lambda: product(a), lambda c: c.block_until_ready()
@@ -104,10 +104,10 @@ class JaxProgram:
 
 
 class FlaxExample(JaxProgram):
-    """The VAE of flax's examples (google/flax, examples/vae), after its published description.
+    """The VAE of flax's examples (google/flax, examples/vae), built from its description.
 
     Dense layers 784-500-20-500-784 with ReLU, Bernoulli likelihood, Adam at 1e-3, batches of 128;
-    one update per call, the state not donated. It knows only images of 28x28x1.
+    one update per call, the state not donated. It takes images of 28x28x1 only.
     """
 
     def create(self, config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
@@ -150,7 +150,7 @@ class FlaxExample(JaxProgram):
 
 
 class TorchProgram:
-    """The twin: eager, or compiled in the mode that the program's name gives."""
+    """The twin, eager or compiled in the mode of the program's name."""
 
     steps_per_call = 1
 
@@ -162,7 +162,7 @@ class TorchProgram:
         self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
         config, image_shape = job.load()
         self.dtype, self.batch_size = config.model.dtype, config.train.batch_size
-        # As XLA does: TensorFloat-32 on GPUs that have it, and the fastest algorithm by trial.
+        # As in XLA: TensorFloat-32 on GPUs that have it, and autotuned algorithms.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         mode = TORCH_MODES[job.program]
@@ -210,14 +210,14 @@ PROGRAMS = {OURS: JaxProgram, **dict.fromkeys(TORCH_MODES, TorchProgram), FLAX_E
 
 
 def measure_peak(program, size: int, seconds: float = 0.3) -> float:
-    """Operations per second of a matrix product, the best of three."""
+    """Returns the operations per second of a matrix product, the best of three."""
     product, wait = program.matrix_product(size)
     wait(product())
     speeds = []
     for _ in range(3):
         start, count = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - start) < seconds:
-            for _ in range(4):  # under way at once
+            for _ in range(4):  # queued together
                 result = product()
             wait(result)
             count += 4
@@ -226,7 +226,7 @@ def measure_peak(program, size: int, seconds: float = 0.3) -> float:
 
 
 def peak_memory(program) -> int:
-    """Bytes of the device's memory; on a CPU the resident set of this process."""
+    """Returns the peak device memory in bytes; on a CPU, the resident set of this process."""
     if program.describe()["platform"] == "cpu":
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return program.peak_memory()
@@ -234,13 +234,13 @@ def peak_memory(program) -> int:
 
 def main() -> None:
     channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # keeps what libraries print out of the answers
 
     def answer(**values) -> None:
         print(json.dumps(values), file=channel, flush=True)
 
     job = Job(**json.loads(sys.stdin.readline()))
-    importlib.import_module("torch" if job.program in TORCH_MODES else "vae_jax.steps")
+    importlib.import_module("torch" if job.program in TORCH_MODES else "vae_jax.training.steps")
     start = time.perf_counter()
     program = PROGRAMS[job.program](job)
     program.run(1)

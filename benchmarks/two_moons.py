@@ -1,9 +1,9 @@
-"""Every learned prior on a latent of two dimensions, where a picture shows what each can do.
+"""Fits every learned prior to latents in two dimensions, where a picture shows what each can do.
 
     python -m benchmarks.two_moons --output=docs/images/two_moons.png
 
-The latents are two interleaved half circles with noise, stretched and shifted, whose density is
-known: on held-out latents, no prior can be better than that but by chance. Takes two minutes.
+The latents are two interleaved half circles with noise, stretched and shifted. Their density is
+known, and only by chance can a prior do better on held-out latents. Takes two minutes.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from vae_jax.distributions import DiagonalGaussian
 from vae_jax.priors import Prior, create_prior, set_from_data
 from vae_jax.recording import figures
 
-NOISE = 0.1  # standard deviation about the half circles, which have radius 1
-SCALE, SHIFT = np.array([3.0, 1.0]), np.array([5.0, -2.0])  # of what a prior sees
+NOISE = 0.1  # standard deviation around half circles of radius 1
+SCALE, SHIFT = np.array([3.0, 1.0]), np.array([5.0, -2.0])  # of the latents that a prior sees
 
 NAMES = ("vamp", "mixture", "ex_post_mixture", "flow", "diffusion")
 NUM_STEPS = {
     "vamp": 1000,
     "mixture": 1000,
-    "ex_post_mixture": 0,  # complete as it is set from the data
+    "ex_post_mixture": 0,  # fitted when it is set from the data
     "flow": 3000,
     "diffusion": 6000,
 }
@@ -38,18 +38,18 @@ LEARNING_RATES = {"vamp": 1e-2, "mixture": 5e-3, "flow": 2e-3, "diffusion": 2e-3
 NUM_COMPONENTS = {"vamp": 100, "mixture": 20, "ex_post_mixture": 10}
 BATCH_SIZE = 256
 NUM_TRAIN, NUM_HELD_OUT, NUM_SHOWN = 10_000, 5_000, 2_000
-POSTERIOR_STD = 0.15  # of the VampPrior's encoder
+POSTERIOR_STD = 0.15  # of the encoder for the VampPrior
 
 
 def arcs(t: np.ndarray) -> np.ndarray:
-    """Points of both half circles at angles t in [0, pi], as a prior sees them: [2, T, 2]."""
+    """Returns points of both half circles at angles t in [0, pi], scaled and shifted: [2, T, 2]."""
     upper = np.stack([np.cos(t), np.sin(t)], axis=-1)
     lower = np.stack([1.0 - np.cos(t), 0.5 - np.sin(t)], axis=-1)
     return SCALE * np.stack([upper, lower]) + SHIFT
 
 
 def draw_moons(num_samples: int, seed: int) -> np.ndarray:
-    """Latents, float32 [N, 2]: a half circle and an angle at random, and noise."""
+    """Draws latents, float32 [N, 2]: a random half circle, a random angle and noise."""
     rng = np.random.default_rng(seed)
     points = arcs(rng.uniform(0.0, math.pi, num_samples))
     chosen = points[rng.integers(2, size=num_samples), np.arange(num_samples)]
@@ -58,24 +58,24 @@ def draw_moons(num_samples: int, seed: int) -> np.ndarray:
 
 
 def moons_log_prob(z: np.ndarray, num_nodes: int = 200) -> np.ndarray:
-    """log p of the moons in nats, [N]: the integral over the angle by Gauss-Legendre quadrature."""
+    """Returns log p of the moons in nats, [N]: Gauss-Legendre quadrature over the angle."""
     nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
     points = arcs(0.5 * math.pi * (nodes + 1.0)).reshape(-1, 2)
-    log_weights = np.tile(np.log(weights / 4.0), 2)  # the nodes' weights sum to 2, of two arcs
+    log_weights = np.tile(np.log(weights / 4.0), 2)  # weights sum to 2 on each of two arcs
     standardised = (z[:, None] - points) / (NOISE * SCALE)
     log_normal = -0.5 * (standardised**2).sum(axis=-1) - np.log(2 * math.pi * NOISE**2)
     return logsumexp(log_weights + log_normal, axis=1) - np.log(SCALE).sum()
 
 
 class Gaussian:
-    """The Gaussian with mean and covariance of latents [N, 2]: what no learned prior may be."""
+    """The Gaussian with the mean and covariance of latents [N, 2]: the baseline of all priors."""
 
     def __init__(self, z: np.ndarray):
         self._mean = z.mean(axis=0, dtype=np.float64)
         self._cholesky = np.linalg.cholesky(np.cov(z.T))
 
     def log_prob(self, z: np.ndarray) -> np.ndarray:
-        """Nats, [N]."""
+        """Returns log p(z) in nats, [N]."""
         whitened = np.linalg.solve(self._cholesky, (z - self._mean).T)
         log_det = np.log(np.diagonal(self._cholesky)).sum()
         return -0.5 * (whitened**2).sum(axis=0) - math.log(2.0 * math.pi) - log_det
@@ -86,7 +86,7 @@ class Gaussian:
 
 
 class Encoder(nn.Module):
-    """The two pixels of an image [B, 1, 2, 1] are the latent, of which [0, 1] is the range."""
+    """Maps the two pixels of an image [B, 1, 2, 1] in [0, 1] to the range of the latents."""
 
     low: tuple[float, float]
     high: tuple[float, float]
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
 
 
 def fit(name: str, z: np.ndarray, num_steps: int, seed: int) -> tuple[Prior, dict]:
-    """(the prior `name`, its parameters) after `num_steps` of Adam on batches of latents [N, 2]."""
+    """Fits the prior `name` to latents [N, 2] with Adam; returns (prior, parameters)."""
     low, high = z.min(axis=0), z.max(axis=0)
     images = np.round(255.0 * (z - low) / (high - low)).astype(np.uint8).reshape(-1, 1, 2, 1)
     encoder = Encoder(tuple(low.tolist()), tuple(high.tolist()))
@@ -132,13 +132,13 @@ def fit(name: str, z: np.ndarray, num_steps: int, seed: int) -> tuple[Prior, dic
 
 
 def log_prob(prior: Prior, params: dict, z: np.ndarray, key: jax.Array) -> np.ndarray:
-    """log p(z) or its bound, float64 [N]."""
+    """Returns log p(z) or its bound, float64 [N]."""
     apply = jax.jit(functools.partial(prior.apply, method="log_prob"))
     return np.float64(apply({"params": params}, z, jax.random.split(key, len(z))))
 
 
 def draw(prior: Prior, params: dict, num_samples: int, key: jax.Array) -> np.ndarray:
-    """Samples, float32 [N, 2]."""
+    """Returns samples, float32 [N, 2]."""
 
     def sample(params):
         return prior.apply({"params": params}, key, num_samples, method="sample")
@@ -147,7 +147,7 @@ def draw(prior: Prior, params: dict, num_samples: int, key: jax.Array) -> np.nda
 
 
 def write_picture(path: pathlib.Path) -> None:
-    """Fits all priors; writes their samples and prints their densities."""
+    """Fits all priors, draws their samples and prints their mean log-densities."""
     train, held_out = draw_moons(NUM_TRAIN, seed=0), draw_moons(NUM_HELD_OUT, seed=1)
     gaussian = Gaussian(train)
     panels = {}
