@@ -25,7 +25,7 @@ CASES = {"vector": (VECTOR, (16, 24, 1)), "grid, attention": (GRID, (8, 8, 3))}
 
 
 def lowered_step(config: ConfigDict, image_shape: tuple[int, int, int], batch_size: int):
-    """(model, what tracing a training step gives)."""
+    """Returns (model, traced training step)."""
     model = experiment.create_model(config, image_shape)
     tx = experiment.create_optimizer(config)
     train_step = create_train_step(config, image_shape)
@@ -35,10 +35,10 @@ def lowered_step(config: ConfigDict, image_shape: tuple[int, int, int], batch_si
     return model, jax.jit(train_step).trace(shapes, x, key)
 
 
-def count_of_products(jaxpr) -> float:
-    """XLA's count for the convolutions and matrix products of a float32 program, each alone.
+def count_products(jaxpr) -> float:
+    """Sums XLA's counts for each convolution and matrix product of a float32 program.
 
-    (Where dtypes are mixed it counts conversions besides.)
+    (With mixed dtypes, XLA would also count conversions.)
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -49,13 +49,13 @@ def count_of_products(jaxpr) -> float:
         for parameter in equation.params.values():
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
-                total += count_of_products(inner)
+                total += count_products(inner)
     return total
 
 
 @pytest.mark.parametrize(("n", "kernel"), list(itertools.product([1, 2, 7], [1, 3, 5])))
 def test_convolution_counts_pairs_inside_the_image(n, kernel):
-    """By brute force, along one axis: outputs and taps whose input lies in the image."""
+    """Counts by brute force, along one axis, the outputs and taps whose input is in the image."""
     taps = range(-(kernel // 2), kernel // 2 + 1)
     pairs = sum(0 <= position + tap < n for position in range(n) for tap in taps)
     product = operations.convolution("", n, n, inputs=3, outputs=4, kernel=kernel)
@@ -64,17 +64,17 @@ def test_convolution_counts_pairs_inside_the_image(n, kernel):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_training_step_has_these_products_exactly(case):
+def test_training_step_has_exactly_these_products(case):
     keys, image_shape = CASES[case]
     config = default.get_config()
     config.update_from_flattened_dict(keys)
     model, traced = lowered_step(config, image_shape, batch_size=2)
     expected = 2 * operations.count_training(operations.vae_products(model))
-    assert count_of_products(traced.jaxpr.jaxpr) == expected
+    assert count_products(traced.jaxpr.jaxpr) == expected
 
 
 def test_elementwise_operations_are_few():
-    """XLA's count of the whole step is above by what is elementwise: some per cent."""
+    """XLA's count of the whole step is a few per cent higher, because of elementwise operations."""
     config = demo.get_config()
     model, traced = lowered_step(config, (28, 28, 1), config.train.batch_size)
     by_xla = traced.lower().cost_analysis()["flops"] / config.train.batch_size
@@ -83,7 +83,7 @@ def test_elementwise_operations_are_few():
 
 
 def test_names_of_layers_and_forward_pass():
-    """The operations of a layer are its parameters times the positions, where nothing is padded."""
+    """Without padding, the products of a layer are its parameters times the positions."""
     config = default.get_config()
     config.update_from_flattened_dict(VECTOR)
     model = experiment.create_model(config, (16, 16, 1))

@@ -1,4 +1,4 @@
-"""Tests of benchmarks/peers.py and of what it trains of pythae: tiny runs, a stand-in network."""
+"""Tests of benchmarks/peers.py and pythae_models.py: tiny runs, a stand-in network."""
 
 import dataclasses
 import json
@@ -13,21 +13,22 @@ from tests.evaluation.test_sample_quality import stand_in_weights
 from tests.studies.test_priors import TAP, StandIn
 from vae_jax import evaluation, training
 from vae_jax.evaluation import sample_quality
+from vae_jax.inference import image_sets
 from vae_jax.metrics import reconstruction
 from vae_jax.runtime.workdir import lock_workdir
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pythae")
 
-from benchmarks import peers, pythae_models  # noqa: E402 - where torch and pythae are
+from benchmarks import peers, pythae_models  # noqa: E402 - needs torch and pythae
 
 NUM_IMAGES = 40
 
 
 def images_28(num_images: int, seed: int) -> np.ndarray:
-    """Random images without edges, of the size that pythae's networks are for."""
+    """Random smooth images of a size that pythae has networks for."""
     corners = np.random.default_rng(seed).random((num_images, 7, 7, 1))
-    corners[0, 0, 0] = 1.0  # pythae's samplers want a white pixel somewhere
+    corners[0, 0, 0] = 1.0  # pythae's samplers need a white pixel somewhere
     return np.round(255 * scipy.ndimage.zoom(corners, (1, 4, 4, 1), order=1)).astype(np.uint8)
 
 
@@ -45,7 +46,7 @@ def small_trainings():
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory) -> peers.Options:
-    """All models trained, ours by hand."""
+    """Options after all trainings, ours without the command."""
     directory = tmp_path_factory.mktemp("peers")
     (directory / "data" / "tiny").mkdir(parents=True)
     for split, seed in (("train", 0), ("test", 1)):
@@ -95,16 +96,16 @@ def test_peers_get_mirror_images_on_request(options):
 def test_a_peer_is_trained_for_its_time(options):
     for name in pythae_models.MODELS:
         fit = json.loads((options.directory / name / "fit.json").read_text())
-        assert fit["epochs"] == 1  # 0.06 s are less than two epochs take
+        assert fit["epochs"] == 1  # two epochs take more than 0.06 s
         assert fit["seconds"] > 0
 
 
-def test_number_of_epochs_is_what_fits_into_the_time(tmp_path, monkeypatch):
+def test_as_many_epochs_as_fit_into_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(pythae_models, "_step_seconds", lambda *_: 0.5)
     images = images_28(2 * pythae_models.BATCH_SIZE, seed=2)
     pythae_models.train("rae_l2", images, images, 2.9, tmp_path)
     fit = json.loads((tmp_path / "fit.json").read_text())
-    assert fit["epochs"] == 3  # of two steps each
+    assert fit["epochs"] == 3  # two steps each
 
 
 @pytest.mark.parametrize("name", pythae_models.MODELS)
@@ -135,7 +136,7 @@ def test_samples_depend_on_the_seed_alone(options, name, sampler):
 
 @pytest.mark.parametrize("name", pythae_models.MODELS)
 def test_reconstructions_decode_the_code(options, name):
-    """At E[z|x]; a draw from q(z|x) is another image where there is a q."""
+    """The code is E[z|x]. A draw from q(z|x) gives another image; an RAE has no q."""
     images = images_28(10, seed=3)
     peer = pythae_models.Peer(
         options.directory / name, "vamp" if name == "vamp" else "gmm", images_28(60, seed=0)
@@ -153,7 +154,7 @@ def table(options) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "TAPS", (TAP,))
         patch.setattr(sample_quality, "FID_TAP", TAP)
-        patch.setattr(sample_quality, "BLOCK_SIZE", 20)
+        patch.setattr(image_sets, "BLOCK_SIZE", 20)
         patch.setattr(peers, "FeatureExtractor", StandIn)
         peers.Comparison(options, stand_in_weights((TAP,), has_logits=False)).write()
     return json.loads((options.directory / "table.json").read_text())
@@ -176,26 +177,28 @@ def test_one_model_gives_the_same_reconstructions_under_every_sampler(table):
     assert len({row["samples"]["fid"][0] for row in rows}) == 3
 
 
-def test_seeds_are_those_of_ours_and_of_the_best_peer(table):
+def test_our_row_and_the_best_peer_have_several_seeds(table):
     with_seeds = [label for label, row in table["rows"].items() if "fid_of_seeds" in row]
-    of_peers = {label: table["rows"][label]["samples"]["fid"][0] for label in peers.PEERS}
-    assert set(with_seeds) == {min(of_peers, key=of_peers.get), peers.OURS}
+    peer_distances = {label: table["rows"][label]["samples"]["fid"][0] for label in peers.PEERS}
+    assert set(with_seeds) == {min(peer_distances, key=peer_distances.get), peers.OURS}
     for label in with_seeds:
         row = table["rows"][label]
         assert row["fid_of_seeds"][0] == row["samples"]["fid"][0]
         assert len(set(row["fid_of_seeds"])) == peers.NUM_SEEDS
 
 
-def test_psnr_is_that_of_the_kept_images(table, options):
+def test_psnr_is_that_of_the_saved_images(table, options):
     test = np.load(options.directory.parent / "data" / "tiny" / "test_images.npy")
     order = np.random.default_rng(0).permutation(len(test))[:NUM_IMAGES]
-    kept = np.load(options.directory / f"rows_{NUM_IMAGES}" / "pythae_VAMP" / "reconstructions.npy")
-    expected = float(np.mean(reconstruction.psnr(test[order] / 255.0, kept / 255.0)))
+    saved = np.load(
+        options.directory / f"rows_{NUM_IMAGES}" / "pythae_VAMP" / "reconstructions.npy"
+    )
+    expected = float(np.mean(reconstruction.psnr(test[order] / 255.0, saved / 255.0)))
     assert table["rows"]["pythae VAMP"]["psnr"][0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_trainings_are_shared_and_done_once(options, tmp_path, monkeypatch):
-    """What another process trains is waited for."""
+def test_processes_share_the_training_and_train_each_model_once(options, tmp_path, monkeypatch):
+    """`train_all` waits for the model that another process trains."""
     options = dataclasses.replace(options, directory=tmp_path)
     calls = []
     monkeypatch.setattr(peers, "train_ours", lambda _: calls.append(peers.OURS))
@@ -221,7 +224,7 @@ def test_trainings_are_shared_and_done_once(options, tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
-def test_models_are_chosen(options):
+def test_models_can_be_chosen(options):
     chosen = dataclasses.replace(options, models=("rae_l2",))
     assert list(chosen.peers) == ["pythae RAE-L2 + mixture of 10"]
     for models in ((), ("vae", "gan")):
@@ -229,7 +232,7 @@ def test_models_are_chosen(options):
             dataclasses.replace(options, models=models)
 
 
-def test_a_run_whose_time_is_not_known_is_refused(options, tmp_path):
+def test_run_whose_training_time_is_unknown_is_refused(options, tmp_path):
     options = dataclasses.replace(options, directory=tmp_path)
     with pytest.raises(ValueError, match="ours holds a run that was not started from here"):
         peers.train_ours(options)

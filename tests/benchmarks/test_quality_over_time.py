@@ -18,7 +18,7 @@ from vae_jax.recording import writers
 
 
 def write_metrics(workdir, images_per_second):
-    """Records at steps 2, 4, ... with these speeds; a record of an evaluation between them."""
+    """Writes records of these speeds at steps 2, 4, ..., and one of an evaluation among them."""
     records = [{"step": 2, "validation/elbo": 1.0}]
     for i, speed in enumerate(images_per_second):
         records.append({"step": 2 * (i + 1), "train/images_per_second": speed})
@@ -26,7 +26,7 @@ def write_metrics(workdir, images_per_second):
     (workdir / writers.METRICS_FILE).write_text(lines + "\n")
 
 
-def test_seconds_are_images_by_speed(copied_workdir):
+def test_seconds_are_images_over_speed(copied_workdir):
     batch_size = vae_jax.load(copied_workdir).config.train.batch_size
     write_metrics(copied_workdir, [10.0, 5.0, 20.0])
     expected = 2 * batch_size * np.cumsum([1 / 10, 1 / 5, 1 / 20])
@@ -38,14 +38,14 @@ def test_a_checkpoint_between_two_records_is_refused(copied_workdir):
     write_metrics(copied_workdir, [10.0, 5.0])
     for step, last in ((3, 2), (6, 4)):
         with pytest.raises(
-            ValueError, match=f"no record of step {step},.*one before it is of {last}"
+            ValueError, match=f"no record of step {step},.*record before it is of step {last}"
         ):
             quality_over_time.seconds_of_training(copied_workdir, step)
 
 
 @pytest.fixture(scope="module")
 def measured(trained_workdir, data_dir, tmp_path_factory):
-    """The run taken twice: (content of curve.json, directory)."""
+    """The same run given twice: (content of curve.json, table, directory)."""
     directory = tmp_path_factory.mktemp("curve")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "TAPS", (TAP,))
@@ -64,18 +64,18 @@ def measured(trained_workdir, data_dir, tmp_path_factory):
     return content, table, directory
 
 
-def test_every_checkpoint_is_a_point_and_time_goes_on(measured, trained_workdir):
+def test_every_checkpoint_is_a_point_and_time_continues_in_the_next_run(measured, trained_workdir):
     steps = checkpoints.Checkpoints(trained_workdir).steps()
     points = measured[0]["points"]
     assert [point["step"] for point in points] == 2 * steps
     minutes = [point["minutes"] for point in points]
     assert minutes[0] > 0
-    of_one = np.array([quality_over_time.seconds_of_training(trained_workdir, s) for s in steps])
-    np.testing.assert_allclose(60 * np.array(minutes), [*of_one, *(of_one[-1] + of_one)])
+    seconds = np.array([quality_over_time.seconds_of_training(trained_workdir, s) for s in steps])
+    np.testing.assert_allclose(60 * np.array(minutes), [*seconds, *(seconds[-1] + seconds)])
 
 
 def test_distance_is_that_of_the_checkpoint(measured, trained_workdir, data_dir):
-    """Computed anew, with SciPy, from the images of each checkpoint."""
+    """Recomputes the distance with SciPy from the images of each checkpoint."""
     extractor = StandIn(stand_in_weights((TAP,), has_logits=False), [TAP])
 
     def features(images):

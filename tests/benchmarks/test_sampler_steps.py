@@ -25,7 +25,7 @@ def tables():
 
 
 def errors(table, levels: str) -> dict[tuple[str, int], float]:
-    """{(sampler, steps): rms error} with one kind of noise levels."""
+    """Returns {(sampler, steps): rms error} for one kind of noise levels."""
     return {(row[0], int(row[1])): float(row[4]) for row in table.rows[1:] if row[2] == levels}
 
 
@@ -37,7 +37,7 @@ def test_levels_run_between_the_ends_and_quantiles_follow_the_schedule():
     width = (GAMMA_MAX - GAMMA_MIN) / NUM_BINS
     low = GAMMA_MIN + 20 * width
     in_bin = (quantiles > low) & (quantiles < low + width)
-    assert in_bin.mean() == pytest.approx(0.8, abs=0.05)  # a fifth is spread over all bins
+    assert in_bin.mean() == pytest.approx(0.8, abs=0.05)  # the other fifth is spread over all bins
 
 
 def test_reference_has_the_deviation_of_the_gaussian(tables):
@@ -45,16 +45,16 @@ def test_reference_has_the_deviation_of_the_gaussian(tables):
 
 
 def test_errors_fall_at_the_order_of_the_sampler(tables):
-    of_rows = errors(tables["uniform"], "equal steps")
-    assert of_rows["heun", 8] > 3.0 * of_rows["heun", 16]
-    assert 2.5 * of_rows["ddim", 16] > of_rows["ddim", 8] > 1.7 * of_rows["ddim", 16]
+    rms_errors = errors(tables["uniform"], "equal steps")
+    assert rms_errors["heun", 8] > 3.0 * rms_errors["heun", 16]
+    assert 2.5 * rms_errors["ddim", 16] > rms_errors["ddim", 8] > 1.7 * rms_errors["ddim", 16]
 
 
 def test_quantiles_are_equal_steps_only_where_the_schedule_is_uniform(tables):
-    of_equal, of_quantiles = (
+    equal, quantiles = (
         errors(tables["uniform"], levels) for levels in ("equal steps", "the schedule's quantiles")
     )
-    assert of_equal == pytest.approx(of_quantiles, abs=0.0011)
-    assert errors(tables["one bin"], "equal steps") == of_equal
-    of_one_bin = errors(tables["one bin"], "the schedule's quantiles")
-    assert all(of_one_bin[row] > 2.0 * of_equal[row] for row in of_equal)
+    assert equal == pytest.approx(quantiles, abs=0.0011)
+    assert errors(tables["one bin"], "equal steps") == equal
+    one_bin = errors(tables["one bin"], "the schedule's quantiles")
+    assert all(one_bin[row] > 2.0 * equal[row] for row in equal)

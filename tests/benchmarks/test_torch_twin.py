@@ -32,7 +32,7 @@ CASES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """So small operations, on two threads beside other tests, wait for one another."""
+    """On two threads beside other tests, such small operations would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def one_thread():
 
 
 class Both:
-    """A linen model with random parameters (no zero kernels) and its twin with the same."""
+    """A linen model with random parameters (no zero kernels) and its twin with the same ones."""
 
     def __init__(self, keys: dict, image_shape: tuple[int, int, int]):
         self.config = default.get_config()
@@ -61,7 +61,7 @@ class Both:
         self.noise = rng.normal(size=(4, *self.config.model.latent_shape)).astype(np.float32)
 
     def terms(self, params) -> tuple:
-        """(posterior, decoder outputs, distortion, rate) at the same noise, in JAX."""
+        """Returns (posterior, decoder outputs, distortion, rate) at the same noise, in JAX."""
         posterior = self.model.apply({"params": params}, self.x, method="encode")
         z = posterior.reparameterise(self.noise)
         outputs = self.model.apply({"params": params}, z, method="decode")
@@ -82,7 +82,7 @@ def close(ours, theirs, tolerance: float = 1e-4) -> None:
     np.testing.assert_allclose(theirs, ours, rtol=tolerance, atol=tolerance * np.abs(ours).max())
 
 
-def test_as_many_parameters(both):
+def test_both_have_equally_many_parameters(both):
     ours = sum(p.size for p in jax.tree.leaves(both.params))
     assert sum(p.numel() for p in both.twin.parameters) == ours
 
@@ -100,7 +100,7 @@ def test_forward_pass_and_bound(both):
 
 
 def test_gradients(both):
-    """Of the loss with a KL weight; torch's are put in the linen model's places to compare."""
+    """Compares gradients of the loss with a KL weight, copied to the places of the linen model."""
 
     def loss(params):
         *_, distortion, rate = both.terms(params)
@@ -120,7 +120,7 @@ def test_gradients(both):
 
 @pytest.mark.parametrize("name", ["adam", "adamax"])
 def test_updates(name):
-    """The same gradients move parameters and averages alike: rates, clipping, moments, EMA."""
+    """The same gradients move parameters and averages alike (rates, clipping, moments, EMA)."""
     keys, image_shape = CASES["vector, binary"]
     both = Both({**keys, "optim.name": name, "optim.warmup_steps": 2}, image_shape)
     rng = np.random.default_rng(1)
@@ -128,7 +128,7 @@ def test_updates(name):
     params = averages = both.params
     opt_state, gradient = tx.init(params), torch_twin.Training(both.config, image_shape)
     both.twin.averages = [p.detach().clone() for p in both.twin.parameters]
-    for step, scale in enumerate([0.1, 30.0, 1.0]):  # the second is clipped
+    for step, scale in enumerate([0.1, 30.0, 1.0]):  # the second one is clipped
         grads = jax.tree.map(
             lambda p, s=scale: jnp.asarray(rng.normal(0.0, s, p.shape), jnp.float32), params
         )
@@ -149,7 +149,7 @@ def test_updates(name):
 
 
 def test_trains():
-    """Whole steps in bfloat16: the loss begins as that of a uniform guess, and falls."""
+    """In whole steps in bfloat16, the loss starts near that of a uniform guess and falls."""
     keys, image_shape = CASES["grid, attention, colour"]
     keys = {**keys, "data.flip": True, "model.dtype": "bfloat16", "optim.warmup_steps": 0}
     both = Both(keys, image_shape)

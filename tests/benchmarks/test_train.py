@@ -1,4 +1,4 @@
-"""Tests of benchmarks/train.py: all of it, on models that take no time."""
+"""Tests of benchmarks/train.py from end to end, on models that take no time."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ TINY = {"model.widths": [8, 8], "model.latent_shape": [4], "train.batch_size": 4
 
 
 def run_benchmark(tmp_path, programs: list[str]):
-    """(the JSON record, what was printed)."""
+    """Returns (JSON record, printed text)."""
     output = tmp_path / "train.json"
     process = run_python(
         "-m",
@@ -48,14 +48,14 @@ def test_end_to_end(tmp_path):
         assert m["operations_per_second"] == pytest.approx(speed * m["operations_per_image"])
         expected = np.divide(ours["images_per_second"], m["images_per_second"])
         np.testing.assert_allclose(m["ratios_of_ours_to_it"], expected)
-        assert m["peak_memory_bytes"] > 50 * 2**20  # of a process with JAX or torch in it
+        assert m["peak_memory_bytes"] > 50 * 2**20  # a process that has imported JAX or torch
         assert m["first_step_seconds"] > 0
         assert f"| {m['program']} |" in printed
     assert "JAX" in record["machine"]
 
 
 def test_a_program_that_fails_is_reported(tmp_path, monkeypatch):
-    """The others go on; here a likelihood that the twin does not know."""
+    """The other programs continue. Here the twin lacks the likelihood."""
     pytest.importorskip("torch")
     monkeypatch.setitem(TINY, "likelihood.name", "gaussian")
     record, printed = run_benchmark(tmp_path, [OURS, "torch eager"])

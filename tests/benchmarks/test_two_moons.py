@@ -1,6 +1,6 @@
-"""Tests of benchmarks/two_moons.py, and by it of all priors: do they learn a density of no shape?
+"""Tests of benchmarks/two_moons.py, and through it of all priors: do they learn an odd density?
 
-Everything is measured against the moons' own density and against the Gaussian of their moments.
+Every prior is compared with the density of the moons and with the Gaussian of their moments.
 """
 
 import functools
@@ -26,14 +26,14 @@ GAUSSIAN = two_moons.Gaussian(TRAIN)
 GAUSSIAN_SAMPLES = GAUSSIAN.draw(NUM_SAMPLES, seed=2)
 
 
-# They take longest; test_flow.py and test_diffusion.py test too that they learn moons.
+# These take longest; test_flow.py and test_diffusion.py also test that they learn moons.
 LONG = ("flow", "diffusion")
 CASES = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in two_moons.NAMES]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def fitted(request) -> SimpleNamespace:
-    """A prior, its parameters, and what is measured of them."""
+    """A prior, its parameters, its log-densities of held-out latents and its samples."""
     name = request.param
     if name == "ex_post_mixture":
         pytest.importorskip("sklearn", reason="expectation maximisation is scikit-learn's")
@@ -52,9 +52,9 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 @functools.cache
 def grid() -> tuple[np.ndarray, float]:
-    """Points over all of any density here, and the area of each.
+    """Returns points that cover every density in these tests, and the area of each.
 
-    At half the noise's standard deviation apart: sums over such points are as good as integrals.
+    They are half a standard deviation of the noise apart: sums over them are as good as integrals.
     """
     step = 0.5 * two_moons.NOISE * two_moons.SCALE
     low, high = TRAIN.min(axis=0), TRAIN.max(axis=0)
@@ -84,7 +84,7 @@ def test_density_of_the_moons_is_that_of_their_samples():
 
 def test_gaussian_has_the_moments_of_the_latents():
     mean = GAUSSIAN.log_prob(TRAIN).mean()
-    # In closed form, as it is over the very latents that the moments are of.
+    # The mean has a closed form, because the moments are those of the same latents.
     log_det = np.linalg.slogdet(np.cov(TRAIN.T)).logabsdet
     expected = -math.log(2 * math.pi) - 0.5 * log_det - (1.0 - 1.0 / NUM_LATENTS)
     np.testing.assert_allclose(mean, expected, atol=1e-5)
@@ -96,8 +96,9 @@ def test_gaussian_has_the_moments_of_the_latents():
 
 
 def test_density_of_held_out_latents_is_near_the_best_and_not_above(fitted):
-    # Of the same latents, whose own spread cancels. The mean is minus a divergence: never above 0
-    # but by chance. Left out, the standardisation's Jacobian would lift it by 0.27 nats.
+    # The spread of the latents cancels, as both densities are of the same ones. The mean difference
+    # is minus a divergence, so that only chance can lift it above 0. Without the Jacobian of the
+    # standardisation it would be 0.27 nats higher.
     above_truth, error = mean_and_error(fitted.log_probs - TRUE_LOG_PROBS)
     assert above_truth < 4 * error
     gained, error = mean_and_error(fitted.log_probs - GAUSSIAN.log_prob(HELD_OUT))
@@ -106,9 +107,9 @@ def test_density_of_held_out_latents_is_near_the_best_and_not_above(fitted):
 
 
 def test_samples_are_hard_to_tell_from_held_out_latents(fitted):
-    # The squared MMD with the median bandwidth is too blunt here: 500 samples of the Gaussian have
-    # but twice that of the moons themselves. The nearest neighbour's accuracy of two sets of 1000
-    # has a standard deviation below 0.02 about 0.5; the Gaussian is 0.17 above.
+    # The squared MMD with the median bandwidth is too blunt here: for 500 samples of the Gaussian,
+    # it is only twice that of samples of the moons. The nearest-neighbour accuracy of two sets of
+    # 1000 has a standard deviation below 0.02 around 0.5; the Gaussian's is 0.17 above 0.5.
     def advantage(samples):
         sets = samples / two_moons.SCALE, HELD_OUT[:NUM_SAMPLES] / two_moons.SCALE
         return nearest_neighbour_accuracy(*sets) - 0.5

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/checkpoints.py, on states of a few numbers."""
+"""Tests of vae_jax/checkpoints/ on states of a few numbers."""
 
 import gc
 import logging

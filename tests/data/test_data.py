@@ -1,4 +1,4 @@
-"""Tests of vae_jax/data.py and vae_jax/data_sources.py."""
+"""Tests of vae_jax/data/."""
 
 import gzip
 import hashlib
@@ -196,7 +196,7 @@ def test_import_needs_neither_tensorflow_nor_tfds():
         (
             {"train_images": np.array([None] * 20)},
             "train",
-            r"train_images.npy: not a whole .npy file of numbers.*np.save",
+            r"train_images.npy: not a complete .npy file of numbers.*np.save",
         ),
         (
             {"test_images": random_images(5, shape=(8, 8, 3))},
@@ -238,7 +238,7 @@ def test_truncated_file_is_refused(tmp_path, num_bytes):
     write_dataset(tmp_path / "mine")
     path = tmp_path / "mine" / "train_images.npy"
     path.write_bytes(path.read_bytes()[:num_bytes])  # whole: 128 + 20 * 8 * 6 * 3 bytes
-    with pytest.raises(ValueError, match="train_images.npy: not a whole .npy file"):
+    with pytest.raises(ValueError, match="train_images.npy: not a complete .npy file"):
         data.load_split("mine", "train", tmp_path, validation_size=4)
 
 
@@ -633,7 +633,7 @@ def test_two_preparations_at_once_agree(tmp_path, downloads):
 
 def test_failure_while_decoding_leaves_no_arrays(tmp_path, downloads, monkeypatch):
     write_cifar10(downloads)
-    monkeypatch.setattr(preparation, "_CHUNK", 1)
+    monkeypatch.setattr(preparation, "CHUNK_SIZE", 1)
 
     class Interrupted(preparation.tqdm.tqdm):
         def update(self, n=1):
@@ -660,7 +660,7 @@ class Killing(Examples):
     def __getitems__(self, rows):
         os.kill(os.getpid(), signal.SIGKILL)
 sources = {"train": Examples([example] * 4), "test": Killing([example] * 4)}
-preparation._open_data_sources = lambda *args: sources
+preparation.open_data_sources = lambda *args: sources
 data.prepare("cifar10", sys.argv[1])
 """
     completed = run_python(code, tmp_path)

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/evaluation.py on the trained run."""
+"""Tests of vae_jax/evaluation/ on the trained run."""
 
 import dataclasses
 import math
@@ -6,10 +6,10 @@ import math
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import vae_jax
 from tests.conftest import NUM_TEST, TINY, make_config, smooth_images
-from vae_jax import config as configuration
 from vae_jax import evaluation, experiment
 from vae_jax.data import Split
 from vae_jax.evaluation import bounds, grids
@@ -142,7 +142,7 @@ def test_evaluation_compiles_each_function_once(evaluated, vae, trained_workdir,
 
 
 def test_seed_of_the_evaluation_changes_the_noise_only(vae, test_split, metrics):
-    config = configuration.ConfigDict(vae.config.to_dict())
+    config = ConfigDict(vae.config.to_dict())
     config.eval.seed = 1
     other = TrainedVAE(
         vae.model, vae.likelihood, vae.params, config, vae.step, eval_steps=vae._steps
@@ -159,7 +159,7 @@ def test_iw_elbo_is_the_elbo_of_all_images_plus_the_gain_on_a_part(
     vae, test_split, images, num_iw_images
 ):
     """Which is the mean of the bound itself where the part is the whole."""
-    config = configuration.ConfigDict(vae.config.to_dict())
+    config = ConfigDict(vae.config.to_dict())
     config.eval.num_iw_images = num_iw_images
     other = TrainedVAE(
         vae.model, vae.likelihood, vae.params, config, vae.step, eval_steps=vae._steps

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/sample_quality.py on the trained run, with a cheap stand-in for the network."""
+"""Tests of vae_jax/evaluation/sample_quality.py, with a cheap stand-in for the network."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ import urllib.request
 import numpy as np
 import pytest
 import scipy.linalg
+from ml_collections import ConfigDict
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
 from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION
-from vae_jax import config as configuration
 from vae_jax import experiment
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evaluation import sample_quality
@@ -95,7 +95,7 @@ def evaluate(
         patch.setattr(sample_quality, "FeatureExtractor", StandIn)
         patch.setattr(sample_quality, "TAPS", taps)
         patch.setattr(sample_quality, "FID_TAP", taps[0])
-        patch.setattr(sample_quality, "BLOCK_SIZE", block_size)
+        patch.setattr(image_sets, "BLOCK_SIZE", block_size)
         evaluation = sample_quality.evaluate(
             vae, Options(num_samples, **options), weights or stand_in_weights(taps)
         )
@@ -112,7 +112,7 @@ def real_images(seen, preprocessing: str = "pytorch_fid") -> dict[str, np.ndarra
 
 def make_own_vae(vae, data_dir, directory, seed: int = 0) -> TrainedVAE:
     """The trained run with data of its own, beside which features may be stored."""
-    config = configuration.ConfigDict(vae.config.to_dict())
+    config = ConfigDict(vae.config.to_dict())
     shutil.copytree(data_dir / "tiny", directory / "tiny")
     config.data.dir, config.eval.seed = str(directory), seed
     return TrainedVAE(
@@ -293,7 +293,7 @@ def test_values_are_those_of_the_images_that_were_seen(evaluated, preprocessing)
 
 
 def test_only_so_many_images_are_compared_with_the_test_images(own_vae, monkeypatch):
-    monkeypatch.setattr(sample_quality, "NUM_SAMPLES_TEST", 15)
+    monkeypatch.setattr(image_sets, "NUM_SAMPLES_TEST", 15)
     evaluation, seen = evaluate(own_vae)
     images, real = generated_images(seen), real_images(seen)
     assert [len(i) for i in images.values()] == [NUM_SAMPLES, NUM_SAMPLES, 15, 15, 15, 15]
@@ -565,7 +565,7 @@ def test_features_of_real_images_are_computed_once(own_vae):
 
 def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monkeypatch):
     """On the finest tap, with the first preprocessing, row by row."""
-    monkeypatch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
+    monkeypatch.setattr(image_sets, "BLOCK_SIZE", BLOCK_SIZE)
     evaluation, _ = evaluate(own_vae, 30, preprocessing=("clean", "pytorch_fid"), allow_biased=True)
     found = evaluation.features
     assert found.space == "12 Inception features, clean preprocessing"
@@ -583,7 +583,7 @@ def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monke
 
 
 def test_sets_are_those_that_were_measured(evaluated, vae, monkeypatch):
-    monkeypatch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
+    monkeypatch.setattr(image_sets, "BLOCK_SIZE", BLOCK_SIZE)
     seen = generated_images(evaluated[1])
     _, means = image_sets.sample_means(vae, NUM_SAMPLES)
     np.testing.assert_array_equal(means, seen["sample_means"])
@@ -782,7 +782,7 @@ def test_samples_at_a_temperature_are_sets_of_their_own(evaluated, vae, data_dir
     )
     key = next(image_sets._block_keys(image_sets._set_keys(own_vae)["prior"], 1))[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_quality, "BLOCK_SIZE", BLOCK_SIZE)
+        patch.setattr(image_sets, "BLOCK_SIZE", BLOCK_SIZE)
         z, _ = image_sets._prior_block(own_vae, key, draw=False)
     expected = figures.to_uint8(own_vae.decode(0.5 * z))
     tempered = seen["pytorch_fid", "tempered sample means"][1][:BLOCK_SIZE]

@@ -7,9 +7,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, make_config, smooth_images
-from vae_jax import config as configuration
 from vae_jax import evaluation, experiment, gallery
 from vae_jax.checkpoints.state import create_train_state
 from vae_jax.data import Split
@@ -197,7 +197,7 @@ def test_labels_give_attributes_and_names(tmp_path):
 def test_label_mix_counts_neighbours_of_other_classes():
     codes = np.arange(24.0)[:, None] * np.ones((1, 2))
     labels = np.repeat([0, 1], 12).astype(np.uint8)
-    found = measured.of_reconstructions(
+    found = measured.reconstruction_attributes(
         {
             **measured.measure_images(smooth_images(24)),
             **measured.measure_pairs(smooth_images(24), lambda rows: smooth_images(24)[rows] / 255),
@@ -409,7 +409,7 @@ def test_the_only_images_with_lines_are_found_and_explained(tmp_path):
 def make_ranking(images: np.ndarray, scores: np.ndarray) -> Ranking:
     """Of images whose reconstructions are blurred to nothing."""
     n = len(images)
-    attributes = measured.of_reconstructions(
+    attributes = measured.reconstruction_attributes(
         {
             **measured.measure_images(images),
             **measured.measure_pairs(images, lambda rows: np.full(images[rows].shape, 0.5)),
@@ -435,7 +435,7 @@ def make_ranking(images: np.ndarray, scores: np.ndarray) -> Ranking:
 
 def test_evaluation_of_a_copy_elsewhere_is_the_same(vae, data_dir, tmp_path, galleries):
     """Rows and pictures depend on the data's content, not on where it lies."""
-    config = configuration.ConfigDict(vae.config.to_dict())
+    config = ConfigDict(vae.config.to_dict())
     shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
     config.data.dir = str(tmp_path)
     other = TrainedVAE(vae.model, vae.likelihood, vae.params, config, vae.step, vae._steps)

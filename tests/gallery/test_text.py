@@ -191,7 +191,7 @@ def test_section_tells_candidates_score_and_what_was_not_offered(failures):
     median = text.format_number(np.median(failures.ranking.values), "nats")
     assert f"16 of 400 test things; median badness of all: {median}." in section
     assert "![Worst things](images/worst_things.png)" in section
-    not_offered = re.search(r"Measured and not offered.*", section)[0]
+    not_offered = re.search(r"Measured, but not offered.*", section)[0]
     assert re.search(r"other things \(\d+%\), same things \(none stands out\)", not_offered)
     assert "strong things" not in not_offered
 

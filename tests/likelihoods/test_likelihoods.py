@@ -1,4 +1,4 @@
-"""Tests of vae_jax/likelihoods.py."""
+"""Tests of vae_jax/likelihoods/."""
 
 import functools
 

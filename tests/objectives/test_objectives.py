@@ -1,4 +1,4 @@
-"""Tests of vae_jax/objectives.py."""
+"""Tests of vae_jax/objectives/."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/optim.py."""
+"""Tests of vae_jax/optim/optimizer.py."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/schedules.py."""
+"""Tests of vae_jax/optim/schedules.py."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/figures.py."""
+"""Tests of vae_jax/recording/figures.py."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/writers.py.
+"""Tests of vae_jax/recording/writers.py.
 
 TensorBoard's files are those of the trained run, which train.py wrote in a process of its own: no
 test imports TensorFlow into this one.

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/html_report.py: what the page says, and how a browser shows it."""
+"""Tests of vae_jax/report/html.py: what the page says and how a browser shows it."""
 
 import base64
 import html
@@ -155,7 +155,7 @@ def test_sections_without_content_and_missing_pictures_are_left_out(tmp_path):
 def test_a_diagnosis_without_findings_says_so(tmp_path):
     diagnosis = doctor.Diagnosis(7, [], [Panel("rust", "step", {"rust": ([0, 1], [2, 3])})])
     report.write_evaluation(tmp_path, make_config(tmp_path), METRICS, {}, diagnosis=diagnosis)
-    assert "Nothing was found." in Page((tmp_path / report.HTML_FILE).read_text()).text
+    assert "No problems were found." in Page((tmp_path / report.HTML_FILE).read_text()).text
 
 
 def test_kinds_of_columns():

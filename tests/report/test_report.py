@@ -1,4 +1,4 @@
-"""Tests of vae_jax/report.py and report_content.py: how numbers are written down."""
+"""Tests of vae_jax/report/content.py and markdown.py: how numbers are formatted."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def test_summary_has_every_number_and_the_paths(tmp_path):
     text = report.summarise(directory)
     for metric in METRICS.values():
         assert report_content.format_value(metric) in text
-    assert "checkpoint of step 7" in text
+    assert "checkpoint at step 7" in text
     assert str(directory / "images" / "samples.png") in text
 
 
@@ -167,7 +167,7 @@ def test_sample_tables_name_the_protocol_and_the_sets():
         assert f"`{label}`: " + SETS[label].replace("|", r"\|") in text
     assert text.count("p|q, 768 features") == 5  # once below each table
     for names in ("`fid`, `kid`", "`clean_fid_768`, `clean_kid_768`"):
-        assert f"Of the first row: {names}: p|q, 768 features" in text
+        assert f"Protocol of the first row: {names}: p|q, 768 features" in text
 
 
 def test_without_sample_metrics_there_are_no_tables():
@@ -205,7 +205,7 @@ def test_reading_names_what_stands_out(changes, suspect, costs, name):
         ["18", "19"],
         [f"{distances['sample_means']:g}", "40"],
     ]
-    reading = text.split("Decoding the codes of real images costs")[1]
+    reading = text.split("Decoding the codes of real images adds")[1]
     assert tuple(map(int, re.findall(r"-?\d+", reading))) == costs
     suspects = ("prior hole", "the decoder, the size of the latent code", "Neither of the first")
     assert [s for s in suspects if s in reading] == [s for s in suspects if suspect.startswith(s)]

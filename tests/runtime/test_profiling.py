@@ -1,4 +1,4 @@
-"""Tests of vae_jax/profiling.py."""
+"""Tests of vae_jax/runtime/profiling.py."""
 
 import gzip
 import json

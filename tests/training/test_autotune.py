@@ -1,4 +1,4 @@
-"""Tests of vae_jax/autotune.py."""
+"""Tests of vae_jax/training/autotune.py."""
 
 import logging
 

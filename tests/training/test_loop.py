@@ -1,4 +1,4 @@
-"""Tests of vae_jax/training.py and of what a run leaves behind.
+"""Tests of vae_jax/training/loop.py and of the files that a run leaves behind.
 
 Interruptions are real: train.py runs in processes of its own, and the evaluation at a chosen step
 sends the process a signal, so that every run is interrupted at the same place.
@@ -302,7 +302,7 @@ def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
         raise_sigterm_after(patch, step=6)
         assert training.train_and_evaluate(config, workdir, evaluate_nothing) == signal.SIGTERM
     assert int(read_state(workdir).step) == 6
-    monkeypatch.setattr(configuration, "steps_per_call", lambda config: 4)
+    monkeypatch.setattr(experiment, "steps_per_call", lambda config: 4)
     assert training.train_and_evaluate(config, workdir, evaluate_nothing) is None
     assert int(read_state(workdir).step) == NUM_STEPS
     evaluated = [r["step"] for r in read_metrics(workdir) if "validation/elbo" in r]

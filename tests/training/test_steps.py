@@ -1,4 +1,4 @@
-"""Tests of vae_jax/steps.py.
+"""Tests of vae_jax/training/steps.py and vae_jax/inference/steps.py.
 
 Where a test is about what the model is shown, a stub takes its place whose distortion is a number
 read off the images; it compiles in no time and makes the expected value plain.
