@@ -299,7 +299,7 @@ def test_other_images_are_refused(extractor, images):
 
 @pytest.mark.parametrize("taps", [(192,), (64, 2048), (100,), (LOGITS,), ()])
 def test_taps_that_the_weights_do_not_have_are_refused(stem, taps):
-    with pytest.raises(ValueError, match="are not to be had: these weights allow 64.$"):
+    with pytest.raises(ValueError, match="are not available: these weights allow 64.$"):
         FeatureExtractor(stem, taps)
 
 

@@ -479,7 +479,7 @@ def test_where_all_downloads_fail_reasons_and_remedies_are_told(server, cache_di
         inception_weights.find_or_download(None, cache_dir)
     message, size = str(caught.value), len(server.files[FIRST])
     assert f"no Inception weights in {cache_dir / 'inception'}, " in message
-    reason = f"ValueError: the transfer ended after {size // 2} of {size} bytes"
+    reason = f"the transfer ended after {size // 2} of {size} bytes"
     assert f"{server.url(FIRST)}: {reason}" in message
     assert f"{server.url(SECOND)}: BadGzipFile: " in message
     assert "Place one of these files there" in message

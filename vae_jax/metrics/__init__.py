@@ -1,1 +1,1 @@
-"""Measures of reconstructions, of the latent code and of samples."""
+"""Metrics of reconstructions, latent codes and samples."""

@@ -9,11 +9,11 @@ from vae_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class GaussianStatistics:
-    """Mean and covariance of features, gathered batch by batch; any split and order give the same.
+    """Mean and covariance of features, accumulated over batches in any split and order.
 
     Attributes:
-      count: images seen.
-      mean: [D].
+      count: number of images.
+      mean: mean of the features, [D].
       scatter: sum of outer products of the centred features, [D, D].
     """
 
@@ -23,22 +23,28 @@ class GaussianStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "GaussianStatistics":
-        """Statistics of features [B, D], B >= 1; ValueError where one is not finite."""
+        """Returns the statistics of features [B, D], B >= 1.
+
+        Raises:
+          InputError: a feature is not finite.
+        """
         features = np.asarray(features, np.float64)
         broken = len(features) - np.isfinite(features).all(axis=1).sum()
         if broken:
             raise InputError(
-                f"{broken} of {len(features)} images have features that are not finite, and one "
-                "would make every statistic NaN: look for NaN or infinity in images and weights."
+                f"{broken} of {len(features)} images have features that are not finite, and one is "
+                "enough to make every statistic NaN: look for NaN or infinity in images and "
+                "weights."
             )
         mean = features.mean(axis=0)
         centred = features - mean
         return cls(len(features), mean, centred.T @ centred)
 
     def merge(self, other: "GaussianStatistics") -> "GaussianStatistics":
-        """Statistics of both sets together (Chan, Golub & LeVeque 1983).
+        """Returns the statistics of both sets together (Chan, Golub & LeVeque 1983).
 
-        Unlike E[x x^T] - E[x] E[x]^T, nothing cancels where the mean is large beside the spread.
+        Unlike E[x x^T] - E[x] E[x]^T, this loses no digits if the mean is large compared with the
+        spread.
         """
         count = self.count + other.count
         shift = other.mean - self.mean
@@ -50,7 +56,7 @@ class GaussianStatistics:
         )
 
     def update(self, features: np.ndarray) -> "GaussianStatistics":
-        """Statistics with another batch of features, [B, D]."""
+        """Returns the statistics with another batch of features, [B, D]."""
         return self.merge(GaussianStatistics.of(features))
 
     @property
@@ -62,18 +68,19 @@ class GaussianStatistics:
 def frechet_distance(
     a: GaussianStatistics, b: GaussianStatistics, allow_biased: bool = False
 ) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians (Heusel et al. 2017, arXiv:1706.08500).
+    """Returns the squared 2-Wasserstein distance of two Gaussians.
 
-    |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2; rounding leaves up to about
-    1e-7 of the traces, of either sign, where a covariance is singular.
+    |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2, the Frechet distance of Heusel
+    et al. 2017 (arXiv:1706.08500). If a covariance is singular, rounding errors of either sign may
+    reach about 1e-7 of the traces.
 
     Args:
-      a, b: of features from the same layer.
+      a, b: statistics of features from the same layer.
       allow_biased: accept fewer than D + 1 images, whose covariance is singular; the distance
         then depends strongly on the number of images.
 
     Raises:
-      ValueError: features of different size, or too few images.
+      InputError: the features have different sizes, or there are too few images.
     """
     if a.mean.shape != b.mean.shape:
         raise InputError(
@@ -87,11 +94,11 @@ def frechet_distance(
         raise InputError(
             f"{count} images are too few for the Frechet distance of {num_features} features, "
             f"which needs at least {required} of each set: take more images, a layer with fewer "
-            "features, or allow_biased=True (not comparable to other numbers of images)."
+            "features, or allow_biased=True (only comparable with the same number of images)."
         )
     # Not scipy.linalg.sqrtm of S_a S_b: that product is not symmetric, and several SciPy releases
-    # return complex or wrong roots where it is nearly singular. Here all eigenvalues are real, and
-    # negative ones are rounding.
+    # return complex or wrong roots if it is nearly singular. Here all eigenvalues are real, and
+    # negative ones are rounding errors.
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(values.clip(0.0))) @ vectors.T
     product_values = np.linalg.eigvalsh(root @ b.covariance @ root)

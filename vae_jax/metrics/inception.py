@@ -1,9 +1,9 @@
 """The Inception-v3 network of 2015-12-05, on which the Frechet Inception distance is defined.
 
 The architecture is that of Szegedy et al. 2016 (arXiv:1512.00567) as in the TensorFlow graph
-`inception-2015-12-05`, whose scopes name the layers here. It departs from torchvision's network in
-three ways: the average pools leave the padding out of the count, the last block pools by the
-maximum, and there are 1008 classes.
+`inception-2015-12-05`, whose scopes name the layers here. It differs from torchvision's network in
+three ways: average pooling leaves the padding out of the count, the last block uses max pooling,
+and there are 1008 classes.
 """
 
 import functools
@@ -17,8 +17,8 @@ import numpy as np
 from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS
 
 IMAGE_SIZE = 299  # pixels
-TAPS = tuple(TAP_ENDS)  # 64, 192, 768, 2048: channels of the stages whose means are features
-LOGITS = 1008  # classes; the tap of the logits
+TAPS = tuple(TAP_ENDS)  # 64, 192, 768, 2048: channels of the stages; features are spatial means
+LOGITS = 1008  # number of classes, and tap of the logits
 
 _average_pool = functools.partial(
     nn.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False
@@ -27,9 +27,9 @@ _halve = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 
 
 class InceptionV3(nn.Module):
-    """Feature vectors of images; the parameters are {layer: (kernel [H, W, I, O], bias [O])}.
+    """Computes feature vectors; the parameters are {layer: (kernel [H, W, I, O], bias [O])}.
 
-    Batch normalisation is folded into them: a layer is convolution, bias, ReLU.
+    Batch normalisation is folded into the parameters: a layer is convolution, bias, ReLU.
     """
 
     @nn.compact
@@ -38,7 +38,7 @@ class InceptionV3(nn.Module):
 
         Args:
           x: images [B, 299, 299, 3], values in [-1, 1].
-          taps: of 64, 192, 768, 2048 and 1008, the logits.
+          taps: any of 64, 192, 768, 2048, and 1008 for the logits.
 
         Returns:
           {tap: features [B, tap]}. The logits leave out the bias, as the original code
@@ -123,17 +123,18 @@ class InceptionV3(nn.Module):
         return jnp.concatenate([x, *split, tower_2], axis=-1)
 
     def _four_branches(self, x: jax.Array, scope: str) -> tuple[jax.Array, ...]:
-        """The first layer of each branch; the last branch also pools, and ends with that.
+        """Applies the first layer of each branch, and the pooling that ends the last branch.
 
-        It pools its input in the paper. Here it pools after the projection, which has fewer
-        channels: the mean of a linear map is the linear map of the mean.
+        In the paper, the last branch pools its input. Here it pools after the projection, which has
+        fewer channels. The result is the same: the mean of a linear map is the linear map of the
+        mean.
         """
         names = ("conv", "tower_conv", "tower_1_conv", "tower_2_conv")
         *branches, projection = self._pointwise(x, [f"{scope}_{name}" for name in names])
         return *map(nn.relu, branches), nn.relu(_average_pool(projection))
 
     def _pointwise(self, x: jax.Array, names: Sequence[str]) -> list[jax.Array]:
-        """1x1 convolutions of one input as one matrix product, without their ReLU."""
+        """Applies 1x1 convolutions to one input as one matrix product, without their ReLU."""
         kernels, biases = zip(*map(self._weights, names), strict=True)
         kernel = jnp.concatenate([kernel[0, 0] for kernel in kernels], axis=1)
         ends = np.cumsum([len(bias) for bias in biases])

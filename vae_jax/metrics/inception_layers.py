@@ -1,10 +1,10 @@
-"""The layers of the Inception-v3 of 2015-12-05: names, shapes, and what other formats call them.
+"""The layers of the Inception-v3 of 2015-12-05: names, shapes, and names in other formats.
 
-Layers are called by their TensorFlow scopes with underscores. The scopes are those of the released
-graph `classify_image_graph_def.pb`; which torchvision module holds which layer is as in pytorch-fid
-(Seitzer 2020) and in torch-fidelity's conversion (Obukhov et al. 2020). The blocks A to E are those
-of torchvision's `InceptionA` to `InceptionE` (Szegedy et al. 2015, arXiv:1512.00567, figures 5 to
-7), with one row for each convolution: scope, module, shape of the kernel.
+Layers are named after their TensorFlow scopes, with underscores. The scopes are those of the
+released graph `classify_image_graph_def.pb`. The mapping from torchvision modules to layers follows
+pytorch-fid (Seitzer 2020) and torch-fidelity's conversion (Obukhov et al. 2020). Blocks A to E are
+torchvision's `InceptionA` to `InceptionE` (Szegedy et al. 2015, arXiv:1512.00567, figures 5 to 7),
+with one row per convolution: scope, module, shape of the kernel.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from vae_jax.errors import InputError
 
 Layers = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> (kernel [H, W, I, O], bias [O])
+_Rows = tuple[tuple[str, str, tuple[int, ...]], ...]  # (scope, module, shape of the kernel)
 
 _STEM = (
     ("conv", "Conv2d_1a_3x3", (3, 3, 3, 32)),
@@ -22,7 +23,7 @@ _STEM = (
 )
 
 
-def _block_a(inputs: int, pool: int) -> tuple:
+def _block_a(inputs: int, pool: int) -> _Rows:
     return (
         ("conv", "branch1x1", (1, 1, inputs, 64)),
         ("tower/conv", "branch5x5_1", (1, 1, inputs, 48)),
@@ -34,7 +35,7 @@ def _block_a(inputs: int, pool: int) -> tuple:
     )
 
 
-def _block_b(inputs: int) -> tuple:
+def _block_b(inputs: int) -> _Rows:
     return (
         ("conv", "branch3x3", (3, 3, inputs, 384)),
         ("tower/conv", "branch3x3dbl_1", (1, 1, inputs, 64)),
@@ -43,7 +44,7 @@ def _block_b(inputs: int) -> tuple:
     )
 
 
-def _block_c(inputs: int, width: int) -> tuple:
+def _block_c(inputs: int, width: int) -> _Rows:
     return (
         ("conv", "branch1x1", (1, 1, inputs, 192)),
         ("tower/conv", "branch7x7_1", (1, 1, inputs, width)),
@@ -58,7 +59,7 @@ def _block_c(inputs: int, width: int) -> tuple:
     )
 
 
-def _block_d(inputs: int) -> tuple:
+def _block_d(inputs: int) -> _Rows:
     return (
         ("tower/conv", "branch3x3_1", (1, 1, inputs, 192)),
         ("tower/conv_1", "branch3x3_2", (3, 3, 192, 320)),
@@ -69,7 +70,7 @@ def _block_d(inputs: int) -> tuple:
     )
 
 
-def _block_e(inputs: int) -> tuple:
+def _block_e(inputs: int) -> _Rows:
     return (
         ("conv", "branch1x1", (1, 1, inputs, 320)),
         ("tower/conv", "branch3x3_1", (1, 1, inputs, 384)),
@@ -106,12 +107,12 @@ _NETWORK = (
     ("softmax", "fc", (2048, 1008)),
 )
 
-# Layer -> shape of its kernel: height, width, inputs, outputs; of `softmax`: inputs, outputs.
+# Layer -> shape of its kernel: height, width, inputs, outputs; for `softmax`: inputs, outputs.
 LAYER_SHAPES = {scope.replace("/", "_"): shape for scope, _, shape in _NETWORK}
-# Layer -> its scope in the TensorFlow graph; its module in torchvision's network.
+# Layer -> its scope in the TensorFlow graph, and its module in torchvision's network.
 SCOPES = {scope.replace("/", "_"): scope for scope, _, _ in _NETWORK}
 TORCH_MODULES = {scope.replace("/", "_"): module for scope, module, _ in _NETWORK}
-# Feature tap (its number of channels) -> the last layer that it needs.
+# Feature tap (named by its number of channels) -> the last layer that it needs.
 TAP_ENDS = {
     64: "conv_2",
     192: "conv_4",
@@ -121,7 +122,11 @@ TAP_ENDS = {
 
 
 def check_shapes(name: str, kernel: np.ndarray, *vectors: np.ndarray) -> None:
-    """The kernel must have the shape of the layer, the vectors one entry per output."""
+    """Checks that the kernel has the shape of the layer and the vectors one entry per output.
+
+    Raises:
+      InputError: an array has another shape.
+    """
     wanted = LAYER_SHAPES[name]
     for array, shape in ((kernel, wanted), *((vector, wanted[-1:]) for vector in vectors)):
         if array.shape != shape:

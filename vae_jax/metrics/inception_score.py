@@ -7,20 +7,21 @@ from vae_jax.errors import InputError
 
 
 def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, float | None]:
-    """exp(mean_x KL(p(y | x), p(y))), mean over splits (Salimans et al. 2016, arXiv:1606.03498).
+    """Returns exp(mean_x KL(p(y | x), p(y))), mean over splits, with its standard error.
 
-    Between 1 and K. Papers print the standard deviation over the splits (ddof=0) after the +-
-    sign; returned here is the standard error of the mean.
+    The score (Salimans et al. 2016, arXiv:1606.03498) is between 1 and K. Papers print the standard
+    deviation over the splits (ddof=0) after the ± sign, not the standard error of the mean.
 
     Args:
-      logits: of the classes, [N, K]; the splits are consecutive, so in random order.
-      num_splits: of equal size, to one image.
+      logits: class logits, [N, K]. The images must be in random order, because the splits are
+        consecutive rows.
+      num_splits: number of splits, whose sizes differ by at most one image.
 
     Returns:
       (score, standard error); the error is None for a single split.
 
     Raises:
-      ValueError: fewer images than splits.
+      InputError: there are fewer images than splits, or no split.
     """
     num_images = len(logits)
     if not 1 <= num_splits <= num_images:
@@ -31,7 +32,7 @@ def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, fl
     log_probs = log_softmax(np.asarray(logits, np.float64), axis=1)
     scores = []
     for split in np.split(log_probs, np.arange(1, num_splits) * num_images // num_splits):
-        # In logs, so that a class of probability 0 in float64 is no log(0).
+        # In log space, so that a class of probability 0 in float64 gives no log(0).
         log_marginal = logsumexp(split, axis=0) - np.log(len(split))
         scores.append(np.exp((np.exp(split) * (split - log_marginal)).sum(axis=1).mean()))
     if num_splits == 1:

@@ -1,9 +1,9 @@
 """Weights of the Inception-v3 of 2015-12-05, the network on which FID is defined.
 
 Google released it as a frozen TensorFlow graph; Heusel et al. 2017 (arXiv:1706.08500) defined FID
-on it, and pytorch-fid (Seitzer 2020) converted it for torch. It is not torchvision's or Keras'
-Inception-v3, whose numbers differ. Batch normalisation is folded in: a layer is convolution, bias,
-ReLU; the last one, `softmax`, is the matrix and the bias of the logits.
+on it, and pytorch-fid (Seitzer 2020) converted it for torch. The Inception-v3 of torchvision and
+that of Keras are other networks and give other numbers. Batch normalisation is folded in: a layer
+is convolution, bias, ReLU; the last one, `softmax`, is the matrix and the bias of the logits.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import tempfile
 import urllib.request
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -22,18 +23,18 @@ from vae_jax.errors import InputError
 from vae_jax.metrics.inception_formats import READERS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS, Layers, check_shapes
 
-# In the order in which the files are looked for and downloaded.
+# Files are searched for and downloaded in this order.
 URLS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth",
     "https://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
 )
 _SOURCES = f"Sources: {' and '.join(URLS)}"
-_TIMEOUT = 10.0  # seconds to connect, and between two pieces of a download
+_TIMEOUT = 10.0  # seconds to connect, and between two chunks of a download
 
 
 class WeightsUnavailableError(InputError):
-    """No file was given or found, and none could be downloaded; the message names the remedies."""
+    """No file was given, found or downloaded; the message names the remedies."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,16 +42,16 @@ class InceptionWeights:
     """All layers from the input to a feature tap, or to the logits.
 
     Attributes:
-      layers: name -> (kernel [H, W, I, O], bias [O]), float32; `softmax`, where it is there:
+      layers: name -> (kernel [H, W, I, O], bias [O]), float32; `softmax`, if present:
         (weights [2048, 1008], biases [1008]).
 
     Raises:
-      ValueError: a layer is missing or has another shape than in `LAYER_SHAPES`, or NaN.
+      InputError: a layer is missing, is not finite, or has another shape than in `LAYER_SHAPES`.
     """
 
     layers: Layers
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         order = list(LAYER_SHAPES)
         ends = [order.index(last) for last in (*TAP_ENDS.values(), "softmax")]
         furthest = max((order.index(name) for name in self.layers), default=0)
@@ -59,7 +60,7 @@ class InceptionWeights:
         if missing:
             raise InputError(
                 f"{len(missing)} of {len(needed)} layers are missing, the first is {missing[0]!r}; "
-                f"weights hold every layer up to one of {', '.join(order[end] for end in ends)}"
+                f"weights must hold all layers up to one of {', '.join(order[end] for end in ends)}"
             )
         for name, (kernel, bias) in self.layers.items():
             check_shapes(name, kernel, bias)
@@ -68,18 +69,19 @@ class InceptionWeights:
 
     @property
     def available_taps(self) -> tuple[int, ...]:
-        """The feature taps (64, 192, 768, 2048) whose layers are all there."""
+        """The feature taps (64, 192, 768, 2048) whose layers are all present."""
         return tuple(tap for tap, last in TAP_ENDS.items() if last in self.layers)
 
     @property
     def has_logits(self) -> bool:
+        """Whether the layer of the logits is present."""
         return "softmax" in self.layers
 
     @functools.cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of the SHA-256 over names and numbers, whatever the file's format.
+        """16 hexadecimal digits of the SHA-256 of names and numbers, for any file format.
 
-        Formats in which batch normalisation is not yet folded in may differ by a rounding.
+        Formats that keep batch normalisation separate may differ by rounding.
         """
         sha256 = hashlib.sha256()
         for name, (kernel, bias) in sorted(self.layers.items()):
@@ -88,16 +90,17 @@ class InceptionWeights:
 
 
 def find_or_download(path: str | None, cache_dir: pathlib.Path) -> InceptionWeights:
-    """The weights in the file `path`, or in `cache_dir`/inception, or downloaded to there.
+    """Reads weights from the file `path` or from `cache_dir`/inception, or downloads them there.
 
     In the directory, files named as in `URLS` come first, then the largest `.npz`.
 
     Args:
-      path: a file that `read` knows; None or empty: look in the directory.
+      path: a file that `read` can read; None or empty: the directory is searched.
+      cache_dir: parent of the directory of downloaded weights.
 
     Raises:
       WeightsUnavailableError: there is no file and no download succeeded.
-      ValueError: the file that was given or found is not good; no other is tried in its place.
+      InputError: the given or found file is not valid; no other file is tried in its place.
     """
     if path:
         return read(path)
@@ -119,14 +122,15 @@ def find_or_download(path: str | None, cache_dir: pathlib.Path) -> InceptionWeig
 
 
 def read(path: os.PathLike | str) -> InceptionWeights:
-    """Reads weights from a file, in the format that the end of its name says.
+    """Reads weights from a file, in the format given by the end of its name.
 
-    `.npz`: this project's own, see `save`. `.pth`, `.pt`: the state dict of pytorch-fid. `.tgz`,
-    `.tar.gz`: Google's archive; `.pb`: the graph in it.
+    `.npz`: this project's own format, see `save`. `.pth`, `.pt`: the state dict of pytorch-fid.
+    `.tgz`, `.tar.gz`: Google's archive. `.pb`: the graph in that archive.
 
     Raises:
-      ValueError: no such file; another ending; a damaged file; a layer is missing or misshapen.
-      ImportError: a graph is to be read and tensorboard is not installed.
+      InputError: the file does not exist, has another ending or is damaged, or a layer is missing
+        or has the wrong shape.
+      MissingPackageError: the file is a graph, and tensorboard is not installed.
     """
     path = pathlib.Path(path).expanduser()
     if not path.name.endswith(tuple(READERS)):
@@ -137,16 +141,16 @@ def read(path: os.PathLike | str) -> InceptionWeights:
         return _read(path)
     except ImportError:
         raise
-    except Exception as error:  # of many kinds: zipfile, tarfile, gzip, pickle, protobuf, NumPy
+    except Exception as error:  # zipfile, tarfile, gzip, pickle, protobuf, NumPy
         raise InputError(
             f"Inception weights {path}: the file is damaged or is not what its name says "
-            f"({_describe(error)}). Delete it and get it again. {_SOURCES}"
+            f"({_describe(error)}). Delete it and download it again. {_SOURCES}"
         ) from error
 
 
 def save(weights: InceptionWeights, path: os.PathLike | str) -> None:
     """Writes an `.npz` archive with the keys w/NAME and b/NAME for each layer."""
-    arrays = {}
+    arrays: dict[str, Any] = {}  # np.savez also has options among its keywords
     for name, (kernel, bias) in weights.layers.items():
         arrays |= {f"w/{name}": kernel, f"b/{name}": bias}
     np.savez(path, **arrays)
@@ -163,9 +167,9 @@ def _read(path: pathlib.Path) -> InceptionWeights:
 
 
 def _download(url: str, directory: pathlib.Path) -> InceptionWeights:
-    """Downloads a file into `directory`, where it appears only after it has been read as a whole.
+    """Downloads a file into `directory`, where it appears only after it was read completely.
 
-    Its temporary directory keeps its name, which says the format and the hash.
+    Until then it is in a temporary directory under the same name, which gives its format and hash.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as scratch:
@@ -188,4 +192,5 @@ def _file_name(url: str) -> str:
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """Returns the message of an error, with its type unless this package wrote the message."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -6,26 +6,27 @@ from vae_jax.errors import InputError
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x . y / D + 1)^3 of each pair: [M, D], [N, D] -> [M, N]."""
+    """Returns (x . y / D + 1)^3 of each pair: [M, D], [N, D] -> [M, N]."""
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
 def _mean_off_diagonal(matrix: np.ndarray) -> float:
-    """Mean of [N, N] without the N pairs of an image with itself."""
+    """Returns the mean of [N, N] without the N pairs of an image with itself."""
     n = len(matrix)
     return (matrix.sum() - np.trace(matrix)) / (n * (n - 1))
 
 
 def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3).
+    """Returns the unbiased estimate of the squared MMD (Gretton et al. 2012, equation 3).
 
-    Being unbiased, it is often below 0 where the distributions are equal.
+    MMD is the maximum mean discrepancy. Because the estimate is unbiased, it is often below 0 if
+    the distributions are equal.
 
     Args:
       x, y: features [M, D], [N, D]; memory is of order (M + N)^2.
 
     Raises:
-      ValueError: fewer than two images on either side.
+      InputError: there are fewer than two images on either side.
     """
     if min(len(x), len(y)) < 2:
         raise InputError(
@@ -44,28 +45,28 @@ def kernel_distance(
     num_subsets: int = 100,
     subset_size: int = 1000,
 ) -> tuple[float, float | None]:
-    """Kernel Inception distance (Binkowski et al. 2018, arXiv:1801.01401).
+    """Returns the kernel Inception distance (Binkowski et al. 2018, arXiv:1801.01401).
 
-    The mean of `unbiased_mmd2` over random subsets. Its standard error has two parts: that of
-    having only these images, and that of drawing the subsets from them. Over subsets of b of n
-    images the variance is of order 1 / b - 1 / n, which b / (n - b) scales to the 1 / n of all of
-    them (subsampling: Politis & Romano 1994, with n of the smaller set), and 1 / num_subsets to the
-    second part. That one alone, which is often printed, goes to 0 with more subsets of the same
-    images. Where the distributions are equal the true error falls faster than 1 / sqrt(n), and this
-    one is too large.
+    It is the mean of `unbiased_mmd2` over random subsets. Its standard error has two parts: one
+    from having only these images, and one from drawing the subsets from them. Over subsets of b of
+    n images, the variance is of order 1 / b - 1 / n. The factor b / (n - b) scales this to the
+    1 / n of all images (subsampling: Politis & Romano 1994, with n of the smaller set), and the
+    factor 1 / num_subsets scales it to the second part. The second part alone, which is often
+    printed, goes to 0 with more subsets of the same images. If the distributions are equal, the
+    true error falls faster than 1 / sqrt(n), and this one is too large.
 
     Args:
       x, y: features [M, D], [N, D].
       rng: source of the subsets, each drawn without replacement.
-      num_subsets: of each set; one is taken where every subset would be the whole of both sets.
-      subset_size: images; reduced to the smaller set where that has fewer.
+      num_subsets: number of subsets; only one is used if it is the whole of both sets.
+      subset_size: images per subset, reduced to the size of the smaller set if necessary.
 
     Returns:
-      (mean, standard error). The error is None where a subset is all of the smaller set, or there
-      is only one subset.
+      (mean, standard error). The error is None if a subset is the whole of the smaller set or if
+      there is only one subset.
 
     Raises:
-      ValueError: fewer than two images in a set or subset.
+      InputError: a set or subset has fewer than two images.
     """
     n = min(len(x), len(y))
     b = min(subset_size, n)

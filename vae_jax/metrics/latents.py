@@ -8,12 +8,12 @@ ACTIVE_VARIANCE = 0.01
 
 
 def active_units(posterior_means: np.ndarray) -> int:
-    """Latent dimensions whose posterior mean varies by at least 0.01 over the data.
+    """Counts the latent dimensions whose posterior mean has a variance of at least 0.01.
 
     Burda et al. 2016 (arXiv:1509.00519), appendix C: A_u = Var_x(E[u | x]).
 
     Args:
-      posterior_means: [N, *latent_shape].
+      posterior_means: means of the posteriors of N images, [N, *latent_shape].
     """
     means = np.asarray(posterior_means, np.float64).reshape(len(posterior_means), -1)
     return int((means.var(axis=0) >= ACTIVE_VARIANCE).sum())
@@ -22,17 +22,17 @@ def active_units(posterior_means: np.ndarray) -> int:
 def principal_directions(
     means: np.ndarray, log_stds: np.ndarray, num_directions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Along which the aggregate posterior varies most: eigenvectors of its covariance.
+    """Returns the directions in which the aggregate posterior varies most.
 
-    That is Cov(E[z|x]) + E[Var(z|x)], over the N images.
+    They are the eigenvectors of its covariance, Cov(E[z|x]) + E[Var(z|x)] over the N images.
 
     Args:
-      means, log_stds: of the posteriors, [N, *latent_shape].
-      num_directions: how many, at most the number of dimensions.
+      means, log_stds: parameters of the posteriors, [N, *latent_shape].
+      num_directions: number of directions, reduced to the number of dimensions if necessary.
 
     Returns:
-      (orthonormal directions [num_directions, *latent_shape], standard deviations along them, in
-      falling order [num_directions]).
+      (orthonormal directions [num_directions, *latent_shape], standard deviations along them in
+      descending order [num_directions]).
     """
     flat = np.asarray(means, np.float64).reshape(len(means), -1)
     variances = np.exp(2.0 * np.asarray(log_stds, np.float64)).reshape(len(means), -1)
@@ -48,12 +48,12 @@ def principal_directions(
 def aggregate_log_prob(
     z: np.ndarray, means: np.ndarray, log_stds: np.ndarray, batch_size: int = 256
 ) -> np.ndarray:
-    """log of the aggregate posterior 1/N sum_n q(z | x_n), nats, [M].
+    """Returns the log of the aggregate posterior 1/N sum_n q(z | x_n) at z, nats, [M].
 
     Args:
       z: latents [M, D].
-      means, log_stds: of the N posteriors, [N, D].
-      batch_size: latents at a time; memory is batch_size * N.
+      means, log_stds: parameters of the N posteriors, [N, D].
+      batch_size: latents at a time; memory is of order batch_size * N.
     """
     z, means, log_stds = (np.asarray(a, np.float64) for a in (z, means, log_stds))
     precision = np.exp(-2.0 * log_stds)
@@ -73,14 +73,14 @@ def aggregate_log_prob(
 def mutual_information(
     means: np.ndarray, log_stds: np.ndarray, num_samples: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """I(x; z) under q(z | x) and the empirical distribution of the N images.
+    """Estimates I(x; z) under q(z | x) and the empirical distribution of the N images.
 
-    E[log q(z | x)] - E[log q(z)] = rate - KL(aggregate posterior, prior) (Hoffman & Johnson 2016),
-    by `num_samples` draws of images (without replacement) and latents. It cannot exceed log N.
+    It is E[log q(z | x)] - E[log q(z)] = rate - KL(aggregate posterior, prior) (Hoffman & Johnson
+    2016), estimated from draws of images (without replacement) and latents. It cannot exceed log N.
 
     Args:
-      means, log_stds: of all posteriors, [N, *latent_shape].
-      num_samples: draws, at most N.
+      means, log_stds: parameters of all posteriors, [N, *latent_shape].
+      num_samples: number of draws, reduced to N if necessary.
       rng: source of the draws.
 
     Returns:

@@ -10,7 +10,7 @@ from vae_jax.errors import InputError
 def squared_distances(
     x: np.ndarray, y: np.ndarray, block_size: int = 1000
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances of `block_size` rows of x at a time to all of y: (rows, [rows, N])."""
+    """Yields squared distances of blocks of rows of x to all of y: (rows, [rows, N])."""
     y_squared = (y**2).sum(axis=1)
     for start in range(0, len(x), block_size):
         rows = slice(start, start + block_size)
@@ -19,8 +19,8 @@ def squared_distances(
 
 
 def _squared_radii(x: np.ndarray, ks: list[int], block_size: int) -> np.ndarray:
-    """Squared distance of each row of x to its k-th nearest other row, for each k: [N, len(ks)]."""
-    # Each row is its own nearest, at index 0 of the sorted distances, so the k-th other is at k.
+    """Returns squared distances of each row to its k-th nearest other row: [N, len(ks)]."""
+    # Each row is nearest to itself, at index 0 of the sorted distances, so the k-th other is at k.
     return np.concatenate(
         [np.partition(d, ks, axis=1)[:, ks] for _, d in squared_distances(x, x, block_size)]
     )
@@ -33,33 +33,35 @@ def manifold_metrics(
     k_density_coverage: int = 5,
     block_size: int = 1000,
 ) -> dict[str, float]:
-    """How far two sets of features overlap, by balls reaching to each image's k-th neighbour.
+    """Measures how far two sets of features overlap.
 
-    precision: fraction of fake images inside some real image's ball; recall: the reverse
-    (Kynkaanniemi et al. 2019, arXiv:1904.06991). density: number of real balls a fake image lies
-    in, over k, mean over the fake ones, may exceed 1; coverage: fraction of real balls that hold a
-    fake image (Naeem et al. 2020, arXiv:2002.09797). Inside means nearer than the radius, not at
-    it, as in the `prdc` package of Naeem et al.
+    The ball of an image reaches to its k-th neighbour in the same set. precision: fraction of fake
+    images that are inside the ball of some real image; recall: the reverse (Kynkaanniemi et al.
+    2019, arXiv:1904.06991). density: number of real balls around a fake image, divided by k, mean
+    over the fake images; it may exceed 1. coverage: fraction of real balls with a fake image inside
+    (Naeem et al. 2020, arXiv:2002.09797). Inside means nearer than the radius, not at the radius,
+    as in the `prdc` package of Naeem et al.
 
     Args:
       real, fake: features [N, D], [M, D].
-      k_precision_recall, k_density_coverage: the papers' values; the image itself is not counted.
+      k_precision_recall, k_density_coverage: k, by default as in the papers; the image itself is
+        not counted.
       block_size: rows at a time; memory is of order block_size * max(N, M).
 
     Returns:
-      precision, recall, density, coverage by name.
+      precision, recall, density and coverage, by name.
 
     Raises:
-      ValueError: no more images than k in either set.
+      InputError: a set has no more images than k.
     """
     ks = [k_precision_recall, k_density_coverage]
     if min(len(real), len(fake)) <= max(ks):
         raise InputError(
             f"{len(real)} real and {len(fake)} fake images are too few for neighbour number "
-            f"{max(ks)}: both must exceed it; take more images or a smaller k."
+            f"{max(ks)}: both numbers must exceed it; take more images or a smaller k."
         )
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-    # |x|^2 + |y|^2 - 2 x.y loses digits where norms are large beside distances.
+    # |x|^2 + |y|^2 - 2 x.y loses digits if norms are large compared with distances.
     centre = real.mean(axis=0)
     real, fake = real - centre, fake - centre
 
@@ -88,12 +90,12 @@ def nearest_neighbours(
     exclude_self: bool = False,
     block_size: int = 1000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest references of each point, nearest first: (indices, distances), [M, k] both.
+    """Returns the k nearest references of each point, nearest first: (indices, distances), [M, k].
 
     Args:
-      points, references: [M, D], [N, D].
-      k: at most N, or N - 1 with `exclude_self`.
-      exclude_self: point i is reference i, and is not to be its own neighbour.
+      points, references: vectors [M, D], [N, D].
+      k: number of neighbours, at most N, or N - 1 with `exclude_self`.
+      exclude_self: whether point i is reference i and must not be its own neighbour.
       block_size: points at a time; memory is of order block_size * N.
     """
     points, references = _centred(points, references)
@@ -107,30 +109,30 @@ def nearest_neighbours(
         order = np.argsort(values, axis=1, kind="stable")
         indices.append(np.take_along_axis(nearest, order, axis=1))
         values = np.take_along_axis(values, order, axis=1)
-        distances.append(np.sqrt(values.clip(0.0)))  # rounding leaves less than 0
+        distances.append(np.sqrt(values.clip(0.0)))  # rounding may give less than 0
     return np.concatenate(indices), np.concatenate(distances)
 
 
 def realism(real: np.ndarray, fake: np.ndarray, k: int = 3, block_size: int = 1000) -> np.ndarray:
-    """How deep each fake image lies in the real ones, [M]; huge or infinite where it equals one.
+    """Returns the realism of each fake image, [M]; huge or infinite if it equals a real image.
 
-    The largest, over real images r, of the distance from r to its k-th nearest other, over the
-    distance from r to the fake image; 1 or more: inside some real image's ball. The half of the
-    real images with the larger balls, outliers among them, does not count (Kynkaanniemi et al.
-    2019, arXiv:1904.06991, section 5).
+    It is the maximum over real images r of a ratio: the distance from r to its k-th nearest other,
+    divided by the distance from r to the fake image. 1 or more means inside some real image's ball.
+    The half of the real images with the larger balls, outliers among them, does not count
+    (Kynkaanniemi et al. 2019, arXiv:1904.06991, section 5).
 
     Args:
       real, fake: features [N, D], [M, D].
-      k: the image itself is not counted.
+      k: number of the neighbour; the image itself is not counted.
       block_size: rows at a time; memory is of order block_size * N.
 
     Raises:
-      ValueError: no more real images than k.
+      InputError: there are no more real images than k.
     """
     if len(real) <= k:
         raise InputError(
-            f"{len(real)} real images are too few for neighbour number {k}: they must exceed it; "
-            "take more images or a smaller k."
+            f"{len(real)} real images are too few for neighbour number {k}: the number of images "
+            "must exceed it; take more images or a smaller k."
         )
     fake, real = _centred(fake, real)
     radii = _squared_radii(real, [k], block_size)[:, 0]
@@ -140,15 +142,15 @@ def realism(real: np.ndarray, fake: np.ndarray, k: int = 3, block_size: int = 10
             radii[is_kept] / distances.clip(0.0)
             for _, distances in squared_distances(fake, real[is_kept], block_size)
         ]
-    # 0 / 0: on an image that is there more than k times.
+    # 0 / 0: the fake image equals a real one that occurs more than k times.
     ratios = np.nan_to_num(np.concatenate(ratios), nan=np.inf, posinf=np.inf)
     return np.sqrt(ratios.max(axis=1).clip(0.0))
 
 
 def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64 less the mean of y.
+    """Returns both in float64 minus the mean of y.
 
-    |x|^2 + |y|^2 - 2 x.y loses digits where norms are large beside distances.
+    |x|^2 + |y|^2 - 2 x.y loses digits if norms are large compared with distances.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     centre = y.mean(axis=0)

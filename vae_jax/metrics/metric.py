@@ -1,4 +1,4 @@
-"""A number with all that is needed to compare it."""
+"""A metric: a number with everything that is needed to compare it."""
 
 import dataclasses
 
@@ -7,17 +7,17 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One number with all that is needed to compare it.
+    """A number with everything that is needed to compare it.
 
     Attributes:
-      value: of the metric.
-      unit: 'nats', 'bits', 'dB', or '' for a plain number.
-      split: of the images.
-      num_images: it was computed on.
-      seed: of the evaluation's noise.
-      checkpoint_step: of the evaluated parameters.
-      protocol: in words, what a reader must know.
-      standard_error: over the images, where it is a mean.
+      value: value of the metric.
+      unit: 'nats', 'bits', 'dB', 'of 32' for a count, or '' for a plain number.
+      split: name of the split that the images are from.
+      num_images: number of images that it was computed on.
+      seed: random seed of the evaluation noise.
+      checkpoint_step: step of the evaluated checkpoint.
+      protocol: how it was computed, in words.
+      standard_error: standard error of the value, or None if it has none.
     """
 
     value: float
@@ -31,12 +31,12 @@ class Metric:
 
 
 def mean(values: np.ndarray) -> float:
-    """Mean over images in float64: float32 sums of 10,000 values lose digits."""
+    """Returns the mean over images in float64: float32 sums of 10,000 values lose digits."""
     return float(np.mean(values, dtype=np.float64))
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean over images; None for a single one."""
+    """Returns the standard error of the mean over images, or None for a single image."""
     if len(values) < 2:
         return None
     return float(np.std(values, ddof=1, dtype=np.float64) / np.sqrt(len(values)))

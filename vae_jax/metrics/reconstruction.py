@@ -3,20 +3,20 @@
 import jax
 import jax.numpy as jnp
 
-# Constants of Wang et al. 2004 (doi:10.1109/TIP.2003.819861): 11 x 11 Gaussian window of 1.5
-# pixels.
+# Constants of Wang et al. 2004 (doi:10.1109/TIP.2003.819861): an 11 x 11 Gaussian window with a
+# standard deviation of 1.5 pixels.
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 
 @jax.jit
 def psnr(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio, dB, of [N, H, W, C] pairs, [N]; infinite where equal."""
+    """Returns the peak signal-to-noise ratio of [N, H, W, C] pairs, dB, [N]; infinite if equal."""
     return -10.0 * jnp.log10(jnp.mean((x - y) ** 2, axis=(1, 2, 3)))
 
 
 def _blur(x: jax.Array) -> jax.Array:
-    """Weighted means over all windows that lie inside the image: [N,H,W,C] -> [N,H-10,W-10,C]."""
+    """Returns weighted means over all windows inside the image: [N,H,W,C] -> [N,H-10,W-10,C]."""
     offsets = jnp.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = jax.nn.softmax(-0.5 * (offsets / SSIM_SIGMA) ** 2)
     for axis in (1, 2):
@@ -27,7 +27,7 @@ def _blur(x: jax.Array) -> jax.Array:
 
 @jax.jit
 def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Structural similarity (Wang et al. 2004) of pairs [N,H>=11,W>=11,C], [N]."""
+    """Returns the structural similarity (Wang et al. 2004) of pairs [N,H>=11,W>=11,C], [N]."""
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y

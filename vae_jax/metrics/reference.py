@@ -5,6 +5,7 @@ import logging
 import pathlib
 import tempfile
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -13,23 +14,23 @@ from vae_jax.metrics.frechet import GaussianStatistics
 
 LOGGER = logging.getLogger(__name__)
 
-VERSION = 1  # of the cache: to be raised where the network or the preprocessing changes
+VERSION = 1  # of the cache: increase it when the network or the preprocessing changes
 BLOCK_SIZE = 500  # images between two updates of the progress bar
 
 
 def reference_features(
     extractor: FeatureExtractor, images: np.ndarray, name: str, cache_dir: pathlib.Path
 ) -> FeatureSet:
-    """Features of `images`, read from `cache_dir` where they have been computed before.
+    """Computes the features of `images`, or reads them from `cache_dir` if they are there.
 
-    The file's name carries a hash of all that the numbers depend on: the images' content, number,
-    order and size, the preprocessing, the taps and the weights.
+    The file name contains a hash of everything that the features depend on: the content, number,
+    order and size of the images, the preprocessing, the taps and the weights.
 
     Args:
-      extractor: of the features.
-      images: uint8 [N, H, W, C], in random order if the first 10,000 are to stand for all.
-      name: of the images, for the file's name and the progress bar: 'fashion_mnist-test'.
-      cache_dir: created if missing.
+      extractor: computes the features.
+      images: uint8 [N, H, W, C], in random order if the first 10,000 are to represent all.
+      name: name of the images in file name and progress bar, such as 'fashion_mnist-test'.
+      cache_dir: directory of the files, created if missing.
 
     Returns:
       The features without logits, which no comparison of two sets needs.
@@ -39,18 +40,21 @@ def reference_features(
         try:
             return _load(path, extractor.taps)
         except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            LOGGER.warning("%s is damaged (%s): made anew.", path, error)
+            LOGGER.warning("%s is damaged (%s): computing the features again.", path, error)
     blocks = (images[i : i + BLOCK_SIZE] for i in range(0, len(images), BLOCK_SIZE))
     features = extractor.feature_set(blocks, len(images), f"features of {name}")
     try:
         _save(path, features)
     except OSError as error:
-        LOGGER.warning("%s cannot be written (%s): to be made anew next time.", path, error)
+        LOGGER.warning(
+            "%s cannot be written (%s): the features must be computed again next time.", path, error
+        )
     return FeatureSet(features.statistics, features.features)
 
 
 def _digest(extractor: FeatureExtractor, images: np.ndarray) -> str:
-    sha256 = hashlib.sha256(np.ascontiguousarray(images))
+    """Returns 16 hexadecimal digits of the hash in the file name."""
+    sha256 = hashlib.sha256(np.ascontiguousarray(images).data)
     key = (
         *(VERSION, NUM_KEPT, images.shape),
         *(extractor.preprocessing, extractor.taps, extractor.weights.digest),
@@ -60,7 +64,7 @@ def _digest(extractor: FeatureExtractor, images: np.ndarray) -> str:
 
 
 def _save(path: pathlib.Path, features: FeatureSet) -> None:
-    arrays = {}
+    arrays: dict[str, Any] = {}  # np.savez also has options among its keywords
     for tap, statistics in features.statistics.items():
         arrays |= {
             f"{tap}/count": statistics.count,
@@ -69,7 +73,7 @@ def _save(path: pathlib.Path, features: FeatureSet) -> None:
             f"{tap}/features": features.features[tap],
         }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, for there may be two evaluations at a time.
+    # In a directory of its own, because two evaluations may run at the same time.
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         temporary = pathlib.Path(directory) / path.name
         np.savez(temporary, **arrays)

@@ -1,13 +1,13 @@
-"""Radial power spectrum of images: how much of their contrast is at which fineness."""
+"""Radial power spectrum of images: how their contrast is distributed over frequencies."""
 
 import numpy as np
 
 
 def radial_power(images: np.ndarray) -> np.ndarray:
-    """Power by spatial frequency, [N, K]: column k sums the frequencies that round to k cycles.
+    """Returns power by frequency, [N, K]: column k sums the frequencies that round to k cycles.
 
-    A row sums to the image's variance over pixels, averaged over channels (Parseval), so the parts
-    of a row are parts of the contrast. Column 0, the mean, is left at 0.
+    A row sums to the image's variance over pixels, averaged over channels (Parseval), so its
+    entries are parts of the squared contrast. Column 0, which belongs to the mean, is set to 0.
 
     Args:
       images: floating-point [N, H, W, C]; frequencies are counted in cycles per image side.
@@ -25,5 +25,5 @@ def radial_power(images: np.ndarray) -> np.ndarray:
 
 
 def power_above(radial: np.ndarray, cycles: int) -> np.ndarray:
-    """The part of `radial_power` [..., K] at more than `cycles` cycles per image, [...]."""
+    """Returns the part of `radial_power` [..., K] above `cycles` cycles per image, [...]."""
     return radial[..., cycles + 1 :].sum(axis=-1)

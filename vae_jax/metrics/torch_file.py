@@ -1,12 +1,15 @@
 """Reads the tensors of a file written by `torch.save`, without torch and without running its code.
 
-A torch file is a pickle, in which a tensor is a call of `_rebuild_tensor_v2` on a persistent id,
-and the storages that the ids name, which are raw numbers. There are two layouts, both described by
-torch/serialization.py: since torch 1.6 a zip archive with `*/data.pkl` and `*/data/KEY`; before
-that ("legacy") a sequence of pickles, of which the fourth is the object and the fifth the list of
-the storages' keys, then for each key a count (int64) and the numbers. A pickle may name any
-function, which then runs when it is read: this reader knows the few that tensors need and refuses
-all others.
+A torch file consists of a pickle and of storages, which are raw numbers. In the pickle, a tensor is
+a call of `_rebuild_tensor_v2` on a persistent id, which names a storage. torch/serialization.py
+describes two layouts:
+
+- Since torch 1.6: a zip archive with `*/data.pkl` and `*/data/KEY`.
+- Before that ("legacy"): a sequence of pickles. The fourth is the object, the fifth the list of
+  storage keys. Then follow, for each key, a count (int64) and the numbers.
+
+A pickle may name any function, which runs when the pickle is read. This reader knows the few
+functions that tensors need and refuses all others.
 """
 
 import collections
@@ -16,7 +19,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,12 +40,13 @@ _DTYPES = {
 
 
 def read_state_dict(path: os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a saved state dict, by name; values that are no tensors are left out.
+    """Returns the tensors of a saved state dict by name. Other values are left out.
 
     Raises:
-      ValueError: the file is truncated, holds no dict, or its pickle names something that is not
-        needed for tensors.
-      pickle.UnpicklingError, EOFError, zipfile.BadZipFile: the file is no torch file, or damaged.
+      InputError: the file is truncated, holds no dict, or its pickle names something that tensors
+        do not need.
+      pickle.UnpicklingError, EOFError, zipfile.BadZipFile: the file is not a torch file, or it is
+        damaged.
     """
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\3\4"
@@ -56,7 +60,7 @@ def read_state_dict(path: os.PathLike) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """What a persistent id says of a storage: its key and the type of its numbers."""
+    """A storage as a persistent id describes it: its key and the type of its numbers."""
 
     key: str
     dtype: np.dtype
@@ -64,7 +68,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage, in numbers and not bytes; the arguments of `_rebuild_tensor_v2`."""
+    """A view of a storage, counted in numbers, not bytes; the arguments of `_rebuild_tensor_v2`."""
 
     storage: _Storage
     offset: int
@@ -72,6 +76,7 @@ class _Tensor:
     stride: tuple[int, ...]
 
     def to_array(self, storages: Mapping[str, bytes]) -> np.ndarray:
+        """Returns a copy of the numbers."""
         # `np.ndarray` refuses a view that leaves its buffer; `as_strided` would read past the end.
         dtype = self.storage.dtype
         strides = [step * dtype.itemsize for step in self.stride]
@@ -88,13 +93,13 @@ _GLOBALS: dict[tuple[str, str], Callable | np.dtype] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves `_GLOBALS` only, and collects the storages that are asked for."""
+    """Resolves `_GLOBALS` only, and collects the storages that the pickle refers to."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
             raise InputError(
                 f"the torch file's pickle names {module}.{name}, which tensors do not need and "
@@ -105,7 +110,9 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: tuple) -> _Storage:
         kind, dtype, key, _location, _count, *view = pid
         if kind != "storage" or any(view):
-            raise InputError(f"the torch file has a persistent id {pid}; only storages are known")
+            raise InputError(
+                f"the torch file has a persistent id {pid}; only ids of storages are supported"
+            )
         return self.storages.setdefault(key, _Storage(key, dtype))
 
 
@@ -129,7 +136,7 @@ def _read_zip(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
 
 def _read_legacy(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
     if _Unpickler(file).load() != _LEGACY_MAGIC:
-        raise InputError("the file does not begin as torch.save begins a file")
+        raise InputError("the file does not begin with the header that torch.save writes")
     for _ in ("protocol version", "system information"):
         _Unpickler(file).load()
     unpickler = _Unpickler(file)
@@ -139,5 +146,5 @@ def _read_legacy(file: BinaryIO) -> tuple[object, dict[str, bytes]]:
         num_bytes = int.from_bytes(file.read(8), "little") * unpickler.storages[key].dtype.itemsize
         storages[key] = file.read(num_bytes)
         if len(storages[key]) != num_bytes:
-            raise InputError(f"the torch file ends within the numbers of storage {key}")
+            raise InputError(f"the torch file ends before the end of storage {key}")
     return state, storages

@@ -1,4 +1,4 @@
-"""Whether two sets of vectors are of one distribution, in float64 on the host."""
+"""Tests whether two sets of vectors have the same distribution, in float64 on the host."""
 
 import numpy as np
 
@@ -9,17 +9,19 @@ from vae_jax.metrics.manifold import nearest_neighbours, squared_distances
 def mmd_test(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator, num_permutations: int = 500
 ) -> tuple[float, np.ndarray]:
-    """Squared maximum mean discrepancy and its null distribution (Gretton et al. 2012).
+    """Returns the squared MMD of two sets and its null distribution (Gretton et al. 2012).
 
-    Gaussian kernel whose squared bandwidth is the median squared distance; the biased estimate,
-    which is as good for a test. The null distribution is that of random relabellings of the rows.
+    MMD is the maximum mean discrepancy. The kernel is Gaussian, with the median squared distance as
+    its squared bandwidth. The estimate is the biased one, which serves a test just as well. The
+    null distribution comes from random relabellings of the rows.
 
     Args:
-      x, y: [M, D], [N, D]; memory is of order (M + N)^2.
+      x, y: vectors [M, D], [N, D]; memory is of order (M + N)^2.
       rng: source of the relabellings.
+      num_permutations: number of relabellings.
 
     Returns:
-      (estimate, the estimates of `num_permutations` relabellings).
+      (estimate, estimates of the relabellings [num_permutations]).
     """
     z = np.concatenate([x, y]).astype(np.float64)
     distances = np.concatenate([d for _, d in squared_distances(z, z)])
@@ -31,16 +33,16 @@ def mmd_test(
 
 
 def nearest_neighbour_accuracy(x: np.ndarray, y: np.ndarray) -> float:
-    """How often a row's nearest other row is of its own set: about 0.5 where both are alike.
+    """Returns how often a row's nearest other row is from the same set: about 0.5 for equal sets.
 
-    The classifier two-sample test of Lopez-Paz & Oquab 2017 (arXiv:1610.06545) with one neighbour,
-    left out one at a time.
+    This is the classifier two-sample test of Lopez-Paz & Oquab 2017 (arXiv:1610.06545) with one
+    nearest neighbour and leave-one-out evaluation.
 
     Args:
-      x, y: [N, D] each.
+      x, y: vectors, [N, D] each.
 
     Raises:
-      ValueError: sets of unequal size, for which 0.5 would not be the value of chance.
+      InputError: the sets have different sizes, so chance would not give 0.5.
     """
     if len(x) != len(y):
         raise InputError(f"{len(x)} and {len(y)} rows: both sets must have the same number.")
