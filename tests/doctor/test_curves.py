@@ -62,7 +62,7 @@ def make_records(bound=saturating_elbo, loss_weight=1.0, rate_beyond_bits=RATE, 
             scalars[name] = value(step) if callable(value) else value
         records.append({"step": step, **{f"train/{k}": v for k, v in scalars.items()}})
         if step % EVAL_EVERY == 0:
-            texts = {"validation/diagnosis": "nothing was found"}
+            texts = {"validation/diagnosis": "no problems were found"}
             records.append({"step": step, "validation/elbo": bound(step), **texts})
     return records
 
@@ -260,7 +260,7 @@ def test_oscillation_of_the_loss_is_told():
 
         records = make_records(loss=loss, update_norm=PARAM_NORM)
         text = check(records, "learning_rate_too_high", "severe").evidence
-        return numbers(r"rose between (\d+)% .* spread of ([\d.]+)%", text)
+        return numbers(r"loss rose in (\d+)% .* deviation of ([\d.]+)%", text)
 
     rises, spread = evidence(amplitude=30.0)
     assert abs(rises - 50.0) < 2.0

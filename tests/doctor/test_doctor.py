@@ -50,7 +50,7 @@ def test_finding_is_one_line_of_a_log():
     assert str(finding) == "warning: rust: Seen 3. Remedy: paint it"
     two = doctor.Diagnosis(1, [finding, make_finding("note", "moss")], [])
     assert [line.split(":")[1] for line in str(two).splitlines()] == [" rust", " moss"]
-    assert str(doctor.Diagnosis(1, [], [])) == "nothing was found"
+    assert str(doctor.Diagnosis(1, [], [])) == "no problems were found"
 
 
 @pytest.mark.parametrize("panel", ["", "gradient norm"])
@@ -65,7 +65,7 @@ def test_markdown_has_every_field(panel):
 
 
 def test_markdown_of_no_finding_says_so():
-    assert findings.to_markdown([]) == ["Nothing was found.", ""]
+    assert findings.to_markdown([]) == ["No problems were found.", ""]
 
 
 # A model and its splits
@@ -258,7 +258,7 @@ def test_model_that_is_not_finite_is_severe_and_still_written(
     assert "non_finite_model" in severe
     result.write(tmp_path)
     text = check_files(tmp_path, result)
-    assert "The bound of the model at step 17 is not finite." in text
+    assert "The ELBO of the model at step 17 is not finite." in text
 
 
 @pytest.mark.parametrize(("num_images", "is_examined"), [(9, False), (10, True)])

@@ -246,8 +246,8 @@ def test_samples_told_from_decoded_codes_are_found(accuracy, severity, moment, g
     )
     if finding is not None:
         assert (
-            f"dimension 3: mean {means[3]:.2f} for {mean:.2f}, variance {variances[3]:.2f} for "
-            f"{std**2:.2f}" in finding.evidence
+            f"dimension 3: mean {means[3]:.2f} instead of {mean:.2f}, variance {variances[3]:.2f} "
+            f"instead of {std**2:.2f}" in finding.evidence
         )
 
 

@@ -1,6 +1,6 @@
 """Says what is wrong with a run: findings with their evidence, threshold and remedy.
 
-python -m vae_jax.doctor --workdir=workdir/demo     # exit code 1 where a finding is severe
+python -m vae_jax.doctor --workdir=workdir/demo     # exit code 1 if a finding is severe
 """
 
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE, Diagnosis, diagnose

@@ -1,8 +1,12 @@
-"""python -m vae_jax.doctor --workdir=workdir/demo: writes and prints the diagnosis of a run."""
+"""Writes and prints the diagnosis of a run.
+
+python -m vae_jax.doctor --workdir=workdir/demo     # or: vae-doctor --workdir=workdir/demo
+"""
 
 import argparse
 import pathlib
 import sys
+from typing import NoReturn
 
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
@@ -10,17 +14,34 @@ from vae_jax.runtime import process
 
 
 def main() -> int:
-    """Returns the exit code: 1 where a finding is severe, or where there is nothing to examine."""
+    """Diagnoses the run that the command line names; returns the exit code.
+
+    Returns:
+      1 if a finding is severe, otherwise 0. An error of the user also ends the process with 1.
+    """
+    program = pathlib.Path(sys.argv[0]).name
+    is_module = program == "__main__.py"  # started by python -m
     parser = argparse.ArgumentParser(
-        prog="python -m vae_jax.doctor",
-        description="Look for failure modes in a run. Exit code 1: something is severe.",
+        prog="python -m vae_jax.doctor" if is_module else program,
+        description="Diagnoses a training run and writes diagnosis.md and diagnosis.png to its "
+        "workdir. The exit code is 1 if a finding is severe.",
     )
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="written by train.py")
-    parser.add_argument("--checkpoint", default="latest", help="'latest', 'best', or a step")
-    parser.add_argument("--data_dir", help="where datasets lie, if not where training found them")
+    parser.add_argument(
+        "--workdir",
+        type=pathlib.Path,
+        required=True,
+        help="directory of the run, written by train.py",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="latest",
+        help="'latest' (the default), 'best' (by validation ELBO) or a step",
+    )
+    parser.add_argument("--data_dir", help="dataset directory, if it has moved since training")
     arguments = parser.parse_args()
     process.log_to_stderr()
-    with process.exit_on_user_error("vae_jax.doctor", arguments.workdir):
+    name = "vae_jax.doctor" if is_module else program
+    with process.exit_on_user_error(name, arguments.workdir):
         diagnosis = diagnose_workdir(**vars(arguments))
         diagnosis.write(arguments.workdir)
     print("\n".join(diagnosis.to_markdown()))
@@ -28,5 +49,10 @@ def main() -> int:
     return int(diagnosis.is_severe)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the command `vae-doctor` and exits with its exit code."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

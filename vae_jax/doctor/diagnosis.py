@@ -21,10 +21,12 @@ REPORT_FILE, FIGURE_FILE = "diagnosis.md", "diagnosis.png"
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """Attributes:
-    step: of the checkpoint, or the last one that was recorded.
-    findings: the most severe first.
-    panels: of the figure.
+    """The findings of a run at one step.
+
+    Attributes:
+      step: step of the checkpoint; without a checkpoint, the last recorded step.
+      findings: the most severe first.
+      panels: panels of the figure.
     """
 
     step: int
@@ -36,11 +38,11 @@ class Diagnosis:
         return any(finding.is_severe for finding in self.findings)
 
     def __str__(self) -> str:
-        """One line for each finding."""
-        return "\n".join(map(str, self.findings)) or "nothing was found"
+        """Returns one line for each finding."""
+        return "\n".join(map(str, self.findings)) or "no problems were found"
 
     def to_markdown(self) -> list[str]:
-        """Lines without a title."""
+        """Returns Markdown lines, without a title."""
         return to_markdown(self.findings)
 
     def write(self, directory: pathlib.Path) -> None:
@@ -60,16 +62,16 @@ def diagnose(
     raw_vae: TrainedVAE | None = None,
     image_findings: Sequence[Finding] = (),
 ) -> Diagnosis:
-    """Examines a checkpoint and draws findings from all that is known of the run.
+    """Examines a checkpoint and derives findings from everything that is known about the run.
 
     Args:
-      config: of the run.
-      records: as read from metrics.jsonl.
-      train, validation: its splits.
-      vae: the checkpoint, with the parameters that are evaluated; without one only the records
-        speak.
-      raw_vae: the same checkpoint with the raw parameters, where `vae` has the averaged ones.
-      image_findings: of the dataset, as from `images.diagnose_images`.
+      config: run configuration.
+      records: training records, as read from metrics.jsonl.
+      train, validation: splits of the run.
+      vae: model at the checkpoint, with the parameters that are evaluated; None: the findings come
+        from the records alone.
+      raw_vae: the same model with the raw parameters, if `vae` has the averaged ones.
+      image_findings: findings about the dataset, from `images.diagnose_images`.
     """
     step = max((r["step"] for r in records), default=0) if vae is None else vae.step
     findings = [*image_findings, *_apply(curves.RULES, config, records)]
@@ -84,12 +86,12 @@ def diagnose(
         else:
             findings += _apply(model.RULES, config, examination)
             panels += _examination_panels(examination)
-    shown = {panel.title for panel in panels}  # fewer without a finite model
+    shown = {panel.title for panel in panels}  # a non-finite model leaves some out
     findings = [f if f.panel in shown else dataclasses.replace(f, panel="") for f in findings]
     return Diagnosis(int(step), sort_findings(findings), panels)
 
 
-def _apply(rules: Sequence[Callable], *arguments) -> list[Finding]:
+def _apply(rules: Sequence[Callable[..., Finding | None]], *arguments: object) -> list[Finding]:
     return [finding for rule in rules if (finding := rule(*arguments)) is not None]
 
 
@@ -98,8 +100,8 @@ def _few_images(train: Split, validation: Split) -> Finding:
         name="too_few_images",
         severity="note",
         evidence=f"{len(train)} training images and {len(validation)} validation images.",
-        threshold=f"{MIN_NUM_IMAGES} of each",
-        meaning="The model was not examined: what is measured on so few images says little.",
+        threshold=f"at least {MIN_NUM_IMAGES} of each",
+        meaning="The model was not examined: measurements on so few images say little.",
         remedy="a larger --config.data.validation_size",
     )
 
@@ -109,15 +111,15 @@ def _non_finite_model(config: ConfigDict, error: NonFiniteModelError) -> Finding
         name="non_finite_model",
         severity="severe",
         evidence=f"{error}.",
-        threshold="the bound of every image is finite",
-        meaning="Parameters are not finite, or so large that their products are not.",
+        threshold="the ELBO of every image and all decoder outputs must be finite",
+        meaning="Some parameters are not finite, or so large that their products overflow.",
         remedy=f"--config.optim.learning_rate={0.1 * config.optim.learning_rate:.1g} (in a new "
         "--workdir), or an earlier checkpoint",
     )
 
 
 def _record_panels(records: Sequence[dict[str, float]]) -> list[Panel]:
-    def line(name: str):
+    def line(name: str) -> tuple[np.ndarray, np.ndarray]:
         steps, values = curves.series(records, name)
         finite = np.isfinite(values)
         return steps[finite], values[finite]
@@ -163,6 +165,7 @@ def _examination_panels(e: Examination) -> list[Panel]:
         )
     }
     cycles = np.arange(1, len(e.data_power))
+    measured = (np.array([e.mmd, e.mmd]), np.array([0, 50]))  # a vertical line
     return [
         Panel(
             "rate per dimension",
@@ -197,12 +200,12 @@ def _examination_panels(e: Examination) -> list[Panel]:
         Panel(
             "discrepancy of codes and prior",
             "MMD^2",
-            {"relabelled": _histogram(e.mmd_null), "measured": ([e.mmd, e.mmd], [0, 50])},
+            {"relabelled": _histogram(e.mmd_null), "measured": measured},
         ),
     ]
 
 
 def _histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(centres, counts)."""
+    """Returns (bin centres, counts)."""
     counts, edges = np.histogram(values, bins=30)
     return 0.5 * (edges[:-1] + edges[1:]), counts

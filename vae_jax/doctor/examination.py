@@ -1,6 +1,7 @@
-"""Measurements of a model on its data, from which findings are drawn."""
+"""Measurements of a model on its data, from which findings are derived."""
 
 import dataclasses
+from typing import TypedDict
 
 import jax
 import numpy as np
@@ -12,40 +13,42 @@ from vae_jax.metrics import spectrum, two_sample
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.metrics.manifold import nearest_neighbours
 
-NUM_BOUND_IMAGES = 1000  # of each split, for the bounds and everything about latents
+NUM_BOUND_IMAGES = 1000  # images of each split for the ELBO and all latent statistics
 NUM_DECODED = 500  # images that are decoded and compared
-MIN_NUM_IMAGES = 10  # of either split: of fewer hardly anything can be said
-NUM_NEIGHBOURS = 10_000  # training images that samples are compared with, at most
-NEIGHBOUR_SIDE = 32  # pixels; larger images are reduced for distances
+MIN_NUM_IMAGES = 10  # in each split; fewer allow hardly any conclusion
+NUM_NEIGHBOURS = 10_000  # images of each split that samples are compared with, at most
+NEIGHBOUR_SIDE = 32  # pixels; larger images are reduced to about this before distances are taken
 
 
 @dataclasses.dataclass(frozen=True)
 class Examination:
-    """What was measured of one checkpoint; arrays over images unless they say otherwise.
+    """The measurements of one checkpoint. Arrays have a value per image unless stated otherwise.
 
     Attributes:
-      step: of the checkpoint.
-      train_elbo, validation_elbo: nats, one draw of z each.
-      raw_elbo: of the same validation images and draws with the raw parameters; None where the
-        averaged ones are not evaluated.
+      step: step of the checkpoint.
+      train_elbo, validation_elbo: ELBO of images of each split, nats, one draw of z per image.
+      raw_elbo: `validation_elbo` with the raw parameters, for the same images and draws; None if
+        the evaluated parameters are the raw ones.
       rate_per_dim: KL(q(z|x), N(0, I)), nats, mean over the validation images, [D].
-      log_prior_ratio: log p(z) - log N(z; 0, I), nats, mean likewise.
-      code_variance: variance over them of E[z|x], [D].
-      swap_gap: distortion at another image's z minus that at its own, nats.
+      log_prior_ratio: log p(z) - log N(z; 0, I), nats, mean over the validation images.
+      code_variance: variance of E[z|x] over the validation images, [D].
+      swap_gap: distortion at another image's z minus distortion at the image's own z, nats.
       aggregate_mean, aggregate_variance: moments of draws z ~ q(z|x), [D].
-      prior_mean, prior_variance: moments of p(z), [D]: of draws where it is not N(0, I).
-      mmd, mmd_null: squared discrepancy of both draws, and what relabelling gives.
-      decoded_accuracy: how well one nearest neighbour tells decoded draws of the prior from decoded
-        draws of the aggregate posterior; 0.5 is chance.
+      prior_mean, prior_variance: moments of p(z), [D]; estimated from draws unless p is N(0, I).
+      mmd, mmd_null: squared maximum mean discrepancy between draws of the aggregate posterior and
+        of the prior, and its values after random relabelling.
+      decoded_accuracy: accuracy of a nearest-neighbour classifier that tells decoded draws of the
+        prior from decoded draws of the aggregate posterior; 0.5 is chance.
       data_power, reconstruction_power: mean radial power spectrum, [K].
-      mean_squared_error: of the likelihood's mean at z ~ q(z|x).
-      pixel_variance: of the data around their mean image.
-      likelihood_std: of a Gaussian likelihood; None of another one.
-      train_distances, validation_distances: of samples to the nearest training and the nearest
-        held-out image, root mean square over pixels.
-      num_train, num_validation: images that these are the nearest of.
-      num_nearest_train, num_nearest: of the images that are nearest to some sample, those of
-        training, and all; each is counted once, for alike samples are no further evidence.
+      mean_squared_error: mean squared error of the likelihood's mean at z ~ q(z|x).
+      pixel_variance: variance of the data around their mean image.
+      likelihood_std: standard deviation of a Gaussian likelihood; None for other likelihoods.
+      train_distances, validation_distances: distance of each sample to the nearest training image
+        and to the nearest held-out image, root mean square over pixels.
+      num_train, num_validation: number of images in which the nearest one was searched.
+      num_nearest_train, num_nearest: number of training images among the images that are nearest
+        to some sample, and number of all these images. Each image counts once, because similar
+        samples add no evidence.
     """
 
     step: int
@@ -77,7 +80,7 @@ class Examination:
 
     @property
     def rate(self) -> float:
-        """Mean over the validation images, nats."""
+        """Mean rate over the validation images, nats."""
         return float(self.rate_per_dim.sum()) - self.log_prior_ratio
 
     @property
@@ -86,33 +89,33 @@ class Examination:
 
 
 def random_images(split: Split, num_images: int) -> np.ndarray:
-    """At most `num_images` of a split, always the same random ones, uint8."""
+    """Returns at most `num_images` images of a split, always the same random ones, uint8."""
     return split.take(np.random.default_rng(0).permutation(len(split))[:num_images])
 
 
 class NonFiniteModelError(FloatingPointError):
-    """The bound of a model on images of its data, or what it decodes, is not finite."""
+    """The ELBO of the model or its decoded images are not finite."""
 
 
 def examine(
     vae: TrainedVAE, raw_vae: TrainedVAE | None, train: Split, validation: Split
 ) -> Examination:
-    """Measures a checkpoint; the same images and noise each time.
+    """Measures a checkpoint, with the same images and noise in every call.
 
     Args:
-      vae: with the parameters that are evaluated.
-      raw_vae: the same checkpoint with the raw parameters, where `vae` has the averaged ones.
+      vae: model with the parameters that are evaluated.
+      raw_vae: the same model with the raw parameters, if `vae` has the averaged ones.
       train, validation: splits of the run.
 
     Raises:
-      NonFiniteModelError: the bound on these images, or what the model decodes, is not finite.
+      NonFiniteModelError: the ELBO of these images, or what the model decodes, is not finite.
     """
     keys = jax.random.split(jax.random.fold_in(jax.random.key(vae.config.eval.seed), 3), 3)
     images = random_images(validation, NUM_BOUND_IMAGES)
     terms = vae.elbo_terms(images, keys[0])
     train_elbo = vae.elbo(random_images(train, NUM_BOUND_IMAGES), keys[0])
     if not (np.isfinite(terms.elbo).all() and np.isfinite(train_elbo).all()):
-        raise NonFiniteModelError(f"The bound of the model at step {vae.step} is not finite")
+        raise NonFiniteModelError(f"The ELBO of the model at step {vae.step} is not finite")
     posterior = vae.encode(images)
     z = np.asarray(posterior.reparameterise(jax.random.normal(keys[1], posterior.mean.shape)))
     rows = z.reshape(len(z), -1)
@@ -126,18 +129,20 @@ def examine(
     normal = vae.config.prior.name == "standard_normal"
     decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
     shown = images[:NUM_DECODED].astype(np.float32) / 255.0
-    # Each image gets the latent of the next one.
+    # Each image gets the latent of its predecessor.
     swap_gap = vae.log_prob(images, z) - vae.log_prob(images, np.roll(z, 1, axis=0))
     if not all(np.isfinite(values).all() for values in (decoded, samples, swap_gap)):
-        raise NonFiniteModelError(f"What the model at step {vae.step} decodes is not finite")
+        raise NonFiniteModelError(
+            f"The decoder output of the model at step {vae.step} is not finite"
+        )
     return Examination(
         step=vae.step,
         train_elbo=train_elbo,
         validation_elbo=np.asarray(terms.elbo),
         raw_elbo=None if raw_vae is None else raw_vae.elbo(images, keys[0]),
-        rate_per_dim=terms.rate_per_dim.mean(axis=0, dtype=np.float64).ravel(),
+        rate_per_dim=np.asarray(terms.rate_per_dim).mean(axis=0, dtype=np.float64).ravel(),
         log_prior_ratio=float(terms.log_prior_ratio.mean(dtype=np.float64)),
-        code_variance=posterior.mean.astype(np.float64).var(axis=0).ravel(),
+        code_variance=np.asarray(posterior.mean, np.float64).var(axis=0).ravel(),
         swap_gap=swap_gap,
         aggregate_mean=rows.mean(axis=0, dtype=np.float64),
         aggregate_variance=rows.var(axis=0, dtype=np.float64),
@@ -165,8 +170,19 @@ def _likelihood_std(vae: TrainedVAE) -> float | None:
     return float(np.exp(vae.likelihood.log_std(vae.params["decoder"]["log_std"])))
 
 
-def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> dict[str, object]:
-    """Distances of samples to the nearest image of either split."""
+class _Neighbours(TypedDict):
+    """The fields of `Examination` about nearest images."""
+
+    train_distances: np.ndarray
+    validation_distances: np.ndarray
+    num_train: int
+    num_validation: int
+    num_nearest_train: int
+    num_nearest: int
+
+
+def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> _Neighbours:
+    """Compares samples with the nearest image of each split."""
     sets = [_flatten(random_images(split, NUM_NEIGHBOURS)) for split in (train, validation)]
     rows = _flatten(samples)
     (to_train, train_distances), (to_validation, validation_distances) = (
@@ -186,7 +202,10 @@ def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> dict[st
 
 
 def _flatten(images: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] uint8 or [0, 1] -> float32 rows in [0, 1], of at most 32 pixels a side."""
+    """Flattens [N, H, W, C] uint8 or [0, 1] to float32 rows in [0, 1], after block means.
+
+    Images of 64 or more pixels per side are reduced by an integer factor, to at least 32.
+    """
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 255.0
     factor = max(1, images.shape[1] // NEIGHBOUR_SIDE)

@@ -1,4 +1,4 @@
-"""What a finding is, and how it is written down."""
+"""Findings about a run, and their Markdown form."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from vae_jax.errors import InputError
 
 SEVERITIES = ("severe", "warning", "note")
-NO_FINDINGS = "Nothing was found."
+NO_FINDINGS = "No problems were found."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,14 +14,14 @@ class Finding:
     """One thing that is wrong with a run.
 
     Attributes:
-      name: of the failure mode.
-      severity: 'severe' (results are not to be used), 'warning' (they are worse than they need be)
-        or 'note' (good to know).
-      evidence: the numbers that were measured.
-      threshold: the rule that they break, and where it comes from.
-      meaning: one sentence.
-      remedy: flags of train.py, to be pasted, or what else is to be done.
-      panel: title of the panel of diagnosis.png that shows the numbers, if one does.
+      name: name of the failure mode.
+      severity: 'severe' (the results should not be used), 'warning' (they are worse than they need
+        to be) or 'note' (good to know).
+      evidence: the measured numbers.
+      threshold: the rule that the numbers break, and its source.
+      meaning: what this means for the run, in one sentence.
+      remedy: flags to paste behind the train.py command, or another action.
+      panel: title of the panel of diagnosis.png that shows the numbers; empty: none does.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Finding:
     remedy: str
     panel: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
             raise InputError(
                 f"severity = {self.severity!r} must be one of {', '.join(SEVERITIES)}."
@@ -44,7 +44,7 @@ class Finding:
 
     @property
     def details(self) -> dict[str, str]:
-        """What a report lists of it, by name."""
+        """Evidence, threshold and remedy, by the names that a report prints."""
         panel = f" (panel: {self.panel})" if self.panel else ""
         return {
             "Evidence": f"{self.evidence}{panel}",
@@ -53,17 +53,17 @@ class Finding:
         }
 
     def __str__(self) -> str:
-        """One line, for a log."""
+        """Returns one line, for a log."""
         return f"{self.severity}: {self.name}: {self.evidence} Remedy: {self.remedy}"
 
 
 def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """The most severe first, otherwise in the given order."""
+    """Returns the findings with the most severe first, otherwise in the given order."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def to_markdown(findings: Sequence[Finding]) -> list[str]:
-    """Lines: one block per finding; a sentence where there is none."""
+    """Returns Markdown lines: one block per finding, or one sentence if there are none."""
     if not findings:
         return [NO_FINDINGS, ""]
     lines = []

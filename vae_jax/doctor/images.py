@@ -1,4 +1,4 @@
-"""Findings about the images themselves: range, constant ones, duplicates, splits that differ."""
+"""Findings about the images: range, constant images, duplicates, differences between splits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import numpy as np
 from vae_jax.data import Split
 from vae_jax.doctor.findings import Finding
 
-NUM_SAMPLED = 2000  # of each split, for range and shift
-BLOCK_SIZE = 2000  # images that are read at a time
+NUM_SAMPLED = 2000  # images of each split that are examined for range and shift
+BLOCK_SIZE = 2000  # images read at a time
 MIN_RANGE = 128  # of 256 levels
 CONSTANT_WARNING, CONSTANT_SEVERE = 1e-3, 1e-2
 DUPLICATE_WARNING, DUPLICATE_SEVERE = 1e-3, 1e-2
@@ -17,7 +17,7 @@ SHIFT_LEVELS, SHIFT_ERRORS = 8.0, 6.0
 
 
 def diagnose_images(splits: Sequence[Split]) -> list[Finding]:
-    """Findings about splits of one dataset, the training split first; reads every image once."""
+    """Returns findings about splits of one dataset, the training split first. Reads every image."""
     digests, num_constant = {}, {}
     for split in splits:
         digests[split.name], num_constant[split.name] = _read(split)
@@ -31,7 +31,7 @@ def diagnose_images(splits: Sequence[Split]) -> list[Finding]:
 
 
 def _read(split: Split) -> tuple[list[bytes], int]:
-    """(a digest of each image of more than one colour, number of the others)."""
+    """Returns (digests of the images with more than one colour, number of the other images)."""
     digests, num_constant = [], 0
     for start in range(0, len(split), BLOCK_SIZE):
         block = split.take(np.arange(start, min(start + BLOCK_SIZE, len(split))))
@@ -60,10 +60,10 @@ def _narrow_range(split: Split) -> Finding | None:
         severity="warning" if is_sparse else "severe",
         evidence=f"Nearly all pixels of {split.name} are between {low:.0f} and {high:.0f}.",
         threshold=f"99.8% of the pixels of natural images span at least {MIN_RANGE} of 256 levels; "
-        "severe where no pixel is farther off",
-        meaning="The images were scaled or shifted, so the model learns another range than [0, 1] "
-        "and its likelihood measures another noise.",
-        remedy="write the arrays again as uint8 on the scale 0 to 255",
+        "severe if all pixels together span less",
+        meaning="The images were scaled or shifted, so the model learns a range other than [0, 1] "
+        "and its likelihood assumes the wrong noise level.",
+        remedy="write the arrays again as uint8 on the full scale of 0 to 255",
     )
 
 
@@ -75,10 +75,11 @@ def _constant(split: Split, num_constant: int) -> Finding | None:
         name="constant_images",
         severity="severe" if share >= CONSTANT_SEVERE else "warning",
         evidence=f"{num_constant:,} of {len(split):,} images of {split.name} ({share:.1%}) have "
-        "one colour.",
+        "a single colour.",
         threshold=f"{CONSTANT_WARNING:.1%}, severe from {CONSTANT_SEVERE:.0%}",
-        meaning="Empty images drive a density's variance to its floor and become samples.",
-        remedy="remove them from the arrays that the split is taken from",
+        meaning="Empty images drive the variance of a density to its floor, and the model learns "
+        "to sample them.",
+        remedy="remove them from the arrays from which the split is taken",
     )
 
 
@@ -95,19 +96,20 @@ def _duplicates(
         severity="severe" if share >= DUPLICATE_SEVERE else "warning",
         evidence=f"{num_shared:,} of {len(split):,} images of {split.name} ({share:.1%}) are also "
         f"in {train_name}, pixel by pixel.",
-        threshold=f"{DUPLICATE_WARNING:.1%}, severe from {DUPLICATE_SEVERE:.0%}; Fashion-MNIST's "
-        "own share is below the first",
-        meaning="The bound on these images is one on images seen in training.",
-        remedy=f"keep one of each in the arrays that {split.name} is taken from (without a file of "
-        "its own, validation is part of train_images.npy)",
+        threshold=f"{DUPLICATE_WARNING:.1%}, severe from {DUPLICATE_SEVERE:.0%}; the share in "
+        f"Fashion-MNIST itself is below {DUPLICATE_WARNING:.1%}",
+        meaning="The model has seen these images in training, so their ELBO is not that of new "
+        "images.",
+        remedy=f"keep only one copy of each in the arrays from which {split.name} is taken "
+        "(validation is part of train_images.npy unless it has its own file)",
     )
 
 
 def _shift(train: Split, split: Split) -> Finding | None:
-    """Compares the mean levels of the images of two splits."""
+    """Reports a difference between the mean pixel levels of two splits."""
     levels = [_sample(s).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)]
     difference = levels[1].mean() - levels[0].mean()
-    # The spread is that of training images: a small split's own says little.
+    # The spread is that of the training images, because a small split estimates it poorly.
     error = levels[0].std() * np.sqrt(sum(1 / len(level) for level in levels))
     if abs(difference) < max(SHIFT_LEVELS, SHIFT_ERRORS * error):
         return None
@@ -117,7 +119,7 @@ def _shift(train: Split, split: Split) -> Finding | None:
         evidence=f"The mean level is {levels[0].mean():.1f} in {train.name} and "
         f"{levels[1].mean():.1f} in {split.name}, {difference:+.1f} ± {error:.1f} of 256 levels.",
         threshold=f"{SHIFT_LEVELS:g} levels and {SHIFT_ERRORS:g} standard errors",
-        meaning="The splits were preprocessed in different ways, so what is measured is the "
+        meaning="The splits were preprocessed differently, and metrics on them measure that "
         "difference.",
-        remedy="prepare all splits by the same code",
+        remedy="prepare all splits with the same code",
     )

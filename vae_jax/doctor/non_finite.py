@@ -1,6 +1,7 @@
-"""Which tensor of a training step is the first that is not finite."""
+"""Finds the first tensor of a training step that is not finite."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +9,22 @@ from flax.traverse_util import flatten_dict
 
 from vae_jax.models import VAE
 from vae_jax.objectives.losses import Batch
+from vae_jax.typing import PyTree
 
 
 def first_non_finite(
-    model: VAE, loss_fn: Callable, params, batch: Batch, kl_weight: float
+    model: VAE, loss_fn: Callable, params: PyTree, batch: Batch, kl_weight: float
 ) -> str | None:
-    """Runs one step op by op and names the first tensor with an infinite or undefined value.
+    """Runs one training step operation by operation and names the first non-finite tensor.
 
     Args:
-      model, params: of the step.
-      loss_fn: as from `losses.make_loss_fn`.
-      batch: its images as the model sees them, and its noise.
-      kl_weight: of its loss.
+      model, params: the model and its parameters at the step.
+      loss_fn: loss function from `losses.make_loss_fn`.
+      batch: images (not posteriors) and noise of the step.
+      kl_weight: weight of the rate in the loss.
 
     Returns:
-      What it is, with the path of its module; None where all are finite.
+      Kind and path of the tensor, such as 'output of encoder/stem'; None if all are finite.
     """
     for name, value in _tensors(model, loss_fn, params, batch, kl_weight):
         if not jnp.isfinite(value).all():
@@ -30,13 +32,17 @@ def first_non_finite(
     return None
 
 
-def _tensors(model, loss_fn, params, batch, kl_weight) -> Iterator[tuple[str, jax.Array]]:
-    """(name, tensor) in the order of the computation: parameters, forward pass, gradients."""
+def _tensors(
+    model: VAE, loss_fn: Callable, params: PyTree, batch: Batch, kl_weight: float
+) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, tensor) in the order of computation: parameters, forward pass, gradients."""
     for path, value in flatten_dict(params, sep="/").items():
         yield f"parameter {path}", value
-    yield "images", batch.x
+    images = batch.x
+    assert isinstance(images, jax.Array)
+    yield "images", images
 
-    def apply(method, argument):
+    def apply(method: str, argument: jax.Array) -> Any:
         return model.apply(
             {"params": params},
             argument,
@@ -45,7 +51,7 @@ def _tensors(model, loss_fn, params, batch, kl_weight) -> Iterator[tuple[str, ja
             mutable=["intermediates"],
         )
 
-    posterior, encoder = apply("encode", batch.x)
+    posterior, encoder = apply("encode", images)
     yield from _named_outputs(encoder)
     z = posterior.reparameterise(batch.noise)
     yield "latent z", z
@@ -53,9 +59,9 @@ def _tensors(model, loss_fn, params, batch, kl_weight) -> Iterator[tuple[str, ja
     yield from _named_outputs(decoder)
     gradients, (metrics, _) = jax.grad(loss_fn, has_aux=True)(params, batch, kl_weight)
     for name in ("distortion", "rate"):
-        if name in metrics:  # nothing is decoded to train a prior alone
+        if name in metrics:  # training a prior alone decodes nothing
             yield name, metrics[name]
-    # Backpropagation visits the modules in the reverse order; those of a prior are taken last.
+    # Backpropagation visits the modules in reverse order; modules of a prior are put last.
     order = [path for path, _ in (*_module_outputs(encoder), *_module_outputs(decoder))]
     gradients = flatten_dict(gradients)
 
@@ -66,8 +72,8 @@ def _tensors(model, loss_fn, params, batch, kl_weight) -> Iterator[tuple[str, ja
         yield f"gradient of {'/'.join(path)}", gradients[path]
 
 
-def _module_outputs(variables) -> list[tuple[tuple[str, ...], jax.Array]]:
-    """(path of a module, its output), inner modules before those that contain them."""
+def _module_outputs(variables: PyTree) -> list[tuple[tuple[str, ...], jax.Array]]:
+    """Returns (path of a module, its output), inner modules before those that contain them."""
     return [
         (path[:-1], value)
         for path, values in flatten_dict(variables["intermediates"]).items()
@@ -75,6 +81,7 @@ def _module_outputs(variables) -> list[tuple[tuple[str, ...], jax.Array]]:
     ]
 
 
-def _named_outputs(variables) -> Iterator[tuple[str, jax.Array]]:
+def _named_outputs(variables: PyTree) -> Iterator[tuple[str, jax.Array]]:
+    """Yields (name, tensor) of the outputs of all modules."""
     for path, value in _module_outputs(variables):
         yield f"output of {'/'.join(path)}", value

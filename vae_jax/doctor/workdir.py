@@ -1,4 +1,4 @@
-"""The diagnosis of what lies in a workdir."""
+"""Diagnosis of a run from the files in its workdir."""
 
 import pathlib
 
@@ -16,17 +16,20 @@ def diagnose_workdir(
     data_dir: str | None = None,
     check_test_images: bool = True,
 ) -> Diagnosis:
-    """Examines a checkpoint and the images of a run; without a checkpoint, records and images.
+    """Diagnoses a run from its records, its images and a checkpoint.
+
+    If 'latest' is asked for and the run has no checkpoint, records and images alone are examined.
 
     Args:
-      workdir: written by train.py.
-      checkpoint: 'latest', 'best' (by validation ELBO), or a step.
-      data_dir: where datasets lie, if not where training found them.
-      check_test_images: look for faults in the test images too; the model never sees them here.
+      workdir: directory of the run, written by train.py.
+      checkpoint: 'latest', 'best' (by validation ELBO) or a step.
+      data_dir: dataset directory, if it has moved since training.
+      check_test_images: whether to look for faults in the test images too. The model is examined
+        on the other splits only.
 
     Raises:
-      FileNotFoundError: no run, or no such checkpoint there.
-      ValueError: the dataset is not to be had.
+      NotFoundError: the directory has no run, or no such checkpoint.
+      InputError: the configuration or the dataset cannot be read.
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
     config = configuration.load(workdir)
