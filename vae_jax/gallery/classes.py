@@ -1,4 +1,4 @@
-"""Names of classes, where a data set has them."""
+"""Class names of the datasets that have them."""
 
 CLASSES = {
     "fashion_mnist": (
@@ -13,6 +13,6 @@ CLASSES = {
 
 
 def class_name(dataset: str, label: int) -> str:
-    """'bag', or 'class 8' where no name is known."""
+    """Returns the name of a class, such as 'bag', or 'class 8' if no name is known."""
     names = CLASSES.get(dataset, ())
     return names[label] if label < len(names) else f"class {label}"

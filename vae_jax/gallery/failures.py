@@ -1,4 +1,4 @@
-"""The worst of each ranking, with what may be behind it."""
+"""The worst candidates of each ranking, with hypotheses about the cause."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from vae_jax.gallery.reconstructions import rank_reconstructions
 from vae_jax.gallery.samples import rank_samples
 from vae_jax.inference import TrainedVAE, image_sets
 
-MAX_NUM_FAILURES = 100  # more is no gallery
+MAX_NUM_FAILURES = 100  # nobody looks at more
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,9 +21,9 @@ class Failure:
     """One of the worst candidates.
 
     Attributes:
-      row: among the candidates.
-      score: of the ranking.
-      about: see `Ranking.describe`.
+      row: its row among the candidates.
+      score: its score in the ranking.
+      about: what identifies it, see `Ranking.describe`.
       explanation: the attributes in which it stands out; the first is the hypothesis.
       pair: the images, see `Ranking.sides`.
     """
@@ -37,13 +37,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FailureSet:
-    """The worst by one ranking.
+    """The worst candidates of one ranking.
 
     Attributes:
-      ranking: of all candidates.
-      failures: worst first.
-      offered: the measured attributes that may be hypotheses.
-      groups: the failures by hypothesis.
+      ranking: the ranking of all candidates.
+      failures: the worst candidates, worst first.
+      offered: the measured attributes that qualify as hypotheses.
+      groups: the failures grouped by hypothesis.
     """
 
     ranking: Ranking
@@ -53,15 +53,16 @@ class FailureSet:
 
     @property
     def rows(self) -> np.ndarray:
-        """Of the failures among the candidates."""
+        """Rows of the failures among the candidates."""
         return np.array([failure.row for failure in self.failures])
 
 
 def check_num_failures(num_failures: int) -> None:
-    """Raises a ValueError where there cannot be so many."""
+    """Raises an InputError if num_failures is out of range."""
     if not 0 <= num_failures <= MAX_NUM_FAILURES:
         raise InputError(
-            f"num_failures = {num_failures} must lie in [0, {MAX_NUM_FAILURES}]; 0: no gallery."
+            f"num_failures = {num_failures} must lie in [0, {MAX_NUM_FAILURES}]; 0 makes no "
+            "gallery."
         )
 
 
@@ -71,16 +72,18 @@ def create(
     num_failures: int,
     features: image_sets.Features | None = None,
 ) -> list[FailureSet]:
-    """The worst reconstructions of a split and the worst samples, by each score that can be had.
+    """Returns the worst reconstructions of a split and the worst samples, by every possible score.
 
     Args:
       vae: the model.
-      split: whose images are reconstructed, the first 10,000 in the evaluation's order.
-      num_failures: of each kind; all candidates where there are less.
-      features: where there are any, `split` being the test split: reconstructions are ranked by
-        their distance in features too, and samples in features instead of pixels.
+      split: split whose images are reconstructed, the first 10,000 in the evaluation's order.
+      num_failures: failures per ranking; all candidates if there are fewer.
+      features: features of the test split, if `split` is that and they are available. They add a
+        ranking of reconstructions by distance in feature space, and samples are ranked in feature
+        space instead of pixel space.
 
     Raises:
+      InputError: num_failures is out of range.
       NotFiniteError: the model gives numbers that are not finite.
     """
     check_num_failures(num_failures)
@@ -91,7 +94,7 @@ def create(
 
 
 def choose(ranking: Ranking, num_failures: int) -> FailureSet:
-    """The worst of a ranking, explained and grouped."""
+    """Returns the worst candidates of a ranking, explained and grouped."""
     badness = ranking.badness
     rows = np.argsort(-badness, kind="stable")[:num_failures]
     offered = [a for a in ranking.attributes if hypotheses.is_offered(a, badness, rows)]

@@ -1,12 +1,15 @@
-"""What may be behind failures: measured attributes in which each stands out among all images.
+"""Hypotheses about failures: measured attributes in which a failure stands out among all images.
 
-Four rules keep chance out, or show it. The attribute must lie beyond the 95th percentile of all
-candidates. Among the candidates that are not shown, one that is beyond it must be worse than one
-that is not in 60% of the pairs, and significantly: nobody is told that an image failed for what
-makes others easy, or for what only the failures have. Of several attributes the hypothesis is the
-one in which the candidates as extreme as the failure are worst. And since any image may be extreme
-in something, the same rules are applied to all candidates: how many of as many picked at random
-would have a hypothesis stands beside how many failures have it.
+Four rules keep chance out, or make it visible:
+
+1. The failure must be beyond the 95th percentile of all candidates in the attribute.
+2. Candidates beyond that percentile must be worse than the others, in at least 60% of the pairs and
+   significantly so. The failures themselves are left out of this test. The rule excludes attributes
+   that make other images easy, and attributes that only the failures have.
+3. If a failure stands out in several attributes, the hypothesis is the attribute whose equally
+   extreme candidates are worst.
+4. Any image may be extreme in something. The rules are therefore applied to all candidates, and the
+   expected number among as many randomly picked candidates is reported with each hypothesis.
 """
 
 import dataclasses
@@ -15,26 +18,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-TAIL = 0.05  # of the candidates, those that stand out
-MIN_WORSE = 0.6  # of the pairs
-NUM_STANDARD_ERRORS = 2.0  # from a half of the pairs
-NUM_ALIKE = 10  # candidates that are as extreme as another, or more if there are more
+TAIL = 0.05  # share of the candidates that stand out
+MIN_WORSE = 0.6  # share of the pairs
+NUM_STANDARD_ERRORS = 2.0  # above one half of the pairs
+NUM_ALIKE = 10  # candidates, at least, that are treated as equally extreme
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attribute:
-    """A number measured of every candidate.
+    """A number that was measured for every candidate.
 
     Attributes:
-      name: a key for machines, 'fine_power_lost'.
-      hypothesis: what it suggests where it stands out, 'fine texture lost'.
+      name: key for programs, such as 'fine_power_lost'.
+      hypothesis: what an extreme value suggests, such as 'fine texture lost'.
       measure: what was measured, in words.
-      values: [N].
+      values: the measured values, [N].
       unit: '%' (the values are shares), 'x' (multiples), 'nats', 'of 10', or '' for a plain number.
-      is_low: small values are those that stand out, not large ones.
-      limit: that a value must exceed besides (or stay below), where one is known.
-      detail: more in words about the candidates of some rows.
-      short: the hypothesis where there is little room.
+      is_low: whether small values stand out rather than large ones.
+      limit: second threshold that a value must pass to stand out; None: there is none.
+      detail: maps rows to additional words about these candidates.
+      short: short form of the hypothesis for captions; empty: the hypothesis itself is used.
     """
 
     name: str
@@ -49,12 +52,12 @@ class Attribute:
 
     @property
     def median(self) -> float:
-        """Over all candidates."""
+        """Median over all candidates."""
         return float(np.median(self.values))
 
     @property
     def threshold(self) -> float:
-        """The percentile, or the limit where that is stricter."""
+        """The percentile, or the limit if that is stricter."""
         threshold = float(np.quantile(self.values, TAIL if self.is_low else 1.0 - TAIL))
         if self.limit is None:
             return threshold
@@ -62,12 +65,12 @@ class Attribute:
 
     @property
     def is_tail(self) -> np.ndarray:
-        """Which candidates stand out, [N]."""
+        """Whether each candidate stands out, bool [N]."""
         return self.values < self.threshold if self.is_low else self.values > self.threshold
 
     @property
     def extremeness(self) -> np.ndarray:
-        """Larger stands out more, [N]."""
+        """The values, with the sign for which larger stands out more, [N]."""
         return -self.values if self.is_low else self.values
 
 
@@ -76,12 +79,12 @@ class Group:
     """Failures with the same hypothesis.
 
     Attributes:
-      attribute: that of the hypothesis; None: no attribute stands out.
-      rows: of the failures among the candidates, worst first.
-      num_expected: how many of as many candidates picked at random would be in the group.
-      median: of the attribute over the group; None without attribute.
-      tail_score, other_score: medians of the score over all candidates that stand out in the
-        attribute, and over those that do not; None without attribute.
+      attribute: attribute of the hypothesis; None: the failures stand out in no attribute.
+      rows: rows of the failures among the candidates, worst first.
+      num_expected: expected size of the group if as many candidates were picked at random.
+      median: median of the attribute over the group; None without an attribute.
+      tail_score, other_score: median score of all candidates that stand out in the attribute, and
+        of those that do not; None without an attribute.
     """
 
     attribute: Attribute | None
@@ -93,15 +96,18 @@ class Group:
 
 
 def share_worse(attribute: Attribute, badness: np.ndarray, failures: np.ndarray) -> float | None:
-    """Of the pairs of a candidate that stands out and one that does not, those where it is worse.
+    """Returns the share of pairs in which a candidate that stands out is worse than another one.
 
-    The statistic of the rank-sum test (Mann & Whitney 1947), ties counted half; None where there
-    are no pairs. The failures are left out: what they have in common is to be tested on others.
+    This is the statistic of the rank-sum test (Mann & Whitney 1947), with ties counted half. The
+    failures are left out, so that what they have in common is tested on other candidates.
 
     Args:
-      attribute: of N candidates.
+      attribute: an attribute of N candidates.
       badness: larger is worse, [N].
-      failures: their rows.
+      failures: rows of the failures.
+
+    Returns:
+      The share, or None if there are no pairs.
     """
     tail, others = _split(attribute, badness, failures)
     if not len(tail) or not len(others):
@@ -113,16 +119,17 @@ def share_worse(attribute: Attribute, badness: np.ndarray, failures: np.ndarray)
 def _split(
     attribute: Attribute, badness: np.ndarray, failures: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The badness of those that stand out and of those that do not, without the failures'."""
+    """Returns the badness of candidates that stand out and of the others, without the failures."""
     is_tail = np.delete(attribute.is_tail, failures)
     rest = np.delete(badness, failures)
     return rest[is_tail], rest[~is_tail]
 
 
 def is_offered(attribute: Attribute, badness: np.ndarray, failures: np.ndarray) -> bool:
-    """Whether the attribute is worth a hypothesis: the candidates that stand out in it are worse.
+    """Whether the attribute qualifies as a hypothesis: candidates that stand out in it are worse.
 
-    Never where there are few candidates: one that stands out among 20 cannot be so significantly.
+    With few candidates none qualifies: a single one that stands out among 20 cannot be
+    significantly worse.
     """
     worse = share_worse(attribute, badness, failures)
     if worse is None:
@@ -133,13 +140,13 @@ def is_offered(attribute: Attribute, badness: np.ndarray, failures: np.ndarray) 
 
 
 def explain(attributes: Sequence[Attribute], badness: np.ndarray) -> list[list[Attribute]]:
-    """For each candidate the attributes in which it stands out.
+    """Returns, for each candidate, the attributes in which it stands out.
 
-    First the one in which those that are as extreme, the candidate itself among them, are worst:
-    by their median rank. Rarity alone would put a faint cause before a strong one.
+    They are sorted by the median badness rank of the candidates that are as extreme, including the
+    candidate itself, worst first. Rarity alone would put a weak cause before a strong one.
 
     Args:
-      attributes: of N candidates.
+      attributes: attributes of N candidates.
       badness: larger is worse, [N].
     """
     ranks = rankdata(badness)
@@ -158,18 +165,19 @@ def explain(attributes: Sequence[Attribute], badness: np.ndarray) -> list[list[A
 def group(
     explanations: Sequence[Sequence[Attribute]], failures: np.ndarray, scores: np.ndarray
 ) -> list[Group]:
-    """Groups of the failures by hypothesis: the largest first, those without one last.
+    """Groups the failures by hypothesis: the largest group first, failures without one last.
 
     Args:
-      explanations: of all candidates, from `explain`.
+      explanations: attributes of all candidates, from `explain`.
       failures: rows of the failures, worst first.
-      scores: of all candidates, [N].
+      scores: scores of all candidates, [N].
     """
-    first = [found[0] if found else None for found in explanations]
+    hypotheses = [found[0] if found else None for found in explanations]
     groups = []
-    for attribute in dict.fromkeys(first[row] for row in failures):
-        rows = np.array([row for row in failures if first[row] is attribute])
-        num_expected = len(failures) * sum(a is attribute for a in first) / len(first)
+    for attribute in dict.fromkeys(hypotheses[row] for row in failures):
+        rows = np.array([row for row in failures if hypotheses[row] is attribute])
+        num_candidates = sum(a is attribute for a in hypotheses)
+        num_expected = len(failures) * num_candidates / len(hypotheses)
         if attribute is None:
             groups.append(Group(None, rows, num_expected))
             continue

@@ -1,4 +1,4 @@
-"""The attributes that are measured of reconstructions and of samples."""
+"""Attributes that are measured on reconstructions and on samples."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,28 +9,30 @@ from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.inference.image_sets import NotFiniteError
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics.manifold import nearest_neighbours
+from vae_jax.typing import Array
 
-BLOCK_SIZE = 500  # images that are measured at a time
-NUM_CODES = 10  # neighbours of a code
+BLOCK_SIZE = 500  # images measured at a time
+NUM_CODES = 10  # nearest neighbours of a code
 LATENT_FAR = "latent far from the aggregate posterior"
 
 
-def check_finite(what: str, values: np.ndarray) -> None:
-    """Raises a NotFiniteError where a number is not finite."""
+def check_finite(what: str, values: Array) -> None:
+    """Raises a NotFiniteError if a number is not finite."""
     if not np.isfinite(values).all():
         raise NotFiniteError(
-            f"the model's {what} are not all finite: they cannot be ranked; evaluate an earlier "
+            f"the model's {what} are not all finite, so they cannot be ranked: evaluate an earlier "
             "checkpoint with --checkpoint=STEP."
         )
 
 
 def _blocks(n: int) -> Iterator[slice]:
+    """Yields slices of at most `BLOCK_SIZE` rows that cover n rows."""
     starts = range(0, n, BLOCK_SIZE)
     return (slice(start, min(start + BLOCK_SIZE, n)) for start in starts)
 
 
 def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
-    """What is measured of images alone, uint8 [N, H, W, C]: {name: [N]}."""
+    """Measures images by themselves, uint8 [N, H, W, C]; returns {name: values [N]}."""
     functions = (
         *("contrast", "colour", "fine_power"),
         *("thin_structures", "saturated", "grey_entropy"),
@@ -45,11 +47,11 @@ def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
 def measure_pairs(
     images: np.ndarray, reconstruct: Callable[[slice], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What is measured of images uint8 [N, H, W, C] and their reconstructions: {name: [N]}.
+    """Measures images together with their reconstructions; returns {name: values [N]}.
 
     Args:
-      images: the originals.
-      reconstruct: rows -> reconstructions in [0, 1] of these rows; called block by block.
+      images: the originals, uint8 [N, H, W, C].
+      reconstruct: maps rows to their reconstructions in [0, 1]; called block by block.
     """
     fine_power, excess = [], []
     for rows in _blocks(len(images)):
@@ -66,11 +68,11 @@ def measure_pairs(
 def compare(
     n: int, first: Callable[[slice], np.ndarray], second: Callable[[slice], np.ndarray]
 ) -> np.ndarray:
-    """Root mean square difference over the pixels of n images in [0, 1], [n].
+    """Returns the root mean square difference over the pixels of n pairs of images, [n].
 
     Args:
-      n: of images.
-      first, second: rows -> images; called block by block.
+      n: number of pairs.
+      first, second: map rows to images in [0, 1]; called block by block.
     """
     parts = []
     for rows in _blocks(n):
@@ -79,8 +81,8 @@ def compare(
     return np.concatenate(parts)
 
 
-def _of_images(measured: dict[str, np.ndarray]) -> list[Attribute]:
-    """Attributes that images have by themselves, real or not."""
+def _image_attributes(measured: dict[str, np.ndarray]) -> list[Attribute]:
+    """Returns the attributes that images have by themselves, real or not."""
     attributes = [
         Attribute(
             "thin_structures",
@@ -92,7 +94,7 @@ def _of_images(measured: dict[str, np.ndarray]) -> list[Attribute]:
         Attribute(
             "contrast",
             "low contrast",
-            "standard deviation of the pixels, of a range of 1",
+            "standard deviation of the pixels, on a range of 1",
             measured["contrast"],
             is_low=True,
         ),
@@ -105,7 +107,7 @@ def _of_images(measured: dict[str, np.ndarray]) -> list[Attribute]:
             Attribute(
                 "colour",
                 "strong colours",
-                "standard deviation between the channels, of a range of 1",
+                "standard deviation between the channels, on a range of 1",
                 measured["colour"],
             )
         )
@@ -113,31 +115,31 @@ def _of_images(measured: dict[str, np.ndarray]) -> list[Attribute]:
 
 
 def _lost_texture(measured: dict[str, np.ndarray]) -> Attribute:
-    """Contrast^2 above 8 cycles that the reconstruction lacks, in units of the data's mean."""
-    there, kept = measured["fine_power"], measured["reconstructed_fine_power"]
-    mean = there.mean()
+    """Returns the energy above 8 cycles that reconstructions lack, relative to the data's mean."""
+    original, kept = measured["fine_power"], measured["reconstructed_fine_power"]
+    mean = original.mean()
 
     def detail(rows: np.ndarray) -> str:
-        share = kept[rows].sum() / max(there[rows].sum(), 1e-300)
-        return f"spectrum above {measures.FINE_CYCLES} cycles: {share:.0%} of the data's energy"
+        share = kept[rows].sum() / max(original[rows].sum(), 1e-300)
+        return f"{share:.0%} of the data's energy above {measures.FINE_CYCLES} cycles is kept"
 
     return Attribute(
         "fine_power_lost",
         "fine texture lost",
-        f"energy lost above {measures.FINE_CYCLES} cycles, the data's mean there being 1",
-        (there - kept) / (mean if mean > 0 else 1.0),
+        f"energy lost above {measures.FINE_CYCLES} cycles, relative to the data's mean there",
+        (original - kept) / (mean if mean > 0 else 1.0),
         "x",
         detail=detail,
     )
 
 
-def of_draw(values: np.ndarray, measure: str, unit: str) -> Attribute:
-    """What z ~ q(z|x) changes beside E[z|x], [N]."""
+def draw_attribute(values: np.ndarray, measure: str, unit: str) -> Attribute:
+    """Returns the attribute of what a draw z ~ q(z|x) changes compared with E[z|x], values [N]."""
     return Attribute("draw", "unlucky draw of z", measure, values, unit)
 
 
-def of_grey(measured: dict[str, np.ndarray]) -> Attribute:
-    """Of the distortion of a Bernoulli likelihood: the part that is in the grey values."""
+def grey_attribute(measured: dict[str, np.ndarray]) -> Attribute:
+    """Returns the part of a Bernoulli likelihood's distortion that is due to grey values."""
     return Attribute(
         "grey_entropy",
         "noise of grey pixels",
@@ -147,34 +149,34 @@ def of_grey(measured: dict[str, np.ndarray]) -> Attribute:
     )
 
 
-def of_reconstructions(
+def reconstruction_attributes(
     measured: dict[str, np.ndarray],
     codes: np.ndarray,
     rate: np.ndarray,
     labels: np.ndarray | None,
 ) -> list[Attribute]:
-    """Attributes of N images and their reconstructions.
+    """Returns the attributes of N images and their reconstructions.
 
     Args:
-      measured: by `measure_images` and `measure_pairs`.
+      measured: results of `measure_images` and `measure_pairs`.
       codes: posterior means, [N, D].
-      rate: nats, [N].
-      labels: [N] or None.
+      rate: rate of each image, nats, [N].
+      labels: class labels [N], or None.
     """
     attributes = [
         _lost_texture(measured),
-        *_of_images(measured),
+        *_image_attributes(measured),
         Attribute("rate", "rate outlier", "rate", rate, "nats"),
     ]
     k = min(NUM_CODES, len(codes) - 1)
     if k:
-        attributes += _of_neighbours(*nearest_neighbours(codes, codes, k, True), labels)
+        attributes += _neighbour_attributes(*nearest_neighbours(codes, codes, k, True), labels)
     if labels is not None:
         attributes.append(
             Attribute(
                 "class_share",
                 "rare class",
-                "size of the class, an even share being 1",
+                "size of the class, relative to an even share",
                 measures.class_share(labels),
                 "x",
                 is_low=True,
@@ -184,16 +186,16 @@ def of_reconstructions(
     return attributes
 
 
-def _of_neighbours(
+def _neighbour_attributes(
     indices: np.ndarray, distances: np.ndarray, labels: np.ndarray | None
 ) -> list[Attribute]:
-    """Attributes by the k nearest other codes, [N, k]."""
+    """Returns the attributes derived from the k nearest other codes of each code, [N, k]."""
     k = indices.shape[1]
     attributes = [
         Attribute(
             "latent_distance",
             LATENT_FAR,
-            f"distance of E[z|x] to the {_ordinal(k)} nearest other, in medians",
+            f"distance of E[z|x] to its {_ordinal(k)} nearest neighbour, in units of the median",
             _in_medians(distances[:, -1]),
             "x",
             short="latent far off",
@@ -205,7 +207,7 @@ def _of_neighbours(
             Attribute(
                 "label_mix",
                 "label mix",
-                f"nearest {k} codes of other classes",
+                f"codes of other classes among the nearest {k}",
                 others.astype(float),
                 f"of {k}",
                 limit=k / 2.0,
@@ -215,7 +217,7 @@ def _of_neighbours(
 
 
 def _in_medians(values: np.ndarray) -> np.ndarray:
-    """In units of their median, where that is not 0."""
+    """Returns the values in units of their median, or unchanged if that is 0."""
     median = np.median(values)
     return values / median if median > 0 else values
 
@@ -224,7 +226,7 @@ def _ordinal(k: int) -> str:
     return {1: "1st", 2: "2nd", 3: "3rd"}.get(k, f"{k}th")
 
 
-def of_samples(
+def sample_attributes(
     measured: dict[str, np.ndarray],
     real_fine_power: float,
     prior_hole: np.ndarray,
@@ -232,15 +234,15 @@ def of_samples(
     blend: tuple[np.ndarray, np.ndarray] | None,
     dataset: str,
 ) -> list[Attribute]:
-    """Attributes of N samples.
+    """Returns the attributes of N samples.
 
     Args:
-      measured: by `measure_images`.
-      real_fine_power: mean of the real images.
+      measured: result of `measure_images`.
+      real_fine_power: mean `fine_power` of the real images.
       prior_hole: log p(z) - log of the aggregate posterior at z, nats, [N].
-      sparsity: distance of the nearest real image to its own nearest others, any unit, [N].
-      blend: by `metrics.attributes.blend`, or None.
-      dataset: whose classes they are.
+      sparsity: distance between the nearest real image and its own neighbours, any unit, [N].
+      blend: result of `metrics.attributes.blend`, or None.
+      dataset: name of the dataset that defines the classes.
     """
     attributes = [
         Attribute(
@@ -254,18 +256,18 @@ def of_samples(
         Attribute(
             "sparsity",
             "rare kind of image",
-            "distance of the nearest image to its own 3rd nearest, in medians",
+            "distance of the nearest image to its 3rd nearest neighbour, in units of the median",
             _in_medians(sparsity),
             "x",
         ),
-        *_of_images(measured),
+        *_image_attributes(measured),
     ]
     if real_fine_power > 0:
         attributes.append(
             Attribute(
                 "fine_power",
                 "fine texture lost",
-                f"spectrum above {measures.FINE_CYCLES} cycles, of the data's energy",
+                f"energy above {measures.FINE_CYCLES} cycles, relative to that of the data",
                 measured["fine_power"] / real_fine_power,
                 "%",
                 is_low=True,
@@ -282,7 +284,8 @@ def of_samples(
             Attribute(
                 "blend",
                 "two modes blended",
-                "distance to the middle of two classes' nearest images, that of one class being 1",
+                "distance to the midpoint between the nearest images of two classes, relative to "
+                "that within one class",
                 ratio,
                 is_low=True,
                 limit=1.0,

@@ -1,4 +1,4 @@
-"""The picture of a gallery: pairs of images with captions that can be read at arm's length."""
+"""The picture of a gallery: pairs of images with captions that are legible at arm's length."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -7,13 +7,16 @@ from vae_jax.gallery import text
 from vae_jax.gallery.failures import FailureSet
 from vae_jax.recording import figures
 
-TARGET_TILE = 112  # pixels; images are enlarged by a whole factor to about this
+Colour = tuple[int, int, int] | str
+
+TARGET_TILE = 112  # pixels; images are enlarged by an integer factor to about this
 NUM_COLUMNS = 4
-# At half the width of an A4 page, four pairs of 112 pixels are 21 mm each and this is 6 points.
+# Printed at half the width of an A4 page, four pairs of 112 pixels are 21 mm wide each, and text of
+# this size is 6 points high.
 FONT_SIZE = 24
 GAP, MARGIN = 2, 14  # pixels within a pair, and around it
-GREY = (90, 90, 90)  # of captions without hypothesis
-# Okabe & Ito's palette, which the colour-blind can tell apart, darkened to be read on white.
+GREY = (90, 90, 90)  # captions without a hypothesis
+# The palette of Okabe & Ito, which colour-blind readers can tell apart, darkened for white paper.
 PALETTE = (
     *((0, 90, 160), (190, 75, 0), (0, 125, 90), (160, 70, 120)),
     *((125, 100, 0), (30, 115, 160), (140, 0, 0), (70, 70, 140)),
@@ -21,8 +24,9 @@ PALETTE = (
 
 
 def draw(failures: FailureSet) -> np.ndarray:
-    """A headline, and the pairs four in a row with their captions, uint8 [H, W, 3]."""
+    """Draws a headline and the pairs with captions, four in a row; returns uint8 [H, W, 3]."""
     font = ImageFont.load_default(size=FONT_SIZE)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # it always is if a size is given
     pairs = [_pair(*failure.pair) for failure in failures.failures]
     width = pairs[0].shape[1]
     captions = [
@@ -42,8 +46,8 @@ def draw(failures: FailureSet) -> np.ndarray:
     )
 
 
-def _text(lines: list[str], width: int, colour, font: ImageFont.FreeTypeFont) -> np.ndarray:
-    """Lines on white, [H, width, 3], with a margin below."""
+def _text(lines: list[str], width: int, colour: Colour, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    """Draws lines on white with a margin below, [H, width, 3]."""
     line_height = sum(font.getmetrics()) + 1
     image = Image.new("RGB", (width, len(lines) * line_height + MARGIN), "white")
     pen = ImageDraw.Draw(image)
@@ -52,14 +56,16 @@ def _text(lines: list[str], width: int, colour, font: ImageFont.FreeTypeFont) ->
     return np.asarray(image)
 
 
-def _below(pair: np.ndarray, caption: list[str], colour, font) -> np.ndarray:
-    """A pair and its caption."""
+def _below(
+    pair: np.ndarray, caption: list[str], colour: Colour, font: ImageFont.FreeTypeFont
+) -> np.ndarray:
+    """Puts the caption below a pair."""
     gap = np.full((2 * GAP, *pair.shape[1:]), 255, np.uint8)
     return np.concatenate([pair, gap, _text(caption, pair.shape[1], colour, font)])
 
 
 def _beside(cells: list[np.ndarray], width: int) -> np.ndarray:
-    """Cells of one width with a margin between them, on white of `width` pixels."""
+    """Puts cells of equal width side by side with margins, on white of `width` pixels."""
     row = np.full((max(map(len, cells)), width, 3), 255, np.uint8)
     for i, cell in enumerate(cells):
         left = i * (cell.shape[1] + MARGIN)
@@ -68,7 +74,7 @@ def _beside(cells: list[np.ndarray], width: int) -> np.ndarray:
 
 
 def _pair(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Both enlarged by a whole factor, beside each other."""
+    """Enlarges both images by an integer factor and puts them side by side."""
     factor = max(1, round(TARGET_TILE / left.shape[1]))
     left, right = (
         figures.to_uint8_rgb(image).repeat(factor, axis=0).repeat(factor, axis=1)
@@ -79,20 +85,20 @@ def _pair(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _colours(failures: FailureSet) -> list[tuple[int, int, int]]:
-    """One for each hypothesis, the largest group's first."""
-    of_attribute = {
+    """Returns the colour of each failure. Failures with the same hypothesis share a colour."""
+    attribute_colours = {
         group.attribute: PALETTE[i % len(PALETTE)]
         for i, group in enumerate(failures.groups)
         if group.attribute is not None
     }
     return [
-        of_attribute[failure.explanation[0]] if failure.explanation else GREY
+        attribute_colours[failure.explanation[0]] if failure.explanation else GREY
         for failure in failures.failures
     ]
 
 
 def wrap(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines of at most `width` pixels; a longer word keeps a line to itself."""
+    """Breaks text into lines of at most `width` pixels; a longer word gets a line to itself."""
     lines: list[str] = []
     for word in line.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

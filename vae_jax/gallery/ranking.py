@@ -1,4 +1,4 @@
-"""By what images are ranked."""
+"""Rankings of images, and what a gallery says about each image."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,20 +14,20 @@ Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [H, W, C]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ranking:
-    """Candidates with a score, what was measured of them, and how they are shown.
+    """Candidates with a score, their measured attributes, and how they are shown.
 
     Attributes:
-      name: 'worst_reconstructions', of the picture's file too.
-      heading: 'Worst reconstructions by distortion'.
-      candidates: in words, 'test images'.
-      sides: what is on the left and on the right of a pair, in a word or two each.
-      description: of score and pictures, in whole sentences.
-      score, unit: in words, 'distortion', 'nats'.
+      name: identifier and file name of the picture, such as 'worst_reconstructions'.
+      heading: heading of the gallery, such as 'Worst reconstructions by distortion'.
+      candidates: what is ranked, in words, such as 'test images'.
+      sides: what a pair shows on the left and on the right, in a few words each.
+      description: explanation of the score and the pictures, in whole sentences.
+      score, unit: name and unit of the score, such as 'distortion' and 'nats'.
       values: the scores, [N].
-      attributes: all that were measured.
-      describe: row -> what else there is to say, by name: {'image': row in the file, ...}.
+      attributes: all measured attributes.
+      describe: row -> what identifies the candidate, by name: {'image': row in the file, ...}.
       show: rows -> pairs of images.
-      is_low: small scores are the worst.
+      is_low: whether small scores are the worst.
     """
 
     name: str
@@ -45,22 +45,24 @@ class Ranking:
 
     @property
     def badness(self) -> np.ndarray:
-        """Larger is worse, [N]."""
+        """The scores, with the sign for which larger is worse, [N]."""
         return -self.values if self.is_low else self.values
 
     @property
     def median(self) -> float:
-        """Of the score over all candidates."""
+        """Median score of all candidates."""
         return float(np.median(self.values))
 
 
 def labels_of(split: Split) -> np.ndarray | None:
-    """[N], or None where there are none."""
+    """Returns the labels of the images of a split, [N], or None if it has none."""
     return None if split.labels is None else np.asarray(split.labels[split.indices])
 
 
-def describe_image(split: Split, dataset: str, row: int, what: str = "image") -> dict:
-    """{'image': row in the file, 'class': its name}, the latter where there are labels."""
+def describe_image(
+    split: Split, dataset: str, row: int, what: str = "image"
+) -> dict[str, int | float | str]:
+    """Returns {'image': row in the file, 'class': its name}, the class only if there are labels."""
     index = int(split.indices[row])
     if split.labels is None:
         return {what: index}

@@ -14,16 +14,18 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.recording import figures
 
 MAX_NUM_IMAGES = 10_000  # candidates
-AT_MEAN = "Right: the mean of p(x|z) at E[z|x]."
+MEAN_CAPTION = "Right: the mean of p(x|z) at E[z|x]."
 Reconstruct = Callable[[slice | np.ndarray], np.ndarray]  # rows -> their reconstructions in [0, 1]
 
 
 def rank_reconstructions(
     vae: TrainedVAE, split: Split, features: image_sets.Features | None
 ) -> list[Ranking]:
-    """By distortion; by what of it was avoidable (Bernoulli); by distance in features if given.
+    """Ranks reconstructions by distortion, and by two more scores where they exist.
 
-    Of the first 10,000 images in the evaluation's order.
+    These are the avoidable part of the distortion, for Bernoulli likelihoods, and the distance in
+    feature space, if features are given. Candidates are the first 10,000 images in the evaluation's
+    order.
     """
     originals = _prepare(vae, split)
 
@@ -36,9 +38,9 @@ def rank_reconstructions(
         originals.rank(
             "worst_reconstructions",
             ("distortion", "nats"),
-            f"{AT_MEAN} The distortion is -log p(x|z) at one z ~ q(z|x).",
+            f"{MEAN_CAPTION} The distortion is -log p(x|z) at one draw z ~ q(z|x).",
             originals.distortion,
-            [*attributes, *_of_distortion(vae, originals)],
+            [*attributes, *_distortion_attributes(vae, originals)],
             at_mean,
         )
     ]
@@ -46,8 +48,8 @@ def rank_reconstructions(
         by_excess = originals.rank(
             "worst_excess",
             ("avoidable distortion", "nats"),
-            f"{AT_MEAN} The avoidable part of its expected distortion is what is left without the "
-            "entropy of the grey values: KL(x, mean of p(x|z)) over the pixels.",
+            f"{MEAN_CAPTION} The avoidable distortion is the expected distortion minus the entropy "
+            "of the grey values: KL(x, mean of p(x|z)), summed over the pixels.",
             pairs["excess_distortion"],
             attributes,
             at_mean,
@@ -60,16 +62,16 @@ def rank_reconstructions(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Originals:
-    """The candidates before they are reconstructed.
+    """The candidates, before they are reconstructed.
 
     Attributes:
-      split: in the evaluation's order.
-      dataset: its name.
+      split: the candidates in the evaluation's order.
+      dataset: name of the dataset.
       images: uint8 [N, H, W, C].
       codes: posterior means, [N, *latent_shape].
-      distortion, rate: nats, float64 [N].
-      measured: by `measure_images`.
-      is_bernoulli: whether grey values are probabilities to the likelihood.
+      distortion, rate: terms of the ELBO, nats, float64 [N].
+      measured: result of `measure_images`.
+      is_bernoulli: whether the likelihood treats grey values as probabilities.
     """
 
     split: Split
@@ -82,10 +84,10 @@ class _Originals:
     is_bernoulli: bool
 
     def attributes(self, pairs: dict[str, np.ndarray]) -> list[Attribute]:
-        """Of the first images, as many as were measured with a reconstruction."""
+        """Returns the attributes of the first images, as many as `pairs` has reconstructions of."""
         n = len(next(iter(pairs.values())))
         labels = labels_of(self.split)
-        return measured.of_reconstructions(
+        return measured.reconstruction_attributes(
             {name: values[:n] for name, values in self.measured.items()} | pairs,
             self.codes[:n].reshape(n, -1),
             self.rate[:n],
@@ -101,6 +103,8 @@ class _Originals:
         attributes: list[Attribute],
         reconstruct: Reconstruct,
     ) -> Ranking:
+        """Returns a ranking of the candidates, with `score` as (name, unit)."""
+
         def show(rows: np.ndarray) -> list[Pair]:
             return list(zip(self.images[rows], figures.to_uint8(reconstruct(rows)), strict=True))
 
@@ -120,7 +124,8 @@ class _Originals:
 
 
 def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
-    # The evaluation's order and key: the distortions are those whose mean it reports.
+    """Encodes and measures the first images of a split in the evaluation's order."""
+    # With the evaluation's order and key, these are the distortions whose mean it reports.
     order = np.random.default_rng(0).permutation(len(split))[:MAX_NUM_IMAGES]
     key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)[0]
     split = dataclasses.replace(split, indices=split.indices[order])
@@ -131,7 +136,7 @@ def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
         split=split,
         dataset=vae.config.data.name,
         images=images,
-        codes=vae.encode(images).mean,
+        codes=np.asarray(vae.encode(images).mean),
         distortion=np.asarray(terms.distortion, np.float64),
         rate=np.asarray(terms.rate, np.float64),
         measured=measured.measure_images(images),
@@ -139,13 +144,13 @@ def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
     )
 
 
-def _of_distortion(vae: TrainedVAE, originals: _Originals) -> list[Attribute]:
-    """Attributes that have to do with the distortion only."""
+def _distortion_attributes(vae: TrainedVAE, originals: _Originals) -> list[Attribute]:
+    """Returns the attributes that explain the distortion only."""
     log_prob = vae.log_prob(originals.images, originals.codes).astype(np.float64)
-    draw = measured.of_draw(
-        originals.distortion + log_prob, "distortion at z ~ q(z|x) less that at E[z|x]", "nats"
+    draw = measured.draw_attribute(
+        originals.distortion + log_prob, "distortion at z ~ q(z|x) minus that at E[z|x]", "nats"
     )
-    return [draw, measured.of_grey(originals.measured)] if originals.is_bernoulli else [draw]
+    return [draw, measured.grey_attribute(originals.measured)] if originals.is_bernoulli else [draw]
 
 
 def _by_features(
@@ -154,15 +159,15 @@ def _by_features(
     features: image_sets.Features,
     at_mean: Reconstruct,
 ) -> Ranking:
-    """Of the images that features are at hand of: the first in the same order."""
+    """Ranks the images that have features, the first in the same order, by their distance."""
     means = image_sets.reconstruction_means(vae, len(features.test))
 
     def at_draw(rows: slice | np.ndarray) -> np.ndarray:
         return means[rows] / 255.0
 
-    draw = measured.of_draw(
+    draw = measured.draw_attribute(
         measured.compare(len(means), at_draw, at_mean),
-        "root mean square difference of the reconstruction from that at E[z|x]",
+        "root mean square difference between the reconstruction and that at E[z|x]",
         "",
     )
     pairs = measured.measure_pairs(originals.images[: len(means)], at_draw)
@@ -170,8 +175,8 @@ def _by_features(
     return originals.rank(
         "worst_perceptual",
         ("perceptual distance", ""),
-        "Right: the mean of p(x|z) at one z ~ q(z|x). The distance is Euclidean, in "
-        f"{features.space}.",
+        "Right: the mean of p(x|z) at one draw z ~ q(z|x). The distance is Euclidean and is "
+        f"measured on {features.space}.",
         np.linalg.norm(difference, axis=1),
         [*originals.attributes(pairs), draw],
         at_draw,

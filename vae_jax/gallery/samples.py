@@ -1,4 +1,4 @@
-"""Samples, ranked by how far they lie from the training images."""
+"""Samples, ranked by how far they are from the training images."""
 
 import jax
 import numpy as np
@@ -11,12 +11,16 @@ from vae_jax.metrics import latents
 from vae_jax.metrics.manifold import nearest_neighbours, realism
 
 NUM_SAMPLES = 1000  # candidates
-NUM_REAL = 5000  # training images that they are compared with in pixels; of features up to 10,000
-NUM_NEIGHBOURS = 3  # how far a real image reaches, as for precision
+NUM_REAL = 5000  # training images for comparison by pixels; up to 10,000 by features
+NUM_NEIGHBOURS = 3  # a real image reaches to its 3rd neighbour, as for precision
 
 
 def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[Ranking]:
-    """By realism, in features where there are any; none where there are too few training images."""
+    """Ranks samples by realism, in feature space if features are given, otherwise by pixels.
+
+    Returns:
+      One ranking, or an empty list if there are too few training images.
+    """
     num_samples = NUM_SAMPLES if features is None else min(NUM_SAMPLES, len(features.sample_means))
     z, samples = image_sets.sample_means(vae, num_samples)
     split = image_sets.real_split(
@@ -45,13 +49,13 @@ def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[
         heading="Worst samples by realism",
         candidates="samples",
         sides=("sample", "nearest training image"),
-        description="Left: the mean of p(x|z), z ~ p(z). Right: the nearest of "
-        f"{len(real):,} training images in {space}. At a realism (Kynkaanniemi et al. 2019, "
-        "arXiv:1904.06991) of 1 or more a sample is within the reach of a real image.",
+        description="Left: the mean of p(x|z) at z ~ p(z). Right: the nearest of "
+        f"{len(real):,} training images, measured on {space}. A sample with a realism of 1 or more "
+        "(Kynkaanniemi et al. 2019, arXiv:1904.06991) is within the reach of a real image.",
         score="realism",
         unit="",
         values=realism(y, x, NUM_NEIGHBOURS),
-        attributes=measured.of_samples(
+        attributes=measured.sample_attributes(
             measured.measure_images(samples),
             float(measured.measure_images(real)["fine_power"].mean()),
             _prior_hole(vae, z, real),
@@ -72,8 +76,10 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 
 def _prior_hole(vae: TrainedVAE, z: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """log p(z) - log of the aggregate posterior of the images at z, nats, [N]."""
+    """Returns log p(z) minus the log of the images' aggregate posterior at z, nats, [N]."""
     posterior = vae.encode(images)
-    flat = (a.reshape(len(a), -1) for a in (z, posterior.mean, posterior.log_std))
+    rows, means, log_stds = (
+        np.asarray(a).reshape(len(a), -1) for a in (z, posterior.mean, posterior.log_std)
+    )
     log_prior = vae.log_prior(z, jax.random.key(vae.config.eval.seed))
-    return log_prior.astype(np.float64) - latents.aggregate_log_prob(*flat)
+    return log_prior.astype(np.float64) - latents.aggregate_log_prob(rows, means, log_stds)

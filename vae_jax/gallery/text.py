@@ -1,8 +1,10 @@
-"""What is written about failures: numbers, captions, Markdown, and the same for machines."""
+"""Failures in words and numbers: captions, Markdown and JSON."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from vae_jax.gallery.failures import Failure, FailureSet
 from vae_jax.gallery.hypotheses import MIN_WORSE, Attribute, Group, share_worse
@@ -11,12 +13,13 @@ from vae_jax.recording.tables import Table
 TITLE = "Failure gallery"
 NOTHING = "no measured attribute stands out"
 HOW_TO_READ = (
-    "A hypothesis is a measured attribute in which the failure lies beyond the 95th percentile of "
-    "all candidates. It is offered only if, among the candidates that are not shown, one that does "
-    f"is worse than one that does not in at least {MIN_WORSE:.0%} of the pairs. Of several, the "
-    "first is the one in which candidates as extreme as the failure are worst. Beside each stands "
-    "how many of as many candidates picked at random would have it. A hypothesis goes along with "
-    "failure; that it is the cause is not proved."
+    "A hypothesis is a measured attribute in which the failure is beyond the 95th percentile of "
+    "all candidates. It is offered only if candidates beyond this percentile tend to be worse: "
+    "without the failures shown here, one of them must be worse than another candidate in at least "
+    f"{MIN_WORSE:.0%} of the pairs. If a failure has several such attributes, its hypothesis is "
+    "the one whose equally extreme candidates are worst. For comparison, each count comes with the "
+    "number expected among as many candidates picked at random. A hypothesis is a correlation with "
+    "failure, not a proven cause."
 )
 
 
@@ -25,12 +28,12 @@ class Section:
     """A gallery in words.
 
     Attributes:
-      name: of the picture.
-      heading: of the section.
-      description: in whole sentences.
-      groups: for each hypothesis how many failures have it, and the evidence that follows.
-      not_offered: what was measured in vain; may be empty.
-      table: of the failures.
+      name: name of the picture.
+      heading: heading of the section.
+      description: what is shown, in whole sentences.
+      groups: for each hypothesis, how many failures have it, and the evidence that follows.
+      not_offered: which measured attributes do not qualify as hypotheses; may be empty.
+      table: table of the failures.
     """
 
     name: str
@@ -42,7 +45,7 @@ class Section:
 
 
 def format_number(value: float, unit: str) -> str:
-    """'21%', '3.9%', '2.58x', '247 nats', '9 of 10', '1.31'."""
+    """Formats a value with its unit: '21%', '3.9%', '2.58x', '247 nats', '9 of 10', '1.31'."""
     if unit == "%":
         percent = 100.0 * value
         return f"{percent:.0f}%" if abs(percent) >= 9.95 else f"{percent:.1f}%"
@@ -54,28 +57,28 @@ def format_number(value: float, unit: str) -> str:
 
 
 def _short_number(value: float, unit: str) -> str:
-    """Without the unit where it is a word."""
+    """Formats a value without its unit if that is a word."""
     text = format_number(value, unit)
     return text if unit in ("%", "x") else text.removesuffix(unit).strip()
 
 
 def _value_and_median(attribute: Attribute, row: int) -> str:
-    """'41 nats (21)'."""
+    """Formats a value and the median of all candidates: '41 nats (21)'."""
     value = format_number(attribute.values[row], attribute.unit)
     return f"{value} ({_short_number(attribute.median, attribute.unit)})"
 
 
 def hypothesis(failure: Failure) -> str:
-    """'rate outlier: 41 nats (21)', and what more there is to say."""
+    """Returns the hypothesis with its numbers, 'rate outlier: 41 nats (21)', and its details."""
     if not failure.explanation:
         return NOTHING
     first = failure.explanation[0]
-    details = [_value_and_median(first, failure.row), first.detail([failure.row])]
+    details = [_value_and_median(first, failure.row), first.detail(np.array([failure.row]))]
     return f"{first.hypothesis}: {', '.join(filter(None, details))}"
 
 
 def caption(failure: Failure, rank: int, failures: FailureSet) -> list[str]:
-    """Lines below a pair: what it is, its score, the hypothesis and its number (median of all)."""
+    """Returns the lines below a pair: what it is, score, hypothesis, its number (median of all)."""
     ranking = failures.ranking
     what = str(failure.about.get("class", ""))
     lines = [f"{rank}. {what}".strip(), format_number(failure.score, ranking.unit)]
@@ -88,33 +91,35 @@ def caption(failure: Failure, rank: int, failures: FailureSet) -> list[str]:
 
 
 def headline(failures: FailureSet) -> str:
-    """Of the picture."""
+    """Returns the headline of the picture."""
     ranking = failures.ranking
     return (
         f"{ranking.heading}: {len(failures.failures)} of {len(ranking.values):,} "
-        f"{ranking.candidates}, median of all {format_number(ranking.median, ranking.unit)}. "
-        f"Left: {ranking.sides[0]}, right: {ranking.sides[1]}. In brackets: medians of all."
+        f"{ranking.candidates}; the median of all is "
+        f"{format_number(ranking.median, ranking.unit)}. Left: {ranking.sides[0]}, right: "
+        f"{ranking.sides[1]}. Numbers in brackets are medians of all {ranking.candidates}."
     )
 
 
 def _describe_group(group: Group, failures: FailureSet) -> tuple[str, str]:
-    """The count of its hypothesis, and the evidence."""
+    """Returns how many failures have the hypothesis of the group, and the evidence for it."""
     ranking, num = failures.ranking, len(failures.failures)
     count = f"{len(group.rows)} of {num}"
     at_random = f"{group.num_expected:.1f} of {num} at random"
     if group.attribute is None:
         return f"{count}: {NOTHING}", f" ({at_random})"
     a = group.attribute
-    detail = a.detail(group.rows)
-    detail = f" ({detail})" if detail else ""
+    assert group.median is not None  # as for every group with an attribute
+    assert group.tail_score is not None and group.other_score is not None
+    remarks = "; ".join(filter(None, [a.detail(group.rows), at_random]))
     side = "below" if a.is_low else "above"
     tail, other = (format_number(v, ranking.unit) for v in (group.tail_score, group.other_score))
     return f"{count}: {a.hypothesis}", (
-        f"{detail}; {at_random}. {_capitalised(a.measure)}: median "
-        f"{format_number(group.median, a.unit)}, of all candidates "
-        f"{format_number(a.median, a.unit)}. Median {ranking.score} of the "
-        f"{a.is_tail.sum():,} {ranking.candidates} {side} {format_number(a.threshold, a.unit)}: "
-        f"{tail}, of the others {other}."
+        f" ({remarks}). {_capitalised(a.measure)}: the median is "
+        f"{format_number(group.median, a.unit)}, against {format_number(a.median, a.unit)} for "
+        f"all candidates. The {a.is_tail.sum():,} {ranking.candidates} {side} "
+        f"{format_number(a.threshold, a.unit)} have a median {ranking.score} of {tail}, the "
+        f"others of {other}."
     )
 
 
@@ -128,7 +133,7 @@ def _table(failures: FailureSet) -> Table:
     unit = f", {ranking.unit}" if ranking.unit else ""
     names = failures.failures[0].about
     score = f"{ranking.score}{unit}"
-    titles = ("", *names, score, "hypothesis (median of all)", "stands out also in")
+    titles = ("", *names, score, "hypothesis (median of all)", "also stands out in")
     rows = []
     for i, failure in enumerate(failures.failures, start=1):
         others = "; ".join(
@@ -143,7 +148,7 @@ def _table(failures: FailureSet) -> Table:
 
 
 def describe(failures: FailureSet) -> Section:
-    """What there is to say of a gallery."""
+    """Describes a gallery in words."""
     ranking = failures.ranking
     return Section(
         name=ranking.name,
@@ -158,7 +163,7 @@ def describe(failures: FailureSet) -> Section:
 
 
 def markdown(sections: Sequence[Section]) -> list[str]:
-    """Lines of the galleries; none without. The pictures are images/NAME.png."""
+    """Returns the Markdown lines of all galleries. The pictures are images/NAME.png."""
     if not sections:
         return []
     lines = [f"## {TITLE}", "", HOW_TO_READ, ""]
@@ -172,7 +177,7 @@ def markdown(sections: Sequence[Section]) -> list[str]:
 
 
 def _not_offered(failures: FailureSet) -> str:
-    """What was measured in vain, with the number that decided; empty where nothing was."""
+    """Names the attributes that do not qualify, with the share that decided; may be empty."""
     ranking = failures.ranking
     worse = {
         a.hypothesis: share_worse(a, ranking.badness, failures.rows)
@@ -186,13 +191,13 @@ def _not_offered(failures: FailureSet) -> str:
         for name, share in worse.items()
     )
     return (
-        "Measured and not offered as hypothesis, with the share of the pairs in which one that "
-        f"stands out is worse: {', '.join(described)}."
+        "Measured, but not offered as hypotheses, with the share of the pairs in which a candidate "
+        f"that stands out is worse: {', '.join(described)}."
     )
 
 
 def to_json(failures: FailureSet) -> dict:
-    """All of it but the images, for json.dumps; numbers that are not finite become None."""
+    """Returns everything but the images, for json.dumps; non-finite numbers become None."""
     ranking = failures.ranking
 
     def attribute(a: Attribute) -> dict:
