@@ -1,4 +1,4 @@
-"""What a report says, whatever it is written in: sentences and tables as data."""
+"""The sentences and tables of a report as data, independent of its format."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,35 +11,36 @@ from vae_jax.inference.image_sets import SETS
 from vae_jax.metrics.metric import Metric
 from vae_jax.recording.tables import Table
 
-CURVES_FILE = "curves.png"  # beside the evaluation's directory
+CURVES_FILE = "curves.png"  # next to the evaluation's directory
 CAPTIONS = {
-    "reconstructions": "Images; below each its reconstruction (mean of p(x|z) at E[z|x])",
-    "samples": "Samples of the prior, mean of p(x|z)",
+    "reconstructions": "Images, each with its reconstruction below (mean of p(x|z) at E[z|x])",
+    "samples": "Samples from the prior (mean of p(x|z))",
     "samples_drawn": "The same samples, drawn from p(x|z)",
-    "samples_tempered": "Samples of the prior at prior.temperature, another model, mean of p(x|z)",
-    "nearest_neighbours": "Samples; below each the nearest of at most 10,000 training images (and "
-    "their mirror images, where training sees these), by squared error",
-    "aggregate_posterior": "Decoded draws z ~ q(z|x) of random training images, mean of p(x|z): "
-    "where these are better than samples, the prior is to blame",
+    "samples_tempered": "Samples from the prior at prior.temperature, which is a different model "
+    "(mean of p(x|z))",
+    "nearest_neighbours": "Samples, each with the nearest training image below, by squared error "
+    "among at most 10,000 images (and their mirror images, if training uses them)",
+    "aggregate_posterior": "Decoded draws z ~ q(z|x) of random training images (mean of p(x|z)); "
+    "if these look better than the samples, the prior is to blame",
     "interpolations": "Straight lines between the codes of two images (first and last column)",
-    "interpolations_of_noise": "Between draws z ~ q(z|x) of two images along the prior: the noise "
-    "that it makes them of, and arcs between those",
+    "interpolations_of_noise": "Interpolation along the prior between draws z ~ q(z|x) of two "
+    "images: the prior maps both draws to noise, and the path is the arc between these noises",
     "principal_directions": "Latent arithmetic: principal directions of the aggregate posterior "
-    "added to the codes of two images, from -3 to 3 standard deviations, two rows a direction; "
-    "that of the largest variance first",
-    "traversals": "One latent dimension a row, from -3 to 3; those of highest rate first",
+    "are added to the codes of two images, from -3 to 3 standard deviations. Each direction has "
+    "two rows; the direction of largest variance comes first",
+    "traversals": "Traversals of one latent dimension per row, from -3 to 3, highest rate first",
 }
 GREY_AS_PROBABILITY = (
-    "The Bernoulli likelihood takes grey values as probabilities: its ELBO bounds the "
-    "expected log-probability of binarised images, without bits per dimension."
+    "The Bernoulli likelihood takes grey values as probabilities. Its ELBO bounds the expected "
+    "log-probability of binarised images, so no bits per dimension are reported."
 )
 BINARY_IMAGES = (
-    "The model is one of binary images, each pixel 1 with its grey value's probability: "
-    "drawn anew at each step in training, drawn once by the evaluation seed here. PSNR, "
-    "SSIM and the sample metrics compare with the grey images, from which drawn samples, "
-    "being black and white, lie far."
+    "This is a model of binary images, in which the grey value of a pixel is the probability that "
+    "it is 1. Training draws the binary images anew at each step; this evaluation draws them once, "
+    "from the evaluation seed. PSNR, SSIM and the sample metrics compare with the grey images, so "
+    "samples drawn from p(x|z), which are black and white, are far from them."
 )
-DISTANCES = (  # of the rows: what they are, and the sets of means and of draws
+DISTANCES = (  # rows: label, set of means, set of draws
     ("real training images (floor)", "train", None),
     ("reconstructions", "reconstruction_means", "reconstructions"),
     ("decoded aggregate posterior", "aggregate_posterior_means", "aggregate_posterior_samples"),
@@ -49,18 +50,18 @@ DISTANCES = (  # of the rows: what they are, and the sets of means and of draws
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """All that a report says; in its text `backticks` mark code.
+    """Everything that a report says. In its texts, `backticks` mark code.
 
     Attributes:
       title, summary: what was evaluated, and how.
-      metrics: those of bounds, codes and reconstructions.
-      remarks: on how to read them.
-      diagnosis: of the checkpoint, where it was examined.
-      notes: what is missing and why.
-      sample_tables: the three distances and their reading, then all sample metrics.
-      captions: of images/NAME.png by name.
-      galleries: of failures.
-      configuration: of the run, by dotted key.
+      metrics: table of the bounds and the metrics of codes and reconstructions.
+      remarks: how to read these metrics.
+      diagnosis: diagnosis of the checkpoint, if it was examined.
+      notes: what is missing, and why.
+      sample_tables: the three distances with their interpretation, then all sample metrics.
+      captions: captions of images/NAME.png, by name.
+      galleries: galleries of failures.
+      configuration: run configuration, by dotted key.
     """
 
     title: str
@@ -83,23 +84,32 @@ def create_content(
     failures: Sequence[gallery.FailureSet],
     diagnosis: doctor.Diagnosis | None,
 ) -> Content:
-    """What is to be said of an evaluation; `grids` are names of `CAPTIONS`, the rest as there."""
+    """Creates the content of a report.
+
+    Args:
+      config: run configuration.
+      metrics: metrics by name.
+      grids: names of the pictures, keys of `CAPTIONS`.
+      notes: what is missing, and why.
+      failures: the failures of each gallery.
+      diagnosis: diagnosis of the checkpoint, if it was examined.
+    """
     first = next(iter(metrics.values()))
     parameters = "averaged (EMA)" if config.eval.use_ema else "raw"
     return Content(
         title=f"Evaluation on {_describe_data(config)}",
-        summary=f"Checkpoint of step {first.checkpoint_step:,} of {config.train.num_steps:,}, "
+        summary=f"Checkpoint at step {first.checkpoint_step:,} of {config.train.num_steps:,}, "
         f"{parameters} parameters, likelihood `{config.likelihood.name}`, "
-        f"prior `{config.prior.name}`, latent {config.model.latent_shape}, training seed "
-        f"{config.seed}, evaluation seed {first.seed}. Values are means over images with their "
-        "standard error.",
+        f"prior `{config.prior.name}`, latent shape {config.model.latent_shape}, training seed "
+        f"{config.seed}, evaluation seed {first.seed}. Values are means over images ± their "
+        "standard errors.",
         metrics=metric_table(metrics),
         remarks=_remarks(config),
         diagnosis=diagnosis,
         notes=notes,
         sample_tables=[*three_distances(metrics), *sample_tables(metrics)],
         captions={name: CAPTIONS[name] for name in grids},
-        galleries=[gallery.describe(of_kind) for of_kind in failures],
+        galleries=[gallery.describe(failure_set) for failure_set in failures],
         configuration=configuration.flatten(config),
     )
 
@@ -120,7 +130,7 @@ def _remarks(config: ConfigDict) -> list[str]:
 
 
 def format_value(metric: Metric) -> str:
-    """'-234.56 ± 0.12 nats', '21 of 32', '24.10 dB'."""
+    """Formats a metric with its unit: '-234.56 ± 0.12 nats', '21 of 32', '24.10 dB'."""
     if isinstance(metric.value, int):
         return f"{metric.value} {metric.unit}".strip()
     digits = 3 if metric.unit == "bits" or abs(metric.value) < 2 else 2
@@ -129,7 +139,7 @@ def format_value(metric: Metric) -> str:
 
 
 def format_sample_value(metric: Metric | None) -> str:
-    """'12.34 ± 0.56'; four digits, because a distance may be of any size."""
+    """Formats a sample metric with four digits, because a distance may have any size."""
     if metric is None:
         return ""
     error = "" if metric.standard_error is None else f" ± {metric.standard_error:.2g}"
@@ -137,7 +147,7 @@ def format_sample_value(metric: Metric | None) -> str:
 
 
 def metric_table(metrics: Mapping[str, Metric]) -> Table:
-    """One row per metric, sample metrics apart: value with error and unit, images, protocol."""
+    """Returns one row per metric, without sample metrics: value, error, unit, images, protocol."""
     rows = [
         (f"`{name}`", format_value(m), f"{m.num_images:,} {m.split}", m.protocol)
         for name, m in metrics.items()
@@ -147,7 +157,7 @@ def metric_table(metrics: Mapping[str, Metric]) -> Table:
 
 
 def sample_rows(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Metric]]:
-    """'samples_vs_test/fid_768' -> {'samples_vs_test': {'fid_768': ...}}."""
+    """Groups sample metrics: 'samples_vs_test/fid_768' -> {'samples_vs_test': {'fid_768': ...}}."""
     rows: dict[str, dict[str, Metric]] = {}
     for name, metric in metrics.items():
         if "/" in name:
@@ -157,21 +167,21 @@ def sample_rows(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Metric]]:
 
 
 def sample_tables(metrics: Mapping[str, Metric]) -> list[Table]:
-    """One for each split and kind of features, with a row for each set of images."""
+    """Returns one table per split and kind of features, with one row per set of images."""
     rows = sample_rows(metrics)
     tables = []
     for split in sorted({pair.rpartition("_vs_")[2] for pair in rows}):
         suffix = f"_vs_{split}"
-        of_split = {p.removesuffix(suffix): r for p, r in rows.items() if p.endswith(suffix)}
-        names = list(dict.fromkeys(name for row in of_split.values() for name in row))
-        tables += [_sample_table(split, family, of_split) for family in _families(names)]
+        split_rows = {p.removesuffix(suffix): r for p, r in rows.items() if p.endswith(suffix)}
+        names = list(dict.fromkeys(name for row in split_rows.values() for name in row))
+        tables += [_sample_table(split, family, split_rows) for family in _families(names)]
     return tables
 
 
 def _sample_table(
     split: str, family: Sequence[str], rows: Mapping[str, Mapping[str, Metric]]
 ) -> Table:
-    """Of the metrics of a family, by set of images."""
+    """Returns the table of a family of metrics, with one row per set of images."""
     cells = [
         (
             f"`{label}`: {SETS[label]}",
@@ -186,11 +196,11 @@ def _sample_table(
             protocols.setdefault(metric.protocol, []).append(f"`{name}`")
     described = [f"{', '.join(names)}: {how}" for how, names in protocols.items()]
     titles = (f"against {split}", "images", *(f"`{name}`" for name in family))
-    return Table(titles, cells, f"Of the first row: {'; '.join(described)}.")
+    return Table(titles, cells, f"Protocol of the first row: {'; '.join(described)}.")
 
 
 def _families(names: list[str]) -> list[list[str]]:
-    """Names of one table each: those with the same preprocessing and tap."""
+    """Groups the names into tables: each has the metrics with the same preprocessing and tap."""
     families: dict[tuple[bool, str], list[str]] = {}
     for name in names:
         tap = name.rpartition("_")[2]
@@ -200,10 +210,13 @@ def _families(names: list[str]) -> list[list[str]]:
 
 
 def three_distances(metrics: Mapping[str, Metric]) -> list[Table]:
-    """Distances of reconstructions, decoded posterior and samples, and how to read them.
+    """Returns the distances of reconstructions, decoded posterior and samples, with a reading.
 
-    The reading goes from the floor over the decoded aggregate posterior to samples: all three are
-    independent of the test images. Reconstructions are not. Empty where a distance is missing.
+    The reading goes from the floor to the decoded aggregate posterior and on to samples, which are
+    all independent of the test images. Reconstructions are not.
+
+    Returns:
+      One table, or an empty list if a distance is missing.
     """
     rows = sample_rows(metrics)
     names = [
@@ -230,28 +243,29 @@ def three_distances(metrics: Mapping[str, Metric]) -> list[Table]:
 
 
 def _read_distances(distance: Mapping[str, float]) -> str:
+    """Says what each step from the floor to the samples adds to the distance."""
     decoder = distance["aggregate_posterior_means"] - distance["train"]
     prior = distance["sample_means"] - distance["aggregate_posterior_means"]
     pixels = distance["reconstructions"] - distance["reconstruction_means"]
     return (
-        f"Decoding the codes of real images costs {decoder:.4g} more than the floor, codes of the "
-        f"prior {prior:.4g} more than that, drawing pixels instead of taking their mean "
-        f"{pixels:.4g} (on reconstructions). {_suspect(decoder, prior, distance['sample_means'])} "
-        "Reconstructions are of the very images that they are compared with, so they may lie below "
-        "the floor."
+        f"Decoding the codes of real images adds {decoder:.4g} to the floor. Taking the codes from "
+        f"the prior adds another {prior:.4g}. Drawing pixels instead of taking their mean adds "
+        f"{pixels:.4g} (measured on reconstructions). "
+        f"{_suspect(decoder, prior, distance['sample_means'])} Reconstructions are compared with "
+        "the very images that they reconstruct, so their distance may be below the floor."
     )
 
 
 def _suspect(decoder: float, prior: float, total: float) -> str:
-    """What the larger of the two costs suggests, if it is a tenth of the total."""
+    """Says what the larger of the two additions suggests, if it is a tenth of the total."""
     if max(decoder, prior) < 0.1 * total:
-        return "Neither of the first two stands out."
+        return "Neither of the first two additions stands out."
     if prior > decoder:
         return (
-            "Of the first two the second is larger, which suggests a prior hole: the prior has "
-            "mass where no image has its code."
+            "The prior adds more than decoding, which suggests a prior hole: the prior has mass "
+            "where no image has its code."
         )
     return (
-        "Of the first two the first is larger, which suggests the decoder, the size of the latent "
-        "code or the likelihood."
+        "Decoding adds more than the prior, so the likely cause is the decoder, the size of the "
+        "latent code or the likelihood."
     )

@@ -1,4 +1,4 @@
-"""A report as one HTML page, which needs neither other files nor a network."""
+"""A report as one HTML page, which needs neither other files nor a network connection."""
 
 import base64
 import pathlib
@@ -12,18 +12,18 @@ from vae_jax import doctor, gallery
 from vae_jax.recording.tables import Table
 from vae_jax.report.content import CURVES_FILE, Content
 
-MAX_UNBROKEN = 40  # characters of cells that stay on one line
+MAX_UNBROKEN = 40  # characters; cells up to this length stay on one line
 _NUMBER = re.compile(r"-?\d[\d.,]*(e[+-]?\d+)?( ± [\d.]+(e[+-]?\d+)?)?")
 _CODE = re.compile(r"`([^`]+)`")
 
 
 def render(content: Content, directory: pathlib.Path) -> str:
-    """The page, in UTF-8.
+    """Renders the page, which must be stored as UTF-8.
 
     Args:
-      content: what it says.
-      directory: of the evaluation, in which images/ and the diagnosis are written by now; the
-        training curves are beside it. A picture that is missing is left out.
+      content: content of the report.
+      directory: directory of the evaluation, which already holds images/ and the diagnosis; the
+        training curves are next to it. Missing pictures are left out.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
@@ -44,7 +44,7 @@ def render(content: Content, directory: pathlib.Path) -> str:
 
 
 def column_kinds(table: Table) -> list[str]:
-    """For each column 'number', 'short' (no cell is to be broken) or 'text'."""
+    """Returns the kind of each column: 'number', 'short' (cells stay on one line) or 'text'."""
     return [_kind(cells) for cells in zip(*table.rows, strict=True)]
 
 
@@ -56,7 +56,7 @@ def _kind(cells: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> markupsafe.Markup:
-    """Escaped, with what stands between backticks as code."""
+    """Escapes text and turns `backticks` into code elements."""
     return markupsafe.Markup(_CODE.sub(r"<code>\1</code>", str(markupsafe.escape(text))))
 
 

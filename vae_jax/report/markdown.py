@@ -1,12 +1,8 @@
-"""Writes an evaluation down: metrics.json, gallery.json, images/, report.md and report.html.
-
-python -m vae_jax.report workdir/demo     # prints the numbers of an evaluation again
-"""
+"""Writes an evaluation: metrics.json, gallery.json, images/, report.md and report.html."""
 
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,15 +29,15 @@ HTML_FILE = "report.html"
 
 
 def is_evaluated(directory: pathlib.Path) -> bool:
-    """Whether an evaluation was written there."""
+    """Whether an evaluation was written to the directory."""
     return (directory / METRICS_FILE).exists()
 
 
 def summarise(directory: pathlib.Path) -> str:
-    """The numbers of an evaluation and the paths of its files, for a terminal.
+    """Returns the numbers of an evaluation and the paths of its files, for a terminal.
 
     Raises:
-      FileNotFoundError: nothing was evaluated there.
+      NotFoundError: the directory has no evaluation.
     """
     path = directory / METRICS_FILE
     if not path.exists():
@@ -63,7 +59,7 @@ def summarise(directory: pathlib.Path) -> str:
     pictures = [directory.parent / CURVES_FILE, *sorted((directory / "images").glob("*.png"))]
     return "\n".join(
         [
-            f"{directory.parent}: {first.split} split, checkpoint of step {first.checkpoint_step}",
+            f"{directory.parent}: {first.split} split, checkpoint at step {first.checkpoint_step}",
             *rows,
             "Written:",
             *(f"  {p}" for p in (directory / REPORT_FILE, path, *others, *pictures)),
@@ -83,26 +79,26 @@ def write_evaluation(
     """Writes images/*.png, gallery.json, diagnosis.*, report.* and, last, metrics.json.
 
     Args:
-      directory: created if missing.
-      config: of the run.
-      metrics: by name.
-      grids: uint8 [H, W, 3] by name.
-      notes: what is missing and why.
-      failures: the galleries.
-      diagnosis: of the checkpoint.
+      directory: directory of the evaluation, created if missing.
+      config: run configuration.
+      metrics: metrics by name.
+      grids: pictures by name, uint8 [H, W, 3].
+      notes: what is missing, and why.
+      failures: the failures of each gallery.
+      diagnosis: diagnosis of the checkpoint, if it was examined.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name, grid in grids.items():
         figures.save_image(directory / "images" / f"{name}.png", grid)
-    for of_kind in failures:
-        path = directory / "images" / f"{of_kind.ranking.name}.png"
-        figures.save_image(path, gallery.draw(of_kind))
+    for failure_set in failures:
+        path = directory / "images" / f"{failure_set.ranking.name}.png"
+        figures.save_image(path, gallery.draw(failure_set))
     if diagnosis is not None:
         diagnosis.write(directory)
     content = create_content(config, metrics, grids, notes, failures, diagnosis)
     (directory / REPORT_FILE).write_text(_to_markdown(content))
     (directory / HTML_FILE).write_text(html_report.render(content, directory), encoding="utf-8")
-    galleries = [gallery.to_json(of_kind) for of_kind in failures]
+    galleries = [gallery.to_json(failure_set) for failure_set in failures]
     (directory / GALLERY_FILE).write_text(json.dumps(galleries, indent=2) + "\n")
     numbers = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
     (directory / METRICS_FILE).write_text(json.dumps(numbers, indent=2) + "\n")
@@ -128,7 +124,3 @@ def _to_markdown(content: Content) -> str:
     lines += ["## Configuration", "", "```"]
     lines += [f"{key} = {value}" for key, value in content.configuration.items()]
     return "\n".join([*lines, "```", ""])
-
-
-if __name__ == "__main__":
-    print(summarise(pathlib.Path(sys.argv[1]) / "eval"))

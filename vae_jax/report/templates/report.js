@@ -1,5 +1,5 @@
 "use strict";
-// Pictures are shown without any of this: it only adds what enlarges them.
+// The page shows all pictures without this script, which only adds a way to enlarge them.
 const dialog = document.createElement("dialog");
 dialog.setAttribute("aria-label", "Enlarged picture");
 dialog.addEventListener("click", () => dialog.close());
@@ -10,7 +10,7 @@ function enlarge(picture) {
   const copy = picture.cloneNode();
   const fitting = Math.min(
     (0.96 * innerWidth) / picture.naturalWidth, (0.96 * innerHeight) / picture.naturalHeight);
-  // What would be small print is rather scrolled; whole multiples keep all pixels of one size.
+  // Large pictures scroll instead of shrinking; integer factors keep all pixels the same size.
   const scale = fitting < 2 ? Math.max(1, fitting) : Math.floor(fitting);
   copy.width = Math.round(scale * picture.naturalWidth);
   const close = document.createElement("button");
@@ -29,7 +29,7 @@ for (const picture of document.querySelectorAll("figure img")) {
   button.addEventListener("click", () => enlarge(picture));
 }
 
-// On paper nothing can be unfolded.
+// Unfold everything for printing.
 const folded = document.querySelectorAll("details:not([open])");
 addEventListener("beforeprint", () => folded.forEach((details) => { details.open = true; }));
 addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
