@@ -1,6 +1,6 @@
-"""What all tests share: two virtual devices, a tiny dataset, a tiny configuration, one trained run.
+"""Shared by all tests: two virtual devices, a tiny dataset, a tiny configuration, one trained run.
 
-The run is made once, by train.py in a process of its own, and must not be changed: copy it first.
+train.py makes the run once, in a process of its own. Tests must not change it: they copy it first.
 """
 
 import os
@@ -53,7 +53,7 @@ TINY = {
     "eval.num_iw_samples": 4,
     "eval.num_iw_images": 10,
 }
-# For `make_config`, whatever the prior.
+# Overrides for `make_config` that make every prior small.
 SMALL_PRIOR = {
     "prior__num_components": 3,
     "prior__num_couplings": 2,
@@ -70,7 +70,7 @@ def smooth_images(num_images: int, seed: int = 0, num_channels: int = 1) -> np.n
 
 
 def make_config(data_dir: pathlib.Path, **overrides) -> ConfigDict:
-    """The tiny configuration; keys of `overrides` are written with `__` for the dot."""
+    """Returns the tiny configuration; keys of `overrides` have `__` in place of the dot."""
     config = default.get_config()
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     config.update_from_flattened_dict({**TINY, "data.dir": str(data_dir), **overrides})
@@ -78,23 +78,23 @@ def make_config(data_dir: pathlib.Path, **overrides) -> ConfigDict:
 
 
 def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
-    """The same configuration as train.py's command line takes it."""
+    """Returns the same configuration as flags of train.py."""
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     values = {**TINY, "data.dir": str(data_dir), **overrides}
     return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in values.items())]
 
 
 def user_environment(num_devices: int = 1) -> dict[str, str]:
-    """Of a user's Python on CPU devices, without a network."""
+    """Returns the environment of a user's Python on CPU devices, without a network."""
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     return {
         **environment,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(num_devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        # Nothing listens there, so that a download fails at once.
+        # Nothing listens on this port, so that a download fails at once.
         **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
-        "no_proxy": "127.0.0.1",  # where several processes meet
+        "no_proxy": "127.0.0.1",  # several processes meet here
     }
 
 
@@ -114,7 +114,7 @@ def run_python(
 
 
 def raise_sigterm_after(monkeypatch, step: int) -> None:
-    """Has training receive SIGTERM while it does the step of this number."""
+    """Makes training receive SIGTERM during the step of this number."""
     jit_train_steps = steps.jit_train_steps
 
     def jit_and_signal(*args):
@@ -132,7 +132,7 @@ def raise_sigterm_after(monkeypatch, step: int) -> None:
 
 
 def read_state(workdir: pathlib.Path, which="latest"):
-    """A checkpoint of a run, on one device."""
+    """Restores a checkpoint of a run on one device."""
     config = configuration.load(workdir)
     model = experiment.create_model(config, configuration.load_image_shape(workdir))
     tx = experiment.create_optimizer(config)
@@ -147,10 +147,10 @@ def read_state(workdir: pathlib.Path, which="latest"):
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """One for all processes that the tests start: most of them compile the same programs."""
+    """Shares one cache among the processes that the tests start; most compile the same programs."""
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # of all workers
+        directory = directory.parent  # shared by all workers
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -159,7 +159,7 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> pathlib.Path:
-    """Holds the dataset `tiny`."""
+    """A directory with the dataset `tiny`."""
     directory = tmp_path_factory.mktemp("data")
     (directory / "tiny").mkdir()
     train = smooth_images(NUM_TRAIN + NUM_VALIDATION)

@@ -17,7 +17,7 @@ from vae_jax.checkpoints.state import TrainState
 
 
 def make_state(step: int) -> TrainState:
-    """All values tell the step; types and shapes as in a training run."""
+    """Makes a state like that of a training run, with all values derived from the step."""
     rng = np.random.default_rng(step)
     params = {"a": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "b": jnp.float32(step / 3)}
     opt_state = {"count": jnp.int32(step), "finite": jnp.asarray(step % 2 == 0), "mu": params}
@@ -33,7 +33,7 @@ def assert_is_state(state: TrainState, step: int) -> None:
     jax.tree.map(same, state, make_state(step))
 
 
-# Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
+# Orbax reads all arrays at once; if one cannot be read, it abandons the coroutines of the others.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -44,7 +44,7 @@ def template() -> TrainState:
 
 @pytest.fixture(scope="module")
 def three_checkpoints(tmp_path_factory) -> pathlib.Path:
-    """A workdir with steps 1, 2 and 3, the first of them the best."""
+    """A workdir with checkpoints 1, 2 and 3; the first is the best."""
     workdir = tmp_path_factory.mktemp("checkpoints")
     with Checkpoints(workdir, num_latest=3) as checkpoints:
         for step in (1, 2, 3):
@@ -56,7 +56,7 @@ def three_checkpoints(tmp_path_factory) -> pathlib.Path:
 def workdir(three_checkpoints, tmp_path) -> Iterator[pathlib.Path]:
     """A copy to damage."""
     yield shutil.copytree(three_checkpoints, tmp_path / "run")
-    # The abandoned coroutines are to end here and not in another module's tests.
+    # Lets the abandoned coroutines end here and not in the tests of another module.
     time.sleep(0.1)
     gc.collect()
 
@@ -77,7 +77,7 @@ def test_restored_state_is_bitwise_what_was_saved(three_checkpoints, template, w
 
 
 def make_frozen_state(step: int) -> TrainState:
-    """The average of the largest array is that array, as of a frozen VAE."""
+    """Makes a state whose largest array is its own average, as in a frozen VAE."""
     frozen = jnp.asarray(np.random.default_rng(0).normal(size=(1000, 100)), jnp.float32)
     zero = jnp.float32(0.0)
     state = make_state(step)
@@ -91,7 +91,7 @@ def num_bytes(directory: pathlib.Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def test_averages_that_are_the_parameters_are_written_once(tmp_path):
+def test_averages_equal_to_the_parameters_are_written_once(tmp_path):
     state = make_frozen_state(1)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
@@ -102,13 +102,13 @@ def test_averages_that_are_the_parameters_are_written_once(tmp_path):
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()  # -0 is not 0
-    # Training donates the state: what it does to one must not reach the other.
+    # Training donates the state, so that the two must not share memory.
     donated = jax.jit(lambda x: x + 1.0, donate_argnums=0)(restored.params["frozen"])
     np.testing.assert_array_equal(restored.ema_params["frozen"], state.params["frozen"])
     np.testing.assert_array_equal(donated, state.params["frozen"] + 1.0)
 
 
-def test_template_may_be_shapes_alone(three_checkpoints):
+def test_template_may_consist_of_shapes(three_checkpoints):
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[1])
     shapes = jax.eval_shape(lambda: make_state(0))
     shapes = jax.tree.map(
@@ -170,7 +170,9 @@ def test_step_is_saved_once(tmp_path, template):
 @pytest.mark.parametrize(
     ("which", "num_saved"), [(7, 3), ("7", 3), (7, 0), ("latest", 0), ("best", 0)]
 )
-def test_missing_checkpoint_is_named_with_those_there_are(tmp_path, template, which, num_saved):
+def test_error_for_a_missing_checkpoint_lists_those_that_exist(
+    tmp_path, template, which, num_saved
+):
     save_all(tmp_path, 3, dict.fromkeys(range(1, num_saved + 1)))
     steps = list(range(1, num_saved + 1))
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError) as caught:
@@ -178,7 +180,7 @@ def test_missing_checkpoint_is_named_with_those_there_are(tmp_path, template, wh
     assert f"checkpoint {which!r}" in str(caught.value) and f"steps {steps}" in str(caught.value)
 
 
-def test_word_that_is_no_checkpoint_is_refused_with_those_that_are(three_checkpoints, template):
+def test_unknown_word_for_a_checkpoint_is_refused_with_the_valid_ones(three_checkpoints, template):
     with (
         Checkpoints(three_checkpoints) as checkpoints,
         pytest.raises(ValueError, match="'newest'.*'best'.*'latest'"),
@@ -246,7 +248,7 @@ def test_training_goes_on_over_a_damaged_checkpoint(workdir, template):
         assert_is_state(checkpoints.restore(template, "latest"), 3)
 
 
-def test_several_damaged_ones_are_all_passed_over(workdir, template):
+def test_several_damaged_checkpoints_are_all_skipped(workdir, template):
     for step in ("2", "3"):
         DAMAGES["truncated_arrays"](workdir / DIRECTORY / step)
     assert_is_state(restore_latest_intact(workdir, template), 1)
@@ -261,18 +263,18 @@ def test_all_damaged_is_an_error_not_a_start_from_zero(workdir, template):
 
 
 def test_checkpoints_of_another_model_are_left_where_they_are(workdir, template):
-    """They are whole: it is the state that does not fit, after a change of the code, say."""
+    """The checkpoints are intact, but the state does not fit, say after a change of the code."""
     larger = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, 2), leaf.dtype), template)
     with pytest.raises((ValueError, RuntimeError)):
         restore_latest_intact(workdir, larger)
     assert sorted(p.name for p in (workdir / DIRECTORY).iterdir()) == ["1", "2", "3"]
 
 
-def test_no_checkpoint_at_all_is_none(tmp_path, template):
+def test_without_any_checkpoint_the_result_is_none(tmp_path, template):
     assert restore_latest_intact(tmp_path, template) is None
 
 
-def test_reading_makes_nothing(tmp_path, template):
+def test_reading_creates_no_files(tmp_path, template):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError):
         checkpoints.restore(template)
     assert list(tmp_path.iterdir()) == []

@@ -140,7 +140,7 @@ def test_directory_without_a_run_is_named(tmp_path, load):
         load(tmp_path)
 
 
-def test_same_configuration_is_unchanged_wherever_the_data_lies(tmp_path):
+def test_same_configuration_is_unchanged_wherever_the_data_is_stored(tmp_path):
     configuration.save(make_config(tmp_path), (16, 16, 1), {}, tmp_path)
     configuration.check_unchanged(make_config(tmp_path / "elsewhere"), (16, 16, 1), tmp_path)
 
@@ -174,7 +174,7 @@ def test_flatten_joins_keys_by_dots_and_makes_lists_of_tuples():
     assert configuration.flatten(tree) == {"a.b": [1, 2], "d": None}
 
 
-def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_path):
+def test_workdir_of_an_earlier_version_keeps_its_behaviour_and_can_continue(tmp_path):
     config = make_config(tmp_path)
     configuration.save(config, (16, 16, 1), {}, tmp_path)
     path = tmp_path / configuration.CONFIG_FILE
@@ -182,7 +182,7 @@ def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_pa
     for key in configuration.ADDED_KEYS:
         *section, name = key.split(".")
         del (content["config"][section[0]] if section else content["config"])[name]
-    assert content["config"].pop("prior") == {}  # there was no such section
+    assert content["config"].pop("prior") == {}  # earlier versions had no such section
     path.write_text(json.dumps(content))
     loaded = configuration.load(tmp_path)
     assert loaded.is_locked and loaded.prior.is_locked
@@ -190,7 +190,7 @@ def test_workdir_of_an_earlier_version_loads_as_what_it_did_and_can_go_on(tmp_pa
     assert (loaded.prior.name, loaded.vae_workdir) == ("standard_normal", "")
     assert loaded.prior.to_dict() == config.prior.to_dict()
     assert loaded.optim.ema_warmup
-    # There was no fixed variance; any standard deviation goes.
+    # Earlier versions had no fixed variance, so that any standard deviation will do.
     assert loaded.likelihood.gaussian_variance != "fixed" and loaded.likelihood.gaussian_std > 0
     experiment.validate(loaded)
     assert configuration.flatten(loaded).keys() == configuration.flatten(config).keys()
@@ -282,14 +282,14 @@ def test_value_that_breaks_a_rule_is_refused(tmp_path, key, value, message):
 
 
 @pytest.mark.parametrize("name", ["vamp", "mixture", "flow", "diffusion"])
-def test_free_bits_of_a_rate_that_does_not_split_are_refused(tmp_path, name):
+def test_free_bits_are_refused_if_the_rate_has_no_parts_per_dimension(tmp_path, name):
     experiment.validate(make_config(tmp_path, prior__name=name))
     with pytest.raises(ValueError, match=f"kl.free_bits = 0.5 needs a rate .* not '{name}'"):
         experiment.validate(make_config(tmp_path, prior__name=name, kl__free_bits=0.5))
     experiment.validate(make_config(tmp_path, kl__free_bits=0.5))
 
 
-def test_what_is_for_a_frozen_vae_is_taken_with_one(tmp_path):
+def test_options_for_a_frozen_vae_are_accepted_with_one(tmp_path):
     for overrides in (
         {"prior.name": "ex_post_mixture"},
         {"prior.name": "diffusion", "prior.weighting": "simple"},
@@ -324,13 +324,13 @@ def test_model_that_does_not_fit_the_images_is_refused(tmp_path, overrides, mess
     assert message in str(caught.value)
 
 
-# Steps of one call
+# Steps per call
 
 
 @pytest.mark.parametrize(
     ("intervals", "expected"),
     [
-        ((10_000, 100, 1000, 500), 50),  # of the divisors of 100 the largest up to 50
+        ((10_000, 100, 1000, 500), 50),  # the largest divisor of 100 up to 50
         ((24, 1, 8, 4), 1),
         ((60, 12, 24, 36), 12),
         ((106, 53, 53, 53), 1),  # 53 is prime and too large
@@ -345,7 +345,7 @@ def test_automatic_steps_per_call_divide_every_interval(tmp_path, monkeypatch, i
     assert experiment.steps_per_call(config) == expected
 
 
-def test_given_steps_per_call_are_taken(tmp_path):
+def test_given_steps_per_call_are_used(tmp_path):
     config = make_config(tmp_path, train__log_every_steps=4, train__steps_per_call=2)
     assert experiment.steps_per_call(config) == 2
 

@@ -1,7 +1,7 @@
-"""Every failure of configs/pathologies is produced and named, and healthy runs are left alone.
+"""The doctor names every failure that configs/pathologies produces, and nothing in healthy runs.
 
-On scikit-learn's digits, which come with the package; `make doctor-table` does the same on
-Fashion-MNIST with three seeds.
+The runs are on scikit-learn's digits, which come with the package; `make doctor-table` does the
+same on Fashion-MNIST with three seeds.
 """
 
 import jax
@@ -13,8 +13,8 @@ from benchmarks import doctor_table
 from tests.conftest import REPOSITORY
 
 PATHOLOGIES = doctor_table.load_pathologies()
-# One of each way to a finding: by the model, by a run that diverged; and none.
-# Every finding has quick tests on constructed examinations, records or images: test_doctor_*.py.
+# One case for each way to a finding (from the model, from a diverged run), and a healthy one.
+# tests/doctor has quick tests of every finding on constructed examinations, records or images.
 SHORT = {"posterior_collapse", "non_finite", "healthy_gaussian"}
 CASES = [pytest.param(n, marks=[pytest.mark.long] * (n not in SHORT)) for n in PATHOLOGIES]
 
@@ -34,7 +34,7 @@ def digits_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def optimised():
-    """Hundreds of steps: here compilation is not most of the time."""
+    """Turns optimisations on: with hundreds of steps, compilation is not most of the time."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

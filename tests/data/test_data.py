@@ -26,7 +26,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 def hide_tensorflow(setattr_=setattr) -> None:
     """Makes TensorFlow look as if it were not installed, as on many machines.
 
-    None in `sys.modules`, or a finder that raises, would be unlike that: TFDS looks at both.
+    Neither None in `sys.modules` nor a finder that raises would look the same: TFDS checks both.
     """
     finder = importlib.machinery.PathFinder
     find_spec = finder.find_spec
@@ -104,10 +104,10 @@ def test_validation_split_has_every_class_of_a_sorted_directory(tmp_path):
     assert np.all(np.abs(counts - 50) < 5 * 5.5)
 
 
-def test_validation_file_is_used_instead_of_carving(tmp_path):
+def test_validation_file_is_used_instead_of_a_part_of_train(tmp_path):
     own = random_images(3, seed=2)
     write_dataset(tmp_path / "mine", validation_images=own)
-    # More than there are training images: without effect where the file exists.
+    # A size above the number of training images has no effect if the file exists.
     validation = data.load_split("mine", "validation", tmp_path, validation_size=5000)
     np.testing.assert_array_equal(validation.take(np.arange(3)), own)
     assert validation.labels is None
@@ -237,7 +237,7 @@ def test_range_check_accepts_an_image_that_is_black(tmp_path):
 def test_truncated_file_is_refused(tmp_path, num_bytes):
     write_dataset(tmp_path / "mine")
     path = tmp_path / "mine" / "train_images.npy"
-    path.write_bytes(path.read_bytes()[:num_bytes])  # whole: 128 + 20 * 8 * 6 * 3 bytes
+    path.write_bytes(path.read_bytes()[:num_bytes])  # the whole file has 128 + 20 * 8 * 6 * 3 bytes
     with pytest.raises(ValueError, match="train_images.npy: not a complete .npy file"):
         data.load_split("mine", "train", tmp_path, validation_size=4)
 
@@ -253,7 +253,7 @@ def test_validation_size_out_of_range_is_refused(tmp_path, split, validation_siz
         data.load_split("mine", split, tmp_path, validation_size=validation_size)
 
 
-def test_validation_split_of_size_zero_is_refused_but_its_train_split_is_all(tmp_path):
+def test_validation_split_of_size_zero_is_refused_but_the_train_split_is_whole(tmp_path):
     write_dataset(tmp_path / "mine")
     assert len(data.load_split("mine", "train", tmp_path, validation_size=0)) == 20
     with pytest.raises(ValueError, match="validation_size=0: must be at least 1 to load the valid"):
@@ -346,7 +346,7 @@ def test_caller_may_change_a_batch():
 
 
 def test_steps_beyond_int32_positions():
-    # The position 2**30 * 8 overflows int32, as a step from an accelerator might be.
+    # The position 2**30 * 8 overflows int32, which a step from an accelerator may be.
     batch_indices = data.make_batch_indices(8, 8, seed=0)
     np.testing.assert_array_equal(batch_indices(np.int32(2**30)), batch_indices(2**30))
     assert sorted(batch_indices(np.int32(2**30))) == list(range(8))
@@ -393,7 +393,7 @@ def test_debian_fashion_mnist_without_tensorflow(tmp_path):
     completed = run_python(code, "fashion_mnist", f"--data_dir={tmp_path}")
     assert completed.returncode == 0, completed.stderr
     assert "train: (60000, 28, 28, 1), labels" in completed.stdout
-    # What TFDS wrote on the way is gone.
+    # The files that TFDS wrote on the way are gone.
     assert os.listdir(tmp_path) == ["fashion_mnist"]
     for split, prefix in (("train", "train"), ("test", "t10k")):
         source = fashion_mnist.DEBIAN_DIRECTORY
@@ -453,7 +453,7 @@ def write_celeb_a(directory: pathlib.Path) -> dict[str, list[np.ndarray]]:
         "identity_CelebA.txt": [f"{name} 1" for name in names],
     }
     for file, count in (("list_attr_celeba.txt", 40), ("list_landmarks_align_celeba.txt", 10)):
-        # TFDS keys the values by the headings in the file, and wants those of the real file.
+        # TFDS keys the values by the headings in the file, and needs those of the real file.
         module = sys.modules["tensorflow_datasets.datasets.celeb_a.celeb_a_dataset_builder"]
         headings = module.ATTR_HEADINGS if count == 40 else module.LANDMARK_HEADINGS
         lists[file] = [str(len(names)), " ".join(headings)]
@@ -566,7 +566,7 @@ QUOTA_PAGE = (
 def test_celeb_a_beyond_the_download_quota_is_prepared_from_files_placed_by_hand(
     tmp_path, monkeypatch
 ):
-    """By TFDS's own downloader, which gets the page of tensorflow/datasets#1482 for an archive."""
+    """TFDS's own downloader gets the page of tensorflow/datasets#1482 in place of an archive."""
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
@@ -592,7 +592,7 @@ def test_celeb_a_beyond_the_download_quota_is_prepared_from_files_placed_by_hand
     assert all(info.filename in message for info in url_infos.values())
     assert not data.dataset_directory("celeb_a", tmp_path, 148, 64).exists()
 
-    # What the message says, with small files and their checksums in place of the real ones.
+    # Follows the message, with small files and their checksums in place of the real ones.
     manual.mkdir(parents=True)
     sources = write_celeb_a(manual)
     asked.clear()
@@ -665,7 +665,9 @@ data.prepare("cifar10", sys.argv[1])
 """
     completed = run_python(code, tmp_path)
     assert completed.returncode == -signal.SIGKILL, completed.stderr
-    assert list(tmp_path.glob(".cifar10-*/arrays/train_images.npy"))  # it had come that far
+    assert list(
+        tmp_path.glob(".cifar10-*/arrays/train_images.npy")
+    )  # the kill came after this file
     assert not (tmp_path / "cifar10").exists()
 
 

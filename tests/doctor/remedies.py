@@ -1,4 +1,4 @@
-"""Whether what the doctor recommends can be pasted behind train.py's command."""
+"""Checks that the doctor's recommendations can be appended to the command of train.py."""
 
 import re
 import shlex
@@ -9,12 +9,12 @@ from ml_collections import ConfigDict, config_flags
 from vae_jax import config as configuration
 from vae_jax import experiment
 
-# A value is quoted where a shell would see more in it than characters.
+# A value is quoted if a shell would interpret its characters.
 FLAG = re.compile(r"--config\.[a-z0-9_.]+=(?:'[^']*'|[\w.+-]*\w)(?=$|[\s,;)])")
 
 
 def apply_remedy(remedy: str, config: ConfigDict) -> ConfigDict:
-    """The configuration that train.py makes of `config` and the flags of the remedy."""
+    """Returns the configuration that train.py makes from `config` and the flags of the remedy."""
     found = FLAG.findall(remedy)
     assert found and len(found) == remedy.count("--config"), remedy
     argv = ["train.py", *shlex.split(" ".join(found))]
@@ -26,7 +26,7 @@ def apply_remedy(remedy: str, config: ConfigDict) -> ConfigDict:
 
 
 def check_remedy(remedy: str, config: ConfigDict) -> None:
-    """Its flags are keys of the configuration, their values are valid, and one of them is new."""
+    """Asserts that its flags are configuration keys with valid values, and one value is new."""
     changed = apply_remedy(remedy, config)
     experiment.validate(changed)
     before, after = configuration.flatten(config.to_dict()), configuration.flatten(changed)

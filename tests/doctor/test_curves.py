@@ -32,13 +32,13 @@ def saturating_elbo(step: float) -> float:
 
 
 def make_records(bound=saturating_elbo, loss_weight=1.0, rate_beyond_bits=RATE, **overrides):
-    """The records of a healthy run.
+    """Makes the records of a healthy run.
 
     Args:
-      bound: the ELBO of a step.
-      loss_weight: of the distortion in the loss.
-      rate_beyond_bits: what the rate is after free bits.
-      overrides: of scalars named train/NAME; a number or a function of the step.
+      bound: function from a step to its ELBO.
+      loss_weight: weight of the distortion in the loss.
+      rate_beyond_bits: rate after free bits, in nats.
+      overrides: values of scalars named train/NAME: numbers or functions of the step.
     """
     records = []
     for step in range(LOG_EVERY, NUM_STEPS + 1, LOG_EVERY):
@@ -68,7 +68,7 @@ def make_records(bound=saturating_elbo, loss_weight=1.0, rate_beyond_bits=RATE, 
 
 
 def find(records, config=None) -> list[Finding]:
-    """What all rules say; what they recommend must be possible."""
+    """Returns the findings of all rules, whose remedies must be possible."""
     config = make_config() if config is None else config
     findings = [f for rule in curves.RULES if (f := rule(config, records)) is not None]
     for finding in findings:
@@ -78,7 +78,7 @@ def find(records, config=None) -> list[Finding]:
 
 
 def check(records, name: str, severity: str | None, config=None) -> Finding | None:
-    """All that is found is this, or nothing where `severity` is None."""
+    """Asserts that this is the only finding, or that there is none if `severity` is None."""
     findings = find(records, config)
     expected = [] if severity is None else [(name, severity)]
     assert [(f.name, f.severity) for f in findings] == expected
@@ -90,7 +90,7 @@ def numbers(pattern: str, text: str) -> list[float]:
 
 
 def between(first: float, last: float, inside: float, outside: float):
-    """`inside` from step `first` to `last`."""
+    """Returns a function of the step: `inside` from `first` to `last`, else `outside`."""
     return lambda step: inside if first <= step <= last else outside
 
 
@@ -185,13 +185,13 @@ def test_spike_of_the_gradient_is_found(ratio, severity, scale):
 def test_gradients_of_a_fresh_model_may_be_larger(ratio, severity, last_step):
     spike = between(0, last_step, ratio * GRAD_NORM, GRAD_NORM)
     check(make_records(grad_norm_max=spike), "exploding_gradients", severity)
-    # A record later it is a spike in any case.
+    # One record later it is a spike in any case.
     spike = between(0, curves.SETTLING * NUM_STEPS + LOG_EVERY, ratio * GRAD_NORM, GRAD_NORM)
     check(make_records(grad_norm_max=spike), "exploding_gradients", severity or "warning")
 
 
 def test_infinite_gradient_is_no_spike():
-    """It was skipped: that is another finding."""
+    """Such an update is skipped, which is another finding."""
     infinite = between(5000, 5000, np.inf, GRAD_NORM)
     assert find(make_records(grad_norm=infinite, grad_norm_max=infinite)) == []
 
@@ -223,8 +223,8 @@ def test_update_ratio_out_of_bounds_is_found(ratio, name, severity):
     config = make_config()
     finding = check(make_records(update_norm=ratio * PARAM_NORM), name, severity, config)
     if finding is not None:
-        # An update is proportional to the learning rate: the recommended one is usual, up to its
-        # one digit.
+        # An update is proportional to the learning rate. The recommended rate, rounded to one
+        # digit, gives a usual update.
         factor = apply_remedy(finding.remedy, config).optim.learning_rate
         factor /= config.optim.learning_rate
         np.testing.assert_allclose(ratio * factor, curves.USUAL_UPDATE_RATIO, rtol=0.5)
@@ -232,7 +232,7 @@ def test_update_ratio_out_of_bounds_is_found(ratio, name, severity):
 
 @pytest.mark.parametrize("first_step", [LOG_EVERY, 4000, NUM_STEPS])
 def test_largest_update_of_the_run_counts(first_step):
-    """Elsewhere the learning rate may be on its way up or down, or updates may be skipped."""
+    """At other steps the learning rate may be rising or falling, or updates may be skipped."""
 
     def records(ratio: float, elsewhere: float):
         at_peak = between(first_step, first_step + LOG_EVERY, ratio, elsewhere)
@@ -244,15 +244,15 @@ def test_largest_update_of_the_run_counts(first_step):
         check(too_low, "learning_rate_too_low", "warning")
     too_high = records(2.0 * curves.UPDATE_RATIO_HIGH, HEALTHY_RATIO)
     check(too_high, "learning_rate_too_high", "warning")
-    assert find(records(math.inf, HEALTHY_RATIO)) == []  # overflowed: another finding's
+    assert find(records(math.inf, HEALTHY_RATIO)) == []  # an overflow is another finding
 
 
 def test_run_without_updates_has_no_finding_about_their_size():
     assert find(make_records(update_norm=0.0)) == []
 
 
-def test_oscillation_of_the_loss_is_told():
-    """Of 80 records the second half counts: 39 differences, up and down in turn, or all down."""
+def test_oscillation_of_the_loss_is_reported():
+    """The second half of 80 records counts: 39 differences, alternating or all down."""
 
     def evidence(amplitude: float) -> list[float]:
         def loss(step):
@@ -311,7 +311,7 @@ def test_weight_of_the_distortion_out_of_bounds_is_found(loss_weight, severity, 
 @pytest.mark.parametrize("free_bits", [0.05, 0.5, 2.0, 20.0])
 @pytest.mark.parametrize("num_active", [1, 8, 32])
 def test_free_bits_are_no_false_alarm(free_bits, num_active, kl_weight):
-    """The rate lies in some dimensions; the others cost their free bits all the same."""
+    """Only some dimensions have a rate, but the others cost their free bits, too."""
     num_dims = make_config().model.latent_shape[0]
     rates = np.where(np.arange(num_dims) < num_active, RATE / num_active, 0.0)
     after = np.maximum(rates, free_bits).sum()
@@ -319,7 +319,7 @@ def test_free_bits_are_no_false_alarm(free_bits, num_active, kl_weight):
         loss=lambda step: -saturating_elbo(step) - RATE + kl_weight * after, kl_weight=kl_weight
     )
     assert find(records, make_config(**{"kl.free_bits": free_bits, "kl.weight": kl_weight})) == []
-    if kl_weight * (after - RATE) > 250.0:  # what makes up for more than the distortion itself
+    if kl_weight * (after - RATE) > 250.0:  # this hides more than the whole distortion
         names = [f.name for f in find(records, make_config(**{"kl.weight": kl_weight}))]
         assert names == ["likelihood_mis_scaled"]
 
@@ -332,13 +332,13 @@ def linear_elbo(step: float) -> float:
 
 
 def gain_severity(gain: float) -> str | None:
-    """Of a share of the rise."""
+    """Returns the severity of a gain, as a share of the rise."""
     if gain < curves.GAIN_WARNING:
         return None
     return "severe" if gain >= curves.GAIN_SEVERE else "warning"
 
 
-# From step 6000 to 8000, of the rise since the warm-up: 2000 of 7000 steps.
+# The gain from step 6000 to 8000, as a share of the rise since the warm-up: 2000 / 7000.
 LINEAR_SEVERITY = gain_severity(2 / 7)
 
 
@@ -400,12 +400,12 @@ def test_training_bound_stands_in_for_few_evaluations_and_nan_is_left_out():
     for record in records:
         if record["step"] in (3000, 7000):
             record["validation/elbo"] = math.nan
-    # From step 6000 to 8000, of the rise from step 1000.
+    # The gain from step 6000 to 8000, as a share of the rise since step 1000.
     finding = check(records, "undertrained", gain_severity(2 / 7))
     assert finding.evidence.startswith("validation/elbo")
     assert "of 8000 steps" in finding.evidence
 
 
-def test_run_under_way_is_not_called_undertrained():
+def test_unfinished_run_is_not_called_undertrained():
     records = [r for r in make_records(linear_elbo) if r["step"] < 8000]
     check(records, "undertrained", None)

@@ -86,7 +86,7 @@ def examined(vae, raw_vae, splits) -> examination.Examination:
     return examination.examine(vae, raw_vae, *splits)
 
 
-def test_examination_is_of_all_images_of_small_splits(examined, vae, raw_vae, splits):
+def test_examination_covers_all_images_of_small_splits(examined, vae, raw_vae, splits):
     train, validation = (split.take(np.arange(len(split))) for split in splits)
     assert len(examined.train_elbo) == NUM_TRAIN == examined.num_train
     assert len(examined.validation_elbo) == NUM_VALIDATION == examined.num_validation
@@ -98,13 +98,13 @@ def test_examination_is_of_all_images_of_small_splits(examined, vae, raw_vae, sp
     # Parseval: the power of an image is its variance over pixels.
     contrast = x.var(axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(examined.data_power.sum(), contrast, rtol=1e-5)
-    # One draw each: of the bound over draws, within its spread over 20 others.
-    for elbo, of, images in (
+    # The examination takes one draw: it is within the spread of the bound over 20 other draws.
+    for elbo, evaluated, images in (
         (examined.train_elbo, vae, train),
         (examined.validation_elbo, vae, validation),
         (examined.raw_elbo, raw_vae, validation),
     ):
-        others = [of.elbo(images, jax.random.key(k)).mean() for k in range(20)]
+        others = [evaluated.elbo(images, jax.random.key(k)).mean() for k in range(20)]
         assert abs(elbo.mean() - np.mean(others)) < 6 * np.std(others)
     assert examined.likelihood_std is None  # no Gaussian
     assert examined.active_units == (means.var(axis=0) >= ACTIVE_VARIANCE).sum()
@@ -129,7 +129,7 @@ def test_copies_of_images_are_at_distance_zero(vae, splits, monkeypatch):
         return e.train_distances, e.validation_distances, (e.num_nearest_train, e.num_nearest)
 
     to_train, to_validation, counts = distances_of(train)
-    assert counts == (12, 12)  # each image once, however many samples are like it
+    assert counts == (12, 12)  # each image once, however many samples resemble it
     assert to_train.max() < 1e-3 < to_validation.min()
     moved = np.where(validation > 0.5, validation - 1 / 255, validation + 1 / 255)
     _, to_validation, counts = distances_of(moved)
@@ -149,7 +149,7 @@ def test_large_images_are_reduced_by_block_means_for_distances(size, side):
 
 
 def check_files(directory: pathlib.Path, expected: doctor.Diagnosis) -> str:
-    """Both files are written, and the text has all findings in order; returns it."""
+    """Asserts that both files exist and that the text has all findings in order; returns it."""
     pixels = np.asarray(Image.open(directory / diagnosis.FIGURE_FILE))
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
     text = (directory / diagnosis.REPORT_FILE).read_text()
@@ -175,7 +175,7 @@ def test_diagnosis_of_a_trained_model_is_written(vae, raw_vae, splits, trained_w
 
 
 def sicken(examined: examination.Examination) -> examination.Examination:
-    """Fails every rule about a model."""
+    """Returns an examination in which every rule about a model finds something."""
     worst = np.abs(examined.validation_elbo).max()
     return dataclasses.replace(
         examined,
@@ -196,7 +196,7 @@ def sicken(examined: examination.Examination) -> examination.Examination:
 
 
 def sick_records() -> list[dict[str, float]]:
-    """Fail every rule about records."""
+    """Returns records in which every rule about records finds something."""
     return [
         {
             "step": step,
@@ -233,7 +233,7 @@ def test_every_panel_that_a_finding_names_is_in_the_figure(
 
 
 def test_no_panel_is_named_that_the_figure_lacks_without_a_model(splits, tmp_path):
-    """There is none about rates and codes then."""
+    """Without a model there are no panels about rates and codes."""
     result = doctor.diagnose(make_config(tmp_path), sick_records(), *splits)
     assert len(result.findings) == len(curves.RULES)
     assert result.step == 100

@@ -19,7 +19,7 @@ from vae_jax.doctor.images import (
     diagnose_images,
 )
 
-NUM_IMAGES = 2000  # shares of 1/1000 and 1/100 are whole numbers of them
+NUM_IMAGES = 2000  # divisible by 1000 and by 100
 
 
 def make_split(name: str, images: np.ndarray) -> Split:
@@ -74,7 +74,7 @@ def test_narrow_range_is_found_below_its_threshold(low, spoilt):
 
 
 def test_few_outlying_pixels_do_not_hide_a_narrow_range():
-    """The span is of 99.8% of the pixels."""
+    """The span covers 99.8% of the pixels."""
 
     def with_outliers(num: int) -> list[Finding]:
         pixels = np.arange(1000 * 16) % 101  # 0 to 100
@@ -102,7 +102,7 @@ def test_few_outlying_pixels_do_not_hide_a_narrow_range():
 def test_constant_images_are_counted(num, severity, num_channels):
     train, validation = make_splits(NUM_IMAGES, num_channels)
     chosen = np.random.default_rng(2).permutation(NUM_IMAGES)[:num]
-    # Each another colour, so that they are no duplicates.
+    # Each has another colour, so that none are duplicates.
     colours = np.random.default_rng(3).permutation(256)[:num].reshape(-1, 1, 1, 1)
     validation.images[chosen] = colours + 0 * validation.images[chosen]
     validation.images[chosen, ..., 0] = (255 - colours)[..., 0]  # one channel unlike the others
@@ -157,7 +157,7 @@ def test_duplicates_within_a_split_or_of_two_held_out_splits_are_no_finding():
     assert diagnose_images([train, validation, test]) == []
 
 
-def test_constant_images_are_another_finding_than_duplicates():
+def test_constant_images_are_not_reported_as_duplicates():
     train, validation = make_splits(50)
     train.images[:4] = validation.images[:4] = 0
     train.images[4] = validation.images[4] = validation.images[0] + np.uint8([[[9]]] * 4)
@@ -174,7 +174,7 @@ def test_images_that_differ_by_one_level_are_no_duplicates():
 
 
 def test_only_the_rows_of_a_split_count():
-    """Both may lie in one file, of which each takes its part."""
+    """Two splits may share a file, of which each takes a part."""
     images = random_images(60, 0)
     images[40:] = images[:20]
     rows = np.random.default_rng(0).permutation(60)
@@ -203,7 +203,7 @@ def test_blocks_change_nothing(monkeypatch, block_size):
 
 
 def images_of_means(means: np.ndarray, seed: int) -> np.ndarray:
-    """Pixels 60 below and above each mean, in any order: no two images are alike."""
+    """Puts pixels 60 below and above each mean, in random order: no two images are equal."""
     rng = np.random.default_rng(seed)
     signs = np.tile(np.repeat([-60, 60], 8), (len(means), 1))
     signs = rng.permuted(signs, axis=1).reshape(-1, 4, 4, 1)
@@ -228,7 +228,7 @@ def test_shift_is_found_from_its_threshold_in_levels(sign):
     assert f"120.0 in train and {120 + sign * threshold:.1f} in test" in finding.evidence
 
 
-def test_shift_within_the_errors_of_the_means_is_none():
+def test_shift_within_the_errors_of_the_means_is_no_finding():
     means, n = np.array([100, 131] * 25), 50
     error = math.sqrt(2 * means.var() / n)
     threshold = SHIFT_ERRORS * error

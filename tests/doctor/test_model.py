@@ -18,7 +18,7 @@ from vae_jax.likelihoods import MIN_GAUSSIAN_LOG_STD
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 
 NUM_DIMS, NUM_IMAGES, NUM_DRAWN = 10, 1000, 500
-MEAN, SPREAD = -240.0, 60.0  # of the bound over images
+MEAN, SPREAD = -240.0, 60.0  # mean and spread of the bound over images
 NUM_TRAIN, NUM_VALIDATION = 9000, 1000
 MSE = 0.01
 GAUSSIAN = {"likelihood.name": "gaussian"}
@@ -26,13 +26,13 @@ FIXED = {**GAUSSIAN, "likelihood.gaussian_variance": "fixed"}
 
 
 def standardised(num: int = NUM_IMAGES, seed: int = 0) -> np.ndarray:
-    """Of mean 0 and variance 1 exactly."""
+    """Returns values with a mean of exactly 0 and a variance of exactly 1."""
     values = np.random.default_rng(seed).normal(size=num)
     return (values - values.mean()) / values.std()
 
 
 def nearest(num_nearest_train: int, num: int = NUM_DRAWN) -> dict[str, object]:
-    """Of `num` images that are nearest to some sample so many are training images."""
+    """Returns examination fields with `num_nearest_train` training images among the nearest."""
     return {
         "train_distances": np.where(np.arange(num) < num_nearest_train, 0.1, 0.3),
         "validation_distances": np.full(num, 0.2),
@@ -42,7 +42,7 @@ def nearest(num_nearest_train: int, num: int = NUM_DRAWN) -> dict[str, object]:
 
 
 def healthy(**overrides) -> Examination:
-    power = np.concatenate([[0.0], 1.0 / np.arange(1, 21) ** 2])  # of 28 x 28 images
+    power = np.concatenate([[0.0], 1.0 / np.arange(1, 21) ** 2])  # for images of 28 x 28
     elbo = MEAN + SPREAD * standardised()
     return Examination(
         **{
@@ -81,7 +81,7 @@ def make_config(overrides=None) -> ConfigDict:
 
 
 def find(examination: Examination, overrides=None) -> list[Finding]:
-    """What all rules say; what they recommend must be possible."""
+    """Returns the findings of all rules, whose remedies must be possible."""
     config = make_config(overrides)
     findings = [f for rule in model.RULES if (f := rule(config, examination)) is not None]
     for finding in findings:
@@ -90,7 +90,7 @@ def find(examination: Examination, overrides=None) -> list[Finding]:
 
 
 def check(examination, name: str, severity: str | None, overrides=None) -> Finding | None:
-    """All that is found is this, or nothing where `severity` is None."""
+    """Asserts that this is the only finding, or that there is none if `severity` is None."""
     findings = find(examination, overrides)
     expected = [] if severity is None else [(name, severity)]
     assert [(f.name, f.severity) for f in findings] == expected
@@ -164,7 +164,7 @@ def test_rate_near_zero_is_a_collapse_however_the_codes_vary(share, severity):
         ),
     ],
 )
-def test_recommendation_after_a_collapse_takes_away_what_makes_the_rate_dear(overrides, changes):
+def test_recommendation_after_a_collapse_removes_what_makes_the_rate_expensive(overrides, changes):
     (finding,) = find(healthy(**rates_and_variances(10)), overrides)
     changed = flatten(apply_remedy(finding.remedy, make_config(overrides)))
     before = flatten(make_config(overrides))
@@ -191,13 +191,13 @@ def test_after_a_collapse_free_bits_are_not_recommended_with_a_learned_prior(nam
         (6.1, 2.0, False),
     ],
 )
-def test_decoder_that_does_not_care_about_the_code_is_found(gap, noise, is_found):
-    """noise: the standard error of the mean over images."""
+def test_decoder_that_ignores_the_code_is_found(gap, noise, is_found):
+    """`noise` is the standard error of the mean over images."""
     swap_gap = gap + noise * math.sqrt(NUM_IMAGES - 1) * standardised()
     rates = np.full(NUM_DIMS, 0.99 * model.ZERO_RATE / NUM_DIMS)
     names = [f.name for f in find(healthy(swap_gap=swap_gap, rate_per_dim=rates))]
     assert names == ["posterior_collapse"] + ["kl_plateau"] * is_found
-    # With a rate the codes are not ignored, whatever that decoder gives.
+    # With a rate the codes are in use, whatever the gap.
     assert find(healthy(swap_gap=swap_gap)) == []
 
 
@@ -214,14 +214,14 @@ def test_decoder_that_does_not_care_about_the_code_is_found(gap, noise, is_found
         (model.HOLE_WARNING - 0.01, "note"),
         (model.HOLE_WARNING, "warning"),
         (model.HOLE_SEVERE - 0.01, "warning"),
-        (model.HOLE_SEVERE, "severe"),  # where the moments are off, too
+        (model.HOLE_SEVERE, "severe"),  # if the moments are off, too
     ],
 )
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-2.5, 3.0)], ids=["N(0,1)", "other_prior"])
 def test_samples_told_from_decoded_codes_are_found(accuracy, severity, moment, gap, mean, std):
     """KL(N(m, v), N(0, 1)) is m^2 / 2 at v = 1 and (v - 1 - log v) / 2 at m = 0.
 
-    So is that of both moved and stretched alike.
+    It is the same if both are moved and stretched alike.
     """
     nats = gap * model.MOMENT_GAP
     means, variances = np.zeros(NUM_DIMS), np.ones(NUM_DIMS)
@@ -252,14 +252,14 @@ def test_samples_told_from_decoded_codes_are_found(accuracy, severity, moment, g
 
 
 def test_rate_is_that_of_the_learned_prior():
-    """KL(q, N(0, I)) less what the prior says more of the codes than N(0, I) does."""
+    """The rate is KL(q, N(0, I)) minus the log-density ratio of the prior and N(0, I)."""
     assert healthy().rate == 2.5 * NUM_DIMS
     assert healthy(log_prior_ratio=4.0).rate == 2.5 * NUM_DIMS - 4.0
 
 
 @pytest.mark.parametrize(("mmd", "p_value"), [(1.0, "0.005"), (0.0, "1"), (0.0126, "0.5")])
-def test_p_value_counts_the_relabellings_that_are_as_far(mmd, p_value):
-    """199 of them, equally spaced: above all, (1 + 0) / 200; below all, 200 / 200."""
+def test_p_value_counts_the_relabellings_at_least_as_far_apart(mmd, p_value):
+    """The 199 relabellings are equally spaced: above all, (1 + 0) / 200; below all, 200 / 200."""
     finding = check(healthy(mmd=mmd, decoded_accuracy=0.65), "prior_hole", "note")
     shown = finding.evidence.partition("(p = ")[2].partition(",")[0]
     np.testing.assert_allclose(float(shown), float(p_value), atol=0.011 * (p_value == "0.5"))
@@ -297,7 +297,7 @@ def test_recommendation_for_a_hole_is_a_shell_word(latent_shape):
     (finding,) = find(healthy(decoded_accuracy=0.9), overrides)
     changed = apply_remedy(finding.remedy, make_config(overrides))
     assert changed.kl.weight == 4.0
-    halved = (16,) if latent_shape == (32,) else latent_shape  # of few dimensions none is spared
+    halved = (16,) if latent_shape == (32,) else latent_shape  # few dimensions are not halved
     assert changed.model.latent_shape == halved
 
 
@@ -313,7 +313,7 @@ def test_recommendation_for_a_hole_is_a_shell_word(latent_shape):
         (1.001 * model.SPREAD_WARNING, NUM_IMAGES, "warning"),
         (0.999 * model.SPREAD_SEVERE, NUM_IMAGES, "warning"),
         (1.001 * model.SPREAD_SEVERE, NUM_IMAGES, "severe"),
-        # Of 100 images 3 standard errors are 0.3.
+        # With 100 images, 3 standard errors are 0.3.
         (1.29, 100, None),
         (1.31, 100, "severe"),
     ],
@@ -321,7 +321,7 @@ def test_recommendation_for_a_hole_is_a_shell_word(latent_shape):
 def test_draws_of_another_spread_than_the_codes_are_found(factor, num_images, severity, wide):
     """One dimension has far more variance than the others: it decides."""
     variances = np.full(NUM_DIMS, 0.01)
-    variances[3] = 1.0 - variances[1:].sum()  # 1 in all
+    variances[3] = 1.0 - variances[1:].sum()  # they sum to 1
     ratio = factor if wide else 1.0 / factor
     elbo = MEAN + SPREAD * standardised(num_images)
     examination = healthy(
@@ -337,14 +337,14 @@ def test_draws_of_another_spread_than_the_codes_are_found(factor, num_images, se
         assert f"{ratio:.2f} times the standard deviation" in finding.evidence
         prior = apply_remedy(finding.remedy, make_config(overrides)).prior
         assert prior.sampler == "heun" and prior.num_sampling_steps == 2 * 50
-    assert find(examination, {"prior.name": "mixture"}) == []  # whose draws are exact
+    assert find(examination, {"prior.name": "mixture"}) == []  # its draws are exact
 
 
 # Blur
 
 
 def with_fine_detail(kept: float, coarse: float = 1.0) -> np.ndarray:
-    """Power of which `kept` remains in the upper two thirds of the frequencies."""
+    """Returns a power of which the share `kept` remains in the upper two thirds of frequencies."""
     data = healthy().data_power
     return data * np.where(np.arange(len(data)) > 6, kept, coarse)
 
@@ -359,12 +359,12 @@ def with_fine_detail(kept: float, coarse: float = 1.0) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("coarse", [0.0, 1.0])
-def test_lost_detail_is_found_where_the_rate_is_dear(kept, severity, coarse):
+def test_lost_detail_is_found_if_the_rate_is_expensive(kept, severity, coarse):
     examination = healthy(reconstruction_power=with_fine_detail(kept, coarse))
     finding = check(examination, "over_regularised_blur", severity, {"kl.weight": 4.0})
     if finding is not None:
         assert f"keep {100 * kept:.1f}% of the data's power; beta is 4 " in finding.evidence
-    # At the weight of the bound it is the model that is too small.
+    # With the weight of the bound, the model is too small instead.
     assert find(examination, {"kl.weight": 1.0}) == []
 
 
@@ -377,16 +377,16 @@ def test_images_without_detail_cannot_lose_any():
 @pytest.mark.parametrize("kl_weight", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("std", [0.05, 0.1, 1.0])
 def test_effective_beta_of_a_gaussian_is_its_variance_over_the_squared_error(kl_weight, std):
-    """Times 2 s^2, (x - m)^2 / 2 s^2 + w KL is (x - m)^2 + 2 w s^2 KL; the best s^2 is the MSE.
+    """2 s^2 times (x - m)^2 / 2 s^2 + w KL is (x - m)^2 + 2 w s^2 KL; the best s^2 is the MSE.
 
-    So with another s^2 the rate weighs s^2 / MSE times what it would.
+    Another s^2 therefore multiplies the weight of the rate by s^2 / MSE.
     """
     config = make_config({**FIXED, "kl.weight": kl_weight})
     beta, _ = model.effective_beta(config, healthy(likelihood_std=std))
     np.testing.assert_allclose(beta, kl_weight * std**2 / MSE, rtol=1e-12)
     other = make_config({"kl.weight": kl_weight})
     assert model.effective_beta(other, healthy())[0] == kl_weight
-    # Averaged over pixels there is no such number without their count: more than any.
+    # With an average over pixels, an unknown number of them counts: the result is huge.
     mean = make_config({"kl.weight": kl_weight, "likelihood.reduction": "mean"})
     assert model.effective_beta(mean, healthy())[0] > 1e6
 
@@ -426,7 +426,7 @@ def test_variance_off_by_a_factor_is_found(factor, severity, is_larger, kl_weigh
 
 @pytest.mark.parametrize(("margin", "severity"), [(0.99, "severe"), (1.01, None)])
 def test_sigma_at_its_floor_is_severe_although_it_fits(margin, severity):
-    """Constant pixels: the error has followed sigma down to where it cannot go further."""
+    """With constant pixels, the error has followed sigma down to its floor."""
     std = math.exp(MIN_GAUSSIAN_LOG_STD + margin * model.FLOOR_MARGIN)
     examination = healthy(likelihood_std=std, mean_squared_error=std**2)
     finding = check(examination, "likelihood_mis_scaled", severity, GAUSSIAN)
@@ -501,7 +501,7 @@ def test_average_that_is_worse_than_the_raw_parameters_is_found(relative, severi
 def test_difference_of_the_average_is_paired_and_within_its_error(errors, severity):
     relative = 0.1
     assert model.EMA_WARNING < relative < model.EMA_SEVERE
-    # So many standard errors of the differences of the images are the gap.
+    # The gap is `errors` standard errors of the differences between the images.
     noise = relative / errors * math.sqrt(NUM_IMAGES - 1)
     raw = healthy().validation_elbo + SPREAD * (relative + noise * standardised(seed=2))
     check(healthy(raw_elbo=raw), "ema_lags_behind", severity)
@@ -558,7 +558,7 @@ def test_recommendations_are_possible_for_short_and_long_runs(num_steps):
     """`find` applies each with the parser of train.py and validates the configuration."""
     overrides = {**FIXED, "train.num_steps": num_steps, "kl.weight": 8.0}
     overrides |= {"optim.warmup_steps": 2, "kl.warmup_steps": 10, "data.validation_size": 12}
-    overrides |= {"prior.name": "diffusion"}  # to which all rules apply
+    overrides |= {"prior.name": "diffusion"}  # all rules apply to it
     bound = healthy().validation_elbo
     sick = healthy(
         train_elbo=bound + SPREAD,

@@ -45,7 +45,7 @@ def params(model) -> dict[str, jax.Array]:
 
 
 def locate(model, params, x=None, likelihood=None, kl_weight=1.0, **planted) -> str | None:
-    """Which tensor is named after `planted` parameters, keys with __ for /, were filled."""
+    """Fills the `planted` parameters (keys with __ for /) and returns which tensor is named."""
     changed = {name.replace("__", "/"): value for name, value in planted.items()}
     assert changed.keys() <= params.keys()
     filled = {name: jnp.full_like(params[name], value) for name, value in changed.items()}
@@ -128,7 +128,7 @@ def test_overflow_of_either_term_is_named(model, params):
     # 256 pixels, each with a cross-entropy of HUGE where it is black.
     black = jnp.zeros((BATCH, *IMAGE_SHAPE))
     assert locate(model, params, black, decoder__head__bias=HUGE) == "distortion"
-    # The mean is 1e20, and its square costs a rate that is not finite; the decoder is told nothing.
+    # The mean is 1e20, and its square costs a rate that is not finite; the decoder ignores z.
     planted = {"encoder__head__bias": 1e20, "decoder__stem__kernel": 0.0}
     assert locate(model, params, black, **planted) == "rate"
 
@@ -158,8 +158,8 @@ def test_modules_of_attention_are_known():
 def test_gradient_of_the_decoder_is_named(model, params, feature, named):
     """The head sees `feature` at all positions and passes 0 on; its own gradient sums over them.
 
-    Of black images each logit has the gradient sigmoid(0) = 1/2, so that the middle of the kernel
-    has POSITIONS / 2 * feature.
+    For black images, each logit has the gradient sigmoid(0) = 1/2, so that the gradient of the
+    middle of the kernel is POSITIONS / 2 * feature.
     """
     assert (0.5 * POSITIONS * feature > float(np.finfo(np.float32).max)) == (named is not None)
     black = jnp.zeros((BATCH, *IMAGE_SHAPE))
@@ -177,7 +177,7 @@ def test_gradient_of_the_decoder_is_named(model, params, feature, named):
 def test_gradient_of_the_encoder_is_named(model, params, kl_weight, named):
     """The rate of a mean of 100 has the gradient 100, which meets features of HUGE.
 
-    The decoder is told nothing of z, so that without the rate no gradient reaches the encoder.
+    The decoder ignores z, so that without the rate no gradient reaches the encoder.
     """
     planted = {
         "encoder__GroupNorm_0__scale": 0.0,

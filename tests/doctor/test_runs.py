@@ -1,4 +1,4 @@
-"""Tests of the doctor on what runs leave behind: `python -m vae_jax.doctor` and training."""
+"""Tests of the doctor on runs: `python -m vae_jax.doctor`, and the diagnosis after training."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def run_command(monkeypatch, *arguments: str) -> int:
 
 @pytest.fixture
 def records_only(copied_workdir) -> pathlib.Path:
-    """A workdir whose checkpoints were not copied, and whose last record is the third."""
+    """A workdir without checkpoints and with only the first three records."""
     shutil.rmtree(copied_workdir / "checkpoints")
     path = copied_workdir / METRICS_FILE
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
@@ -79,7 +79,7 @@ def records_only(copied_workdir) -> pathlib.Path:
 
 
 def test_workdir_without_checkpoints_is_diagnosed_by_its_records(records_only, monkeypatch, capsys):
-    """Three records of a healthy start: nothing, and exit code 0. Then one of skipped updates."""
+    """Three healthy records give no finding and exit code 0; the fourth has skipped updates."""
     arguments = [f"--workdir={records_only}"]
     assert run_command(monkeypatch, *arguments) == 0
     assert "No problems were found." in capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_workdir_without_checkpoints_is_diagnosed_by_its_records(records_only, m
 
 
 def test_images_of_all_splits_are_examined(records_only, data_dir, tmp_path, monkeypatch):
-    """Also the test split, and where the dataset was moved to."""
+    """The test split is examined, too, and the dataset may have moved."""
     moved = shutil.copytree(data_dir, tmp_path / "moved")
     train = np.load(moved / "tiny" / "train_images.npy")
     np.save(moved / "tiny" / "test_images.npy", train[:20])
@@ -110,7 +110,7 @@ def test_images_of_all_splits_are_examined(records_only, data_dir, tmp_path, mon
         (["--data_dir=nowhere"], "tiny"),
     ],
 )
-def test_what_is_not_there_is_named_in_one_line(copied_workdir, monkeypatch, arguments, message):
+def test_missing_inputs_are_named_in_one_line(copied_workdir, monkeypatch, arguments, message):
     with pytest.raises(SystemExit) as caught:
         run_command(monkeypatch, f"--workdir={copied_workdir}", *arguments)
     assert str(caught.value).startswith("vae_jax.doctor: ") and message in str(caught.value)
@@ -131,7 +131,7 @@ def test_trained_run_has_its_diagnosis(trained_workdir):
     evaluations = [r for r in read_metrics(trained_workdir) if "validation/diagnosis" in r]
     assert [r["step"] for r in evaluations] == list(EVALUATED)
     logged = [r["validation/diagnosis"] for r in evaluations]
-    # The last text is of the same findings as the file.
+    # The last text has the same findings as the file.
     names = re.findall(r"^\*\*(\w+: \w+)\.\*\*", text, re.MULTILINE)
     assert [": ".join(line.split(": ")[:2]) for line in logged[-1].splitlines()] == (
         names or ["no problems were found"]
@@ -149,9 +149,9 @@ def test_run_without_diagnosis_has_none(data_dir, tmp_path):
 
 @pytest.mark.parametrize("log_every_steps", [1, 4])
 def test_diagnosis_of_a_diverged_run_names_tensor_and_step(data_dir, tmp_path, log_every_steps):
-    """The first update makes the parameters 1e20; the second's features have no finite variance.
+    """The first update makes the parameters 1e20; then the features have no finite variance.
 
-    Updates 2 to 4 are skipped, and the same is found where they are logged together.
+    Updates 2 to 4 are skipped. The finding is the same if they are logged together.
     """
     config = make_config(
         data_dir,
@@ -185,6 +185,6 @@ def test_defect_of_the_doctor_does_not_end_a_training(data_dir, tmp_path, monkey
     assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None
     logged = [r["validation/diagnosis"] for r in read_metrics(tmp_path / "run") if len(r) == 2]
     assert logged == ["failed: MemoryError: planted"]
-    config.train.diagnose = False  # of the same run: it changes nothing
+    config.train.diagnose = False  # may differ when the run is resumed
     config.lock()
     assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def marginal_bits_per_dim(train: np.ndarray, test: np.ndarray) -> float:
-    """Of independent pixels, each with its (add-one smoothed) level frequencies in training."""
+    """Returns the bits of independent pixels with (add-one smoothed) frequencies in training."""
     counts = np.ones((train[0].size, 256))
     pixels = np.arange(train[0].size)
     for image in train.reshape(len(train), -1):

@@ -54,7 +54,7 @@ def test_report_mentions_every_metric_and_its_pictures_open(evaluated):
     for name in json.loads((workdir / "eval" / "metrics.json").read_text()):
         assert f"| `{name}` |" in report
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", report)
-    assert len(pictures) == 9 + 2 + 1  # of the evaluation, of failures, of the diagnosis
+    assert len(pictures) == 9 + 2 + 1  # evaluation, failures, diagnosis
     for picture in pictures:
         pixels = np.asarray(Image.open(workdir / "eval" / picture))
         assert len(np.unique(pixels)) > 10, picture
@@ -158,7 +158,7 @@ def test_without_weights_and_network_all_else_is_evaluated(copied_workdir, own_d
 
 
 def save_random_weights(path: pathlib.Path, last: str) -> pathlib.Path:
-    """All layers to `last`, so that activations keep their size (He et al. 2015)."""
+    """Saves all layers up to `last`, scaled to keep the size of activations (He et al. 2015)."""
     rng = np.random.default_rng(0)
     layers = {}
     for name, shape in LAYER_SHAPES.items():
@@ -194,13 +194,13 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
         "--num_samples=12",
         "--allow_biased_fid",
         *([f"--inception_weights={path}"] if is_full else []),
-        timeout=1200,  # of 2048 features each Frechet distance takes seconds
+        timeout=1200,  # each Frechet distance of 2048 features takes seconds
     )
     assert completed.returncode == 0, completed.stderr
     metrics = json.loads((copied_workdir / "eval" / "metrics.json").read_text())
     plain = json.loads((evaluated[0] / "eval" / "metrics.json").read_text())
     assert {name: m for name, m in metrics.items() if "/" not in name} == plain
-    # Samples at a temperature other than 1 are no part of this run.
+    # This run has no samples at a temperature other than 1.
     sets = [name for name in image_sets.SETS if not name.startswith("tempered_")]
     assert len(sets) == len(image_sets.SETS) - 2
     generated = [name for name in sets if name not in ("train", "test")]
@@ -229,7 +229,7 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
     assert len(list((own_data_dir / "inception" / "reference").glob("tiny-*-12-*.npz"))) == 2
 
 
-# Errors of a user end with one line and exit code 1
+# User errors end with one line and exit code 1
 
 
 def assert_one_line(completed, script: str, message: str) -> None:
@@ -256,13 +256,13 @@ def assert_one_line(completed, script: str, message: str) -> None:
     ],
 )
 def test_wrong_flags_of_evaluate(copied_workdir, flags, message):
-    """Nor does the progress bar of a bound stand in the one line: nothing long was begun."""
+    """The one line has no progress bar either, because no long computation has started."""
     completed = run_python("evaluate.py", f"--workdir={copied_workdir}", "--num_samples=0", *flags)
     assert_one_line(completed, "evaluate.py", message)
     assert not (copied_workdir / "eval").exists()
 
 
-def test_wrong_data_dir_is_not_made_for_the_weights(copied_workdir, tmp_path):
+def test_wrong_data_dir_is_not_created_for_the_weights(copied_workdir, tmp_path):
     wrong = tmp_path / "wrong"
     completed = run_python("evaluate.py", f"--workdir={copied_workdir}", f"--data_dir={wrong}")
     assert completed.returncode == 1

@@ -1,4 +1,4 @@
-"""Several processes that train together, for real: on loopback, with gloo's collectives."""
+"""Tests of processes that train together over loopback, with gloo's collectives."""
 
 import dataclasses
 import json
@@ -29,8 +29,8 @@ from vae_jax.runtime import process
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 
-# Runs train.py; writes down which training images this process reads, and at a chosen step sends a
-# chosen process a signal.
+# Runs train.py, records which training images this process reads, and sends a chosen process a
+# signal at a chosen step.
 RUNNER = """
 import json, os, pathlib, runpy, sys
 sys.modules["tensorflow"] = None  # saves seconds
@@ -59,7 +59,7 @@ runpy.run_path("train.py", run_name="__main__")
 
 @dataclasses.dataclass
 class Ended:
-    """A process that has ended, after `seconds` since the first of its run had."""
+    """A process that has ended, `seconds` after the first process of its run."""
 
     returncode: int
     stderr: str
@@ -75,7 +75,7 @@ def train(
     number: int = signal.SIGTERM,
     timeout: float = 150,
 ) -> list[Ended]:
-    """Runs train.py in so many processes of one device each until all have ended."""
+    """Runs train.py in several processes with one device each and waits for all of them."""
     workdir.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,7 +114,7 @@ def train(
 
 
 def assert_same_state(workdir, expected_workdir) -> None:
-    """But for rounding: sums over a batch are taken in another order."""
+    """Asserts equality up to rounding: sums over a batch have another order."""
     state, expected = read_state(workdir), read_state(expected_workdir)
     assert int(state.step) == int(expected.step) == NUM_STEPS
     jax.tree.map(
@@ -126,7 +126,7 @@ def assert_same_state(workdir, expected_workdir) -> None:
 
 @pytest.fixture(scope="module")
 def two(data_dir, tmp_path_factory) -> tuple[pathlib.Path, list[Ended]]:
-    """The workdir of a run by two processes, and those."""
+    """The workdir of a run by two processes, and both processes."""
     workdir = tmp_path_factory.mktemp("runs") / "two"
     return workdir, train(workdir, config_flags(data_dir), num_processes=2)
 
@@ -150,7 +150,7 @@ def test_only_process_0_writes_and_logs(two, trained_workdir):
 
     def files(directory):
         paths = (p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
-        # Those of a checkpoint are orbax's business: both processes write a part.
+        # Files of a checkpoint are left to orbax: both processes write a part of them.
         return {str(p) for p in paths if p.parts[0] not in ("checkpoints", "tensorboard")}
 
     assert files(workdir) == files(trained_workdir)
@@ -173,7 +173,7 @@ def test_each_process_reads_only_its_part_of_each_batch(two):
 
 
 @pytest.mark.long
-def test_a_signal_to_one_stops_both_at_one_step_and_another_number_of_processes_resumes(
+def test_signal_to_one_process_stops_both_at_one_step_and_another_number_resumes(
     data_dir, tmp_path, trained_workdir
 ):
     workdir, flags = tmp_path / "run", config_flags(data_dir, train__diagnose=False)
@@ -208,7 +208,7 @@ def test_death_of_one_ends_the_other_and_the_run_resumes(
 
 
 @pytest.mark.long
-def test_damaged_checkpoint_is_set_aside_by_one_and_all_take_the_one_before(
+def test_damaged_checkpoint_is_set_aside_by_one_process_and_all_take_the_one_before(
     data_dir, tmp_path, trained_workdir
 ):
     workdir = shutil.copytree(trained_workdir, tmp_path / "run")
@@ -238,7 +238,7 @@ def test_wrong_numbers_of_processes_are_refused(arguments, message):
         process.join_processes(*arguments)
 
 
-def test_no_cluster_to_be_found_is_said(data_dir, tmp_path):
+def test_missing_cluster_is_reported(data_dir, tmp_path):
     completed = run_python(
         "train.py", f"--workdir={tmp_path / 'run'}", "--distributed", *config_flags(data_dir)
     )

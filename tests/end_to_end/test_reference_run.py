@@ -1,4 +1,4 @@
-"""The committed checkpoints are the models that the numbers beside them are of."""
+"""The committed checkpoints give the numbers that are committed beside them."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ RUNS = {
 
 
 def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
-    """The run's metric on random test images, or on all: (stored of all, new)."""
+    """Returns the run's metric as (stored over all test images, new over random ones or all)."""
     workdir, metric = REPOSITORY / "workdir" / run, RUNS[run][0]
     stored = json.loads((workdir / "eval" / "metrics.json").read_text())[metric]
     stored = Metric(**stored)
@@ -37,7 +37,7 @@ def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_metric_of_500_images(run):
-    """Within four standard errors of the mean over 500 of the stored mean over all."""
+    """The mean over 500 is within four of its standard errors of the stored mean over all."""
     stored, found = evaluate(run, 500)
     assert found.num_images == 500
     assert found.value == pytest.approx(stored.value, abs=4 * found.standard_error)

@@ -31,7 +31,7 @@ def test_split(vae) -> Split:
 
 @pytest.fixture(scope="module")
 def images(test_split) -> np.ndarray:
-    """In the order in which they are evaluated: a fixed random one."""
+    """The test images in the fixed random order of the evaluation."""
     return test_split.take(np.random.default_rng(0).permutation(len(test_split)))
 
 
@@ -105,7 +105,7 @@ def test_tighter_bound_is_higher(vae, images):
 
 
 def test_bound_of_one_sample_has_the_elbo_as_its_mean(vae, images):
-    """At K = 1 and with the closed-form rate replaced by its estimate, in expectation."""
+    """At K = 1 only an estimate replaces the closed-form rate, with the same expectation."""
     single = np.array([vae.iw_elbo(images, jax.random.key(i), num_samples=1) for i in range(40)])
     elbo = np.array([vae.elbo(images, jax.random.key(100 + i)) for i in range(40)])
     single, elbo = single.mean(axis=1, dtype=np.float64), elbo.mean(axis=1, dtype=np.float64)
@@ -158,7 +158,7 @@ def test_seed_of_the_evaluation_changes_the_noise_only(vae, test_split, metrics)
 def test_iw_elbo_is_the_elbo_of_all_images_plus_the_gain_on_a_part(
     vae, test_split, images, num_iw_images
 ):
-    """Which is the mean of the bound itself where the part is the whole."""
+    """If the part is the whole split, this is the mean of the bound itself."""
     config = ConfigDict(vae.config.to_dict())
     config.eval.num_iw_images = num_iw_images
     other = TrainedVAE(
@@ -206,15 +206,15 @@ def test_terms_of_each_image_depend_on_neither_batches_nor_devices(
     np.testing.assert_allclose(*bounds, rtol=1e-5)
 
 
-def test_noise_of_an_image_is_that_of_its_place(vae, images):
+def test_noise_of_an_image_is_that_of_its_position(vae, images):
     elbo = vae.elbo(images, KEY)
     np.testing.assert_allclose(vae.elbo(images[:3], KEY), elbo[:3], rtol=1e-6)
     order = np.arange(NUM_TEST)[::-1]
     assert np.all(vae.elbo(images[order], KEY)[order] != elbo)
 
 
-def test_rows_of_padding_change_nothing_even_where_they_are_nan(vae):
-    """EvalSteps sees five images and three rows of padding, once whole and once NaN."""
+def test_rows_of_padding_change_nothing_even_if_they_are_nan(vae):
+    """EvalSteps sees five images and three rows of padding, once finite and once NaN."""
     images = (smooth_images(8, seed=5) / 255.0).astype(np.float32)
     poisoned = images.copy()
     poisoned[5:] = np.nan
@@ -253,11 +253,11 @@ def test_validation_of_all_images_is_their_mean(vae):
     np.testing.assert_allclose(rate_per_dim.sum(), summary.scalars["rate"], rtol=1e-5)
 
 
-# Likelihoods that are no mass functions
+# Likelihoods that are densities
 
 
 class DensityVAE:
-    """As much of a TrainedVAE as the bounds ask for; its likelihood is a density."""
+    """The part of a TrainedVAE that the bounds use, with a density as its likelihood."""
 
     step, image_shape = 7, (16, 16, 1)
     likelihood = Gaussian(1)
@@ -294,7 +294,7 @@ def test_grids_are_pictures(evaluated):
 
 
 def tiles(grid: np.ndarray) -> np.ndarray:
-    """[rows, columns, 16, 16] grey images of a grid of 16 x 16 images enlarged fourfold."""
+    """Splits a grid of 16 x 16 images, enlarged fourfold, into [rows, columns, 16, 16], grey."""
     size, gap = 64, 2
     num_rows, num_columns = ((n - gap) // (size + gap) for n in grid.shape[:2])
     inner = grid[gap:, gap:, 0].reshape(num_rows, size + gap, num_columns, size + gap)
@@ -302,7 +302,7 @@ def tiles(grid: np.ndarray) -> np.ndarray:
 
 
 def assert_same_grey(shown: np.ndarray, x: np.ndarray) -> None:
-    """Up to one level of 255."""
+    """Asserts equality up to one of 255 levels."""
     assert np.abs(shown.astype(np.float64) - 255.0 * x[..., 0]).max() <= 1.01
 
 
@@ -325,7 +325,7 @@ def test_nearest_training_image_stands_below_each_sample(evaluated, vae):
     assert len(np.unique(distances.argmin(axis=1))) > 1
 
 
-def test_samples_at_another_temperature_are_shown_besides(vae, test_split, evaluated):
+def test_samples_at_another_temperature_are_shown_as_well(vae, test_split, evaluated):
     config = vae.config.copy_and_resolve_references()
     config.prior.temperature = 0.0
     cold = TrainedVAE(vae.model, vae.likelihood, vae.params, config, eval_steps=vae._steps)

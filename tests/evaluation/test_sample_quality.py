@@ -28,7 +28,7 @@ from vae_jax.metrics.inception_layers import LAYER_SHAPES
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.recording import figures
 
-TEMPERED = ("tempered_samples", "tempered_sample_means")  # where a temperature is asked for
+TEMPERED = ("tempered_samples", "tempered_sample_means")  # if a temperature is given
 GENERATED = tuple(name for name in image_sets.SETS if name not in ("train", "test", *TEMPERED))
 PAIRS = (
     *(f"{name}_vs_test" for name in (*GENERATED, "train")),
@@ -39,7 +39,7 @@ PREPROCESSING = ("pytorch_fid", "clean")
 TAPS = (12, 8)  # instead of 2048 and 768: less than the 20 test images
 NUM_FILE = NUM_TRAIN + NUM_VALIDATION
 NUM_SAMPLES = NUM_FILE + 4
-BLOCK_SIZE = 8  # no divisor of NUM_TEST
+BLOCK_SIZE = 8  # does not divide NUM_TEST
 
 
 # A cheap map in place of the network
@@ -51,7 +51,7 @@ def projection(num_pixels: int, tap: int) -> np.ndarray:
 
 
 def features_of(images: np.ndarray, tap: int, preprocessing: str) -> np.ndarray:
-    """Float32 [N, tap]: a random projection of the pixels, or of their squares."""
+    """Returns a random projection of the pixels or of their squares, float32 [N, tap]."""
     pixels = images.reshape(len(images), -1) / 255.0
     if preprocessing == "clean":
         pixels = pixels**2
@@ -59,7 +59,7 @@ def features_of(images: np.ndarray, tap: int, preprocessing: str) -> np.ndarray:
 
 
 class StandIn(FeatureExtractor):
-    """Puts `features_of` in the network's place and remembers what was asked for."""
+    """Computes `features_of` in place of the network and records all requests."""
 
     seen: dict  # (preprocessing, description of the set) -> (announced number, images)
 
@@ -89,7 +89,7 @@ def evaluate(
     block_size: int = BLOCK_SIZE,
     **options,
 ):
-    """(evaluation, {(preprocessing, description): (announced number, images)})."""
+    """Returns (evaluation, {(preprocessing, description): (announced number, images)})."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StandIn, "seen", {}, raising=False)
         patch.setattr(sample_quality, "FeatureExtractor", StandIn)
@@ -132,7 +132,7 @@ def files(data_dir) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def evaluated(vae, data_dir, tmp_path_factory):
-    """With both kinds of preprocessing: (evaluation, what was seen)."""
+    """(evaluation, requests) with both kinds of preprocessing."""
     own = make_own_vae(vae, data_dir, tmp_path_factory.mktemp("data"))
     return evaluate(own, preprocessing=PREPROCESSING)
 
@@ -146,20 +146,20 @@ def rows(images: np.ndarray) -> set[bytes]:
 
 def expected_names(suffixes, prefix: str = "", has_scores: bool = True) -> set[str]:
     names = {f"{pair}/{prefix}{m}{s}" for pair in PAIRS for m in METRICS for s in suffixes}
-    if has_scores:  # of the model's images only: the real ones' logits are not kept
+    if has_scores:  # only for the model's images: logits of real ones are not stored
         scored = [pair for pair in PAIRS if pair.split("_vs_")[0] in GENERATED]
         names |= {f"{pair}/{prefix}inception_score" for pair in scored}
     return names
 
 
-def test_names_tell_sets_preprocessing_and_tap(evaluated):
+def test_names_contain_sets_preprocessing_and_tap(evaluated):
     names = expected_names(("", "_8")) | expected_names(("", "_8"), "clean_")
     assert evaluated[0].metrics.keys() == names
     assert evaluated[0].notes == []
 
 
 def mean_distance(a, b, allow_biased: bool) -> float:
-    """Cheap where the Frechet distance needs roots of matrices of 2048 x 2048."""
+    """A cheap stand-in for the Frechet distance, which needs roots of 2048 x 2048 matrices."""
     assert allow_biased
     return float(np.sum((a.mean - b.mean) ** 2))
 
@@ -173,7 +173,7 @@ def test_numbers_on_2048_features_have_the_plain_names(
     own_vae, monkeypatch, available, has_logits, suffixes
 ):
     monkeypatch.setattr(sample_quality, "frechet_distance", mean_distance)
-    monkeypatch.setattr(  # whose files would be large
+    monkeypatch.setattr(  # its files would be large
         sample_quality,
         "reference_features",
         lambda extractor, images, name, cache_dir: dataclasses.replace(
@@ -227,7 +227,7 @@ def test_kernel_distance_of_subsets_has_its_error_and_says_so(own_vae, monkeypat
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """By the root of the product itself."""
+    """Computes the Frechet distance with the root of the product itself."""
     x, y = np.float64(x), np.float64(y)
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     root = scipy.linalg.sqrtm(a @ b)
@@ -255,7 +255,7 @@ def overlap(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
 
 
 def score(logits: np.ndarray) -> float:
-    """Of ten splits of equal size."""
+    """Computes the Inception score over ten splits of equal size."""
     p = softmax(np.float64(logits), axis=1).reshape(10, -1, logits.shape[1])
     p = np.maximum(p, 1e-300)
     kl = (p * np.log(p / p.mean(axis=1, keepdims=True))).sum(axis=2)
@@ -263,7 +263,7 @@ def score(logits: np.ndarray) -> float:
 
 
 def expected_values(real: np.ndarray, fake: np.ndarray, preprocessing: str) -> dict[str, float]:
-    """Of two sets of images, by formulas that share no code with the package."""
+    """Computes all metrics of two sets of images without code of the package."""
     values = {}
     for tap, suffix in ((12, ""), (8, "_8")):
         x, y = (features_of(images, tap, preprocessing) for images in (real, fake))
@@ -292,7 +292,7 @@ def test_values_are_those_of_the_images_that_were_seen(evaluated, preprocessing)
                 np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-7, err_msg=pair + short)
 
 
-def test_only_so_many_images_are_compared_with_the_test_images(own_vae, monkeypatch):
+def test_number_of_images_compared_with_the_test_images_is_limited(own_vae, monkeypatch):
     monkeypatch.setattr(image_sets, "NUM_SAMPLES_TEST", 15)
     evaluation, seen = evaluate(own_vae)
     images, real = generated_images(seen), real_images(seen)
@@ -343,7 +343,7 @@ class Decoded:
 
 @pytest.fixture
 def decoded(own_vae, monkeypatch) -> list[Decoded]:
-    """Every call of `decode`."""
+    """Records every call of `decode`."""
     calls, decode = [], own_vae.decode
 
     def record(z, key=None):
@@ -357,7 +357,7 @@ def decoded(own_vae, monkeypatch) -> list[Decoded]:
 
 @pytest.fixture
 def encoded(own_vae, monkeypatch) -> list[np.ndarray]:
-    """Every call of `encode`, which gives a Gaussian without width at the first four pixels."""
+    """Records every call of `encode`, which returns a point mass at the first four pixels."""
     calls = []
 
     def encode(images):
@@ -374,7 +374,7 @@ def codes_of(images: np.ndarray) -> np.ndarray:
 
 
 def by_set(decoded: list[Decoded], n: int) -> dict[str, Decoded]:
-    """The calls of all generated sets in their order, without the picture's, which comes first."""
+    """Joins the calls for each generated set; the first call, for the picture, is left out."""
     num_blocks = -(-n // BLOCK_SIZE)
     assert len(decoded) == 1 + num_blocks * len(GENERATED)
     joined = {}
@@ -392,7 +392,7 @@ def test_draws_and_means_have_the_same_codes(own_vae, decoded):
     for drawn, mean in zip(GENERATED[::2], GENERATED[1::2], strict=True):
         assert sets[drawn].is_drawn and not sets[mean].is_drawn
         np.testing.assert_array_equal(sets[drawn].z, sets[mean].z)
-        assert len(np.unique(sets[drawn].z, axis=0)) == NUM_TEST  # also over the blocks
+        assert len(np.unique(sets[drawn].z, axis=0)) == NUM_TEST  # across blocks, too
         assert np.any(sets[drawn].images != sets[mean].images)
     for name, images in generated_images(seen).items():
         np.testing.assert_array_equal(images, figures.to_uint8(sets[name].images))
@@ -423,24 +423,24 @@ def test_aggregate_posterior_is_of_training_images_and_reconstructions_of_test_i
 ):
     num_samples = 40
     _, seen = evaluate(own_vae, num_samples)
-    of_training, of_test = encoded
+    training_images, test_images = encoded
     split = experiment.load_split(own_vae.config, "train")
-    assert rows(of_training) <= rows(split.take(np.arange(len(split))))
-    assert len(rows(of_training)) > NUM_TEST // 2  # random ones
-    assert rows(of_test) == rows(files["test"]) and len(of_test) == NUM_TEST
-    np.testing.assert_array_equal(of_test, real_images(seen)["test"])
+    assert rows(training_images) <= rows(split.take(np.arange(len(split))))
+    assert len(rows(training_images)) > NUM_TEST // 2  # a random choice
+    assert rows(test_images) == rows(files["test"]) and len(test_images) == NUM_TEST
+    np.testing.assert_array_equal(test_images, real_images(seen)["test"])
     num_blocks = [num_samples // BLOCK_SIZE] * 2 + [-(-NUM_TEST // BLOCK_SIZE)] * 4
     starts = 1 + np.cumsum([0, *num_blocks])
     assert len(decoded) == starts[-1]
     for name, start, stop in zip(GENERATED, starts[:-1], starts[1:], strict=True):
         z = np.concatenate([call.z for call in decoded[start:stop]])
         if name.startswith("aggregate"):
-            np.testing.assert_array_equal(z, codes_of(of_training))
+            np.testing.assert_array_equal(z, codes_of(training_images))
         if name.startswith("reconstruction"):
-            np.testing.assert_array_equal(z, codes_of(of_test))
-    # The picture shows means of the first of them.
+            np.testing.assert_array_equal(z, codes_of(test_images))
+    # The picture shows means of the first training images.
     assert not decoded[0].is_drawn
-    np.testing.assert_array_equal(decoded[0].z, codes_of(of_training))
+    np.testing.assert_array_equal(decoded[0].z, codes_of(training_images))
 
 
 def test_codes_are_draws_from_the_posterior(own_vae, decoded, monkeypatch):
@@ -489,7 +489,7 @@ def test_the_first_images_do_not_depend_on_how_many_follow(own_vae):
 
 
 def test_evaluating_twice_gives_the_same_numbers_and_pictures(own_vae, evaluated):
-    """Once with features of the real images made, once with those that were stored."""
+    """The first run computes the features of the real images, the second reads them."""
     metrics = {name: m for name, m in evaluated[0].metrics.items() if "/clean_" not in name}
     for _ in range(2):
         again, _ = evaluate(own_vae)
@@ -564,7 +564,7 @@ def test_features_of_real_images_are_computed_once(own_vae):
 
 
 def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monkeypatch):
-    """On the finest tap, with the first preprocessing, row by row."""
+    """Compares row by row, on the finest tap and with the first preprocessing."""
     monkeypatch.setattr(image_sets, "BLOCK_SIZE", BLOCK_SIZE)
     evaluation, _ = evaluate(own_vae, 30, preprocessing=("clean", "pytorch_fid"), allow_biased=True)
     found = evaluation.features
@@ -576,8 +576,8 @@ def test_features_are_those_of_the_images_that_the_functions_give(own_vae, monke
         "sample_means": means,
         "reconstruction_means": image_sets.reconstruction_means(own_vae, 30),
     }
-    for name, of_set in images.items():
-        expected = features_of(of_set, 12, "clean")
+    for name, set_images in images.items():
+        expected = features_of(set_images, 12, "clean")
         np.testing.assert_array_equal(getattr(found, name), expected, err_msg=name)
     np.testing.assert_array_equal(figures.to_uint8(own_vae.decode(z)), means)
 
@@ -609,7 +609,7 @@ def test_rows_of_real_splits_are_those_of_the_file(vae, files):
 # Few images
 
 
-def test_frechet_distance_of_few_images_is_left_out_and_told_once(own_vae):
+def test_frechet_distance_of_few_images_is_left_out_and_reported_once(own_vae):
     evaluation, _ = evaluate(own_vae, TAPS[0], preprocessing=PREPROCESSING)
     names = expected_names(("", "_8")) | expected_names(("", "_8"), "clean_")
     missing = {name for name in names if name.split("/")[1] in ("fid", "clean_fid")}
@@ -634,7 +634,7 @@ def test_only_the_comparison_with_few_images_is_left_out(own_vae):
     assert len(evaluation.notes) == 1
 
 
-def test_biased_distance_is_had_and_called_biased(own_vae):
+def test_biased_distance_is_computed_and_called_biased(own_vae):
     evaluation, seen = evaluate(own_vae, TAPS[0], allow_biased=True)
     assert evaluation.metrics.keys() == expected_names(("", "_8"))
     assert evaluation.notes == []
@@ -647,7 +647,7 @@ def test_biased_distance_is_had_and_called_biased(own_vae):
 
 
 def test_test_set_of_fewer_images_than_splits_is_evaluated(own_vae, files, tmp_path):
-    """The score of its reconstructions cannot be had; all else can."""
+    """Only the score of its reconstructions is missing."""
     np.save(tmp_path / "own" / "tiny" / "test_images.npy", files["test"][:8])
     evaluation, _ = evaluate(own_vae)
     assert "samples_vs_test/kid" in evaluation.metrics
@@ -657,7 +657,7 @@ def test_test_set_of_fewer_images_than_splits_is_evaluated(own_vae, files, tmp_p
 
 
 @pytest.mark.parametrize("num_samples", [0, 10, 50_000])
-def test_numbers_of_samples_that_are_taken(num_samples):
+def test_numbers_of_samples_that_are_accepted(num_samples):
     assert Options(num_samples).num_samples == num_samples
 
 
@@ -684,7 +684,7 @@ def test_published_protocol_is_the_default():
 
 @pytest.fixture(autouse=True)
 def requests(monkeypatch) -> list[str]:
-    """The addresses that were asked for; nothing leaves the machine."""
+    """Records the requested addresses; nothing leaves the machine."""
     addresses = []
 
     def refuse(url, *args, **kwargs):
@@ -696,7 +696,7 @@ def requests(monkeypatch) -> list[str]:
 
 
 def zero_weights(last: str) -> InceptionWeights:
-    """All layers to `last`, of zeros that take no memory."""
+    """Returns all layers up to `last`, with zeros that take no memory."""
     names = list(LAYER_SHAPES)
     return InceptionWeights(
         {
@@ -716,7 +716,7 @@ def test_without_samples_no_weights_are_looked_for(own_vae, requests, monkeypatc
     assert requests == []
 
 
-def test_unavailable_weights_are_told_with_remedies(own_vae, requests):
+def test_unavailable_weights_are_reported_with_remedies(own_vae, requests):
     weights, (note,) = sample_quality.find_weights(own_vae, Options())
     assert weights is None
     assert requests == list(inception_weights.URLS)
@@ -726,11 +726,11 @@ def test_unavailable_weights_are_told_with_remedies(own_vae, requests):
 
 
 @pytest.mark.parametrize("given", ["flag", "data_dir"])
-def test_partial_weights_are_used_and_what_is_missing_is_told(
+def test_partial_weights_are_used_and_missing_metrics_are_reported(
     own_vae, tmp_path, monkeypatch, requests, given
 ):
     found = zero_weights("mixed_7_tower_2_conv")
-    monkeypatch.setattr(inception_weights, "_read", lambda path: found)  # whose file is large
+    monkeypatch.setattr(inception_weights, "_read", lambda path: found)  # its file is large
     directory = tmp_path / "own" / "inception" if given == "data_dir" else tmp_path
     directory.mkdir(exist_ok=True)
     (directory / "weights.npz").touch()
@@ -743,13 +743,15 @@ def test_partial_weights_are_used_and_what_is_missing_is_told(
         assert url in note
 
 
-def test_of_full_weights_nothing_is_missing(own_vae, monkeypatch):
+def test_with_full_weights_nothing_is_missing(own_vae, monkeypatch):
     found = zero_weights("softmax")
     monkeypatch.setattr(inception_weights, "find_or_download", lambda *_: found)
     assert sample_quality.find_weights(own_vae, Options()) == (found, [])
 
 
-def test_weights_that_end_before_the_first_tap_are_told_before_the_evaluation(own_vae, tmp_path):
+def test_weights_that_end_before_the_first_tap_are_reported_before_the_evaluation(
+    own_vae, tmp_path
+):
     path = tmp_path / "stem.npz"
     inception_weights.save(zero_weights("conv_2"), path)
     weights, (note,) = sample_quality.find_weights(own_vae, Options(inception_weights=str(path)))
@@ -773,7 +775,7 @@ def test_damaged_file_is_an_error(own_vae, tmp_path, monkeypatch, requests, give
 
 
 def test_samples_at_a_temperature_are_sets_of_their_own(evaluated, vae, data_dir, tmp_path):
-    """The same noise, scaled; all other sets are those of temperature 1."""
+    """Their noise is the same, scaled; all other sets are those of temperature 1."""
     own_vae = make_own_vae(vae, data_dir, tmp_path)
     own_vae.config.prior.temperature = 0.5
     evaluation, seen = evaluate(own_vae)
