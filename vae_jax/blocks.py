@@ -1,8 +1,8 @@
-"""Convolution blocks that encoder, decoder and priors share.
+"""Network blocks that the encoder, the decoder and the priors share.
 
-Sizes change without strided or transposed convolutions: space-to-depth and depth-to-space with a
-1x1 convolution are exact inverses in shape, free of checkerboards, and several times faster to
-differentiate on CPU.
+Resolutions change by space-to-depth and depth-to-space with a 1x1 convolution. Compared with
+strided and transposed convolutions, the two are exact inverses in shape, produce no checkerboard
+artefacts, and are several times faster to differentiate on a CPU.
 """
 
 import functools
@@ -11,29 +11,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-NUM_HEADS = 4  # of self-attention; widths must be multiples of it
+NUM_HEADS = 4  # heads of self-attention; its width must be a multiple of this
 
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H/factor, W/factor, C*factor^2]."""
+    """Moves squares of pixels to channels: [B, H, W, C] -> [B, H/factor, W/factor, C*factor^2]."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // factor, factor, w // factor, factor, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor**2 * c)
 
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """[B, H, W, C*factor^2] -> [B, H*factor, W*factor, C]; the inverse of `space_to_depth`."""
+    """Inverse of `space_to_depth`: [B, H, W, C*factor^2] -> [B, H*factor, W*factor, C]."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, factor, factor, c // factor**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
 
 
 class GroupNorm(nn.Module):
-    """flax's GroupNorm of [B, ..., C] in an order of operations that XLA's CPU backend does faster.
+    """Group normalisation of [B, ..., C], faster than flax's GroupNorm on XLA's CPU backend.
 
-    Statistics (float32) are summed over positions first and become one factor and one offset for
-    each image and channel before they meet the feature map, so that what goes over it, in the
-    gradient as well, is plain sums and products by channel.
+    The float32 statistics are first reduced over positions and then combined into one factor and
+    one offset for each image and channel. The feature map itself, and its gradient, then need only
+    sums and products per channel.
     """
 
     num_groups: int
@@ -51,7 +51,7 @@ class GroupNorm(nn.Module):
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
     def _group_means(self, x: jax.Array) -> jax.Array:
-        """Means over positions and the channels of a group, [B, 1, ..., C]."""
+        """Returns means over the positions and the channels of each group, [B, 1, ..., C]."""
         positions = tuple(range(1, x.ndim - 1))
         means = x.mean(axis=positions).reshape(x.shape[0], self.num_groups, -1).mean(axis=-1)
         means = jnp.repeat(means, x.shape[-1] // self.num_groups, axis=-1)
@@ -59,19 +59,20 @@ class GroupNorm(nn.Module):
 
 
 def group_norm(num_channels: int, dtype: jnp.dtype) -> GroupNorm:
-    """GroupNorm (Wu & He 2018, arXiv:1803.08494): the most groups, up to 32, of 4 channels or more.
+    """Creates a GroupNorm with as many groups as fit, up to 32, of at least 4 channels each.
 
-    No BatchNorm: its running statistics make an image's code depend on the other images of a batch.
+    Group normalisation: Wu & He 2018, arXiv:1803.08494. BatchNorm is not used because its
+    statistics make an image's code depend on the other images of a batch.
     """
     fitting = [g for g in (2, 4, 8, 16, 32) if num_channels % g == 0 and num_channels // g >= 4]
     return GroupNorm(num_groups=max(fitting, default=1), dtype=dtype)
 
 
 class PositionWise(nn.Dense):
-    """nn.Dense on the positions of a feature map [B, H, W, C] as one matrix.
+    """nn.Dense that treats the positions of a feature map [B, H, W, C] as the rows of one matrix.
 
-    On the CPU backend the gradient of a product with a four-dimensional array transposes one factor
-    together with all that it is computed from.
+    In the gradient of a product with a four-dimensional array, the CPU backend transposes one
+    factor and repeats that for everything the factor is computed from.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,15 +1,15 @@
-"""Errors that a user can cause and put right. Their messages name the remedy.
+"""Errors that a user can cause and fix; their messages name the remedy.
 
-Commands print such an error as one line; any other exception is a defect and shows its traceback.
+Commands print such an error as one line. Any other exception is a defect and shows its traceback.
 """
 
 
 class UserError(Exception):
-    """The base of all errors that a user can cause; the message says what to do."""
+    """Base class of all errors that a user can cause; the message says what to do."""
 
 
 class InputError(UserError, ValueError):
-    """A value breaks a rule: the message names the key, the value, the rule and the remedy."""
+    """A value breaks a rule; the message names the key, the value, the rule and the remedy."""
 
 
 class NotFoundError(UserError, FileNotFoundError):
@@ -17,7 +17,7 @@ class NotFoundError(UserError, FileNotFoundError):
 
 
 class MissingPackageError(UserError, ImportError):
-    """An optional package is not installed: the message names it."""
+    """An optional package is not installed; the message names it."""
 
 
 def check_integer(key: str, value: int, minimum: int, maximum: int | None = None) -> None:

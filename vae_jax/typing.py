@@ -1,4 +1,4 @@
-"""Types that annotations share."""
+"""Type aliases that annotations share."""
 
 from typing import Any, TypeAlias
 
@@ -6,5 +6,5 @@ import jax
 import numpy as np
 
 Array: TypeAlias = jax.Array | np.ndarray
-PyTree: TypeAlias = Any  # a nest of containers of arrays, such as parameters
+PyTree: TypeAlias = Any  # nested containers of arrays, such as parameters
 ImageShape: TypeAlias = tuple[int, int, int]  # (height, width, channels)

@@ -1,1 +1,1 @@
-"""What a run writes down while it goes on: numbers, pictures, tables."""
+"""What a run records while it trains: metrics, figures and tables."""

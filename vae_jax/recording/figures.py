@@ -1,8 +1,9 @@
-"""Grids of images and training curves: NumPy arrays in, PNG files out."""
+"""Image grids, training curves and comparison panels, drawn from NumPy arrays into PNG files."""
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,12 +11,13 @@ from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
-TARGET_TILE = 64  # pixels; smaller images are enlarged by a whole factor to about this
+TARGET_TILE = 64  # pixels; smaller images are enlarged by an integer factor to about this size
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """uint8, or float in [0, 1] (clipped, never stretched) -> uint8."""
+    """Converts float images in [0, 1] to uint8: clipped, never stretched. Keeps uint8 images."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
@@ -23,15 +25,16 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def to_uint8_rgb(images: np.ndarray) -> np.ndarray:
-    """Likewise, [..., C] -> [..., 3]; grey images are repeated."""
+    """Converts images [..., C] to uint8 [..., 3], repeating the channel of grey images."""
     images = to_uint8(images)
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
 def image_grid(images: np.ndarray, num_columns: int, gap: int = 2) -> np.ndarray:
-    """Tiles images [N, H, W, C] row by row on white; returns uint8 [rows, columns, 3].
+    """Tiles images [N, H, W, C] row by row on white; returns uint8 [height, width, 3].
 
-    Images of less than 64 pixels are enlarged by a whole factor, without smoothing.
+    Images of fewer than TARGET_TILE pixels a side are enlarged by an integer factor, without
+    smoothing.
     """
     images = to_uint8_rgb(images)
     factor = max(1, TARGET_TILE // images.shape[1])
@@ -47,7 +50,10 @@ def image_grid(images: np.ndarray, num_columns: int, gap: int = 2) -> np.ndarray
 
 
 def paired_grid(originals: np.ndarray, others: np.ndarray, num_columns: int) -> np.ndarray:
-    """Rows alternate: originals [N, H, W, C], and below each its counterpart; white at the end."""
+    """Tiles images with each row of originals [N, H, W, C] above the row of their counterparts.
+
+    White tiles fill the last two rows.
+    """
     missing = -len(originals) % num_columns
     white = np.full((missing, *originals.shape[1:3], 3), 255, np.uint8)
     originals = np.concatenate([to_uint8_rgb(originals), white])
@@ -60,7 +66,7 @@ def paired_grid(originals: np.ndarray, others: np.ndarray, num_columns: int) -> 
 
 
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] as PNG."""
+    """Writes an image, uint8 [H, W, 3], as a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, optimize=True)
 
@@ -95,13 +101,13 @@ CURVES = (
 )
 
 
-def _scale(scale: str, values: Sequence[float]) -> str:
-    """`scale`, but linear where no value is positive and there is no logarithm."""
+def _scale(scale: str, values: Sequence[float] | np.ndarray) -> str:
+    """Returns `scale`, or "linear" if no value is positive and has a logarithm."""
     return scale if len(values) == 0 or np.any(np.asarray(values) > 0) else "linear"
 
 
-def _limit_to_settled(axis: plt.Axes, points: Sequence[tuple[int, float]]) -> None:
-    """Cuts the start (the first 5% of the steps) off the vertical axis, and nothing else."""
+def _limit_to_settled(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Fits the vertical axis to the points after the first 5% of the steps."""
     last = max((step for step, _ in points), default=0)
     settled = [v for step, v in points if step > 0.05 * last and np.isfinite(v)]
     if len(settled) > 1 and max(settled) > min(settled):
@@ -111,14 +117,15 @@ def _limit_to_settled(axis: plt.Axes, points: Sequence[tuple[int, float]]) -> No
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One set of axes.
+    """Content of one set of axes.
 
     Attributes:
-      title, xlabel: texts.
-      lines: (x, y) by label.
-      thresholds: heights of dashed lines by label.
-      log_y: a logarithmic vertical axis.
-      settled: leave the start of a run out of the vertical axis.
+      title: text above the axes.
+      xlabel: text below the horizontal axis.
+      lines: label -> (x, y).
+      thresholds: label -> height of a dashed horizontal line.
+      log_y: whether the vertical axis is logarithmic.
+      settled: whether to fit the vertical axis without the start of the run.
     """
 
     title: str
@@ -130,7 +137,7 @@ class Panel:
 
 
 def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 4) -> None:
-    """Writes a figure of several panels as PNG."""
+    """Writes a PNG of several panels, row by row."""
     num_rows = -(-len(panels) // num_columns)
     figure, axes = plt.subplots(
         num_rows, num_columns, figsize=(15, 3.4 * num_rows), layout="constrained", squeeze=False
@@ -146,7 +153,7 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 
         axis.set(title=panel.title, xlabel=panel.xlabel)
         heights = np.concatenate([np.ravel(y) for _, y in panel.lines.values()])
         axis.set_yscale(_scale("log" if panel.log_y else "linear", heights))
-        axis.locator_params(axis="x", nbins=5)  # long numbers do not overlap
+        axis.locator_params(axis="x", nbins=5)  # so that long numbers do not overlap
         if panel.settled:
             points = [point for x, y in panel.lines.values() for point in zip(x, y, strict=True)]
             _limit_to_settled(axis, points)
@@ -159,7 +166,7 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 
 def save_scatter_panels(
     path: pathlib.Path, panels: Mapping[str, np.ndarray], num_columns: int = 4
 ) -> None:
-    """Writes a PNG of points [N, 2] under each title, all on the same axes."""
+    """Writes a PNG with one scatter plot of points [N, 2] per title, all on the same scales."""
     num_rows = -(-len(panels) // num_columns)
     figure, axes = plt.subplots(
         num_rows,
@@ -182,11 +189,11 @@ def save_scatter_panels(
 
 
 def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None:
-    """Six panels over the steps: loss, ELBO, distortion, rate, KL weight, gradient norm.
+    """Writes a PNG of loss, ELBO, distortion, rate, KL weight and gradient norm over the steps.
 
     Args:
-      path: of the PNG.
-      records: as read from metrics.jsonl.
+      path: path of the PNG.
+      records: records as `read_metrics` reads them from metrics.jsonl.
     """
     figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
     for axis, (title, names, scale) in zip(axes.flat, CURVES, strict=True):
@@ -209,12 +216,12 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """Standard deviation over seeds, 0 of a single one."""
+    """Returns the standard deviation over seeds; 0 for a single seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _plot_trade_off(axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """The second metric over the first: a dot per seed, a line through the variants' means."""
+def _plot_trade_off(axis: Axes, content: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Plots the second metric over the first: a dot per seed, a line through variants' means."""
     if len(content) < 2:
         return
     (x_label, xs), (y_label, ys) = content.items()
@@ -232,15 +239,15 @@ def _plot_trade_off(axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[
     axis.margins(0.12)
 
 
-def _plot_metrics(axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """One or two metrics over the variants, each with its axis and colour: means with deviations.
+def _plot_metrics(axis: Axes, content: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Plots one or two metrics over the variants, each with its own axis and colour.
 
-    The dots beside them are the seeds.
+    Markers are means with standard deviations; the dots beside them are single seeds.
     """
-    for i, (label, of_variants) in enumerate(content.items()):
+    for i, (label, values_by_variant) in enumerate(content.items()):
         axis = axis.twinx() if i else axis
         color, position = f"C{3 * i}", 0.25 * i
-        for values in of_variants.values():
+        for values in values_by_variant.values():
             axis.plot([position - 0.1] * len(values), values, ".", color=color, alpha=0.4)
             if values:
                 mean, error = np.mean(values), _deviation(values)
@@ -248,24 +255,26 @@ def _plot_metrics(axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[fl
             position += 1.0
         axis.set_ylabel(label, color=color)
         axis.tick_params(axis="y", colors=color)
-        names = [name.replace("_", " ") for name in of_variants]
-        slanted = {"rotation": 25, "ha": "right"} if max(map(len, names)) > 6 else {}
+        names = [name.replace("_", " ") for name in values_by_variant]
+        slanted: dict[str, Any] = {}
+        if max(map(len, names)) > 6:
+            slanted = {"rotation": 25, "ha": "right"}
         axis.set_xticks(0.1 + np.arange(len(names)), names, **slanted)
 
 
 def _plot_curves(
-    axis: plt.Axes, content: Mapping[str, Mapping[str, Sequence[Sequence[tuple[int, float]]]]]
+    axis: Axes, content: Mapping[str, Mapping[str, Sequence[Sequence[tuple[int, float]]]]]
 ) -> None:
-    """A metric over the steps: a line per seed, a colour per variant."""
-    for label, of_variants in content.items():
+    """Plots a metric over the steps: a line per seed, a colour per variant."""
+    for label, curves_by_variant in content.items():
         heights = []
-        for i, (name, curves) in enumerate(of_variants.items()):
+        for i, (name, curves) in enumerate(curves_by_variant.items()):
             for j, curve in enumerate(curves):
                 steps, values = zip(*curve, strict=True)
                 text = "" if j else name.replace("_", " ")
                 axis.plot(steps, values, color=f"C{i}", alpha=0.7, label=text)
                 heights += [v for v in values if np.isfinite(v)]
-        # What diverges would press all else onto the axis.
+        # On a linear scale a diverging curve would flatten all others.
         if heights and 0 < 4 * min(heights) < max(heights):
             axis.set_yscale("log")
         axis.set(xlabel="step", ylabel=label)
@@ -273,7 +282,7 @@ def _plot_curves(
             axis.legend()
 
 
-ABLATION_PANELS = {
+ABLATION_PANELS: Mapping[str, Callable[[Axes, Mapping], None]] = {
     "trade_off": _plot_trade_off,
     "metrics": _plot_metrics,
     "curves": _plot_curves,
@@ -281,12 +290,13 @@ ABLATION_PANELS = {
 
 
 def save_ablation(path: pathlib.Path, panels: Sequence[tuple[str, str, Mapping]]) -> None:
-    """Panels that compare the variants of a configuration, three in a row.
+    """Writes a PNG of panels that compare the variants of a configuration, three in a row.
 
     Args:
-      path: of the PNG.
-      panels: (kind, title, {label: {variant: [one per seed]}}); kind is a key of
-        `ABLATION_PANELS`. Of curves one per seed is [(step, value), ...], otherwise a number.
+      path: path of the PNG.
+      panels: (kind, title, {label: {variant: [one entry per seed]}}). The kind is a key of
+        `ABLATION_PANELS`. An entry is [(step, value), ...] in a panel of curves, otherwise a
+        number.
     """
     num_rows = -(-len(panels) // 3)
     with plt.rc_context({"font.size": 10, "legend.fontsize": 9, "axes.titlesize": 11}):

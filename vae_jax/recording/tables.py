@@ -1,4 +1,4 @@
-"""Tables as data: what the renderers of a report have in common."""
+"""Tables as data, for the Markdown and HTML renderers of a report."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Text in which `backticks` mark code.
+    """A table of text cells, in which `backticks` mark code.
 
     Attributes:
-      titles: of the columns.
-      rows: as many cells each.
-      note: what is to be said below; empty: nothing.
+      titles: column titles.
+      rows: rows with one cell per column.
+      note: text below the table; may be empty.
     """
 
     titles: Sequence[str]
@@ -19,12 +19,12 @@ class Table:
     note: str = ""
 
     def to_markdown(self) -> list[str]:
-        """Lines, the last of them empty."""
+        """Returns the table as lines of Markdown, the last one empty."""
         head = [_markdown_row(self.titles), "|" + "---|" * len(self.titles)]
         note = [self.note, ""] if self.note else []
         return [*head, *map(_markdown_row, self.rows), "", *note]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", r"\|") for cell in cells)  # a bare one would end the cell
+    escaped = (cell.replace("|", r"\|") for cell in cells)  # a bare | would end the cell
     return f"| {' | '.join(escaped)} |"

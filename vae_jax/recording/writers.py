@@ -1,6 +1,7 @@
-"""Metrics of a run: metrics.jsonl always, TensorBoard through clu where TensorFlow is installed.
+"""Writers of a run's metrics: metrics.jsonl always, TensorBoard files if TensorFlow is installed.
 
-The only file that imports clu's writers, and only when a writer is created: they import TensorFlow.
+This is the only file that imports clu's writers, and it does so only when a writer is created,
+because they import TensorFlow.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +21,29 @@ LOGGER = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
 
 
-def _create_tensorboard_writer(workdir: pathlib.Path):
-    """clu's summary writer, or None (said once) where TensorFlow or TensorBoard is missing."""
+def _create_tensorboard_writer(workdir: pathlib.Path) -> Any:
+    """Returns clu's SummaryWriter; logs a warning and returns None if a package is missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow announces them otherwise
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow logs their use otherwise
     try:
         import tensorflow as tf
         from clu import metric_writers
     except ImportError as error:
         LOGGER.warning(
             "TensorBoard summaries are off (%s): pip install tensorflow-cpu tensorboard clu. "
-            "metrics.jsonl, curves and images are written all the same.",
+            "metrics.jsonl, curves and images are written anyway.",
             error,
         )
         return None
-    tf.config.set_visible_devices([], "GPU")  # its memory is JAX's
+    tf.config.set_visible_devices([], "GPU")  # JAX needs the GPU's memory
     return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
-    """The records of metrics.jsonl, in order: `step`, and the scalars and texts logged there."""
+    """Returns the records of metrics.jsonl in order, each with `step`, scalars and texts.
+
+    Without the file there are none.
+    """
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
@@ -47,19 +52,19 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # the last line of a killed run
+            continue  # a killed run may leave its last line incomplete
     return records
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is to be written at one step, by name.
+    """Content to write at one step.
 
     Attributes:
-      scalars: numbers.
-      images: uint8 [H, W, 3].
-      histograms: arrays of any shape.
-      texts: Markdown.
+      scalars: name -> number.
+      images: name -> uint8 [H, W, 3].
+      histograms: name -> values, of any shape.
+      texts: name -> Markdown.
     """
 
     scalars: Mapping[str, float]
@@ -69,14 +74,15 @@ class Summary:
 
 
 class MetricWriter:
-    """Writes scalars, images, histograms and texts of one run.
+    """Writes the scalars, images, histograms and texts of one run.
 
     Args:
-      workdir: metrics.jsonl and tensorboard/ are made here.
-      first_step: records of later steps are dropped: a run resumed at this step writes them again.
+      workdir: directory in which metrics.jsonl and tensorboard/ are created.
+      first_step: step at which the run starts or resumes; records of later steps are dropped,
+        because the run writes them again.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int):
+    def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
         kept = [record for record in read_metrics(workdir) if record["step"] <= first_step]
         temporary = workdir / f"{METRICS_FILE}.tmp"
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
@@ -88,14 +94,15 @@ class MetricWriter:
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, step: int, prefix: str, summary: Summary) -> None:
-        """Writes a summary; its contents are named `prefix/name`.
+        """Writes a summary under the names `prefix/name`.
 
         Raises:
-          OSError: there is no room, say. What was written of the record is taken back.
+          OSError: writing failed, for example because the disk is full. A record written in part
+            is removed from metrics.jsonl.
         """
         scalars = {f"{prefix}/{name}": float(v) for name, v in summary.scalars.items()}
         texts = {f"{prefix}/{name}": text for name, text in summary.texts.items()}
@@ -114,15 +121,17 @@ class MetricWriter:
             self._tensorboard.flush()
 
     def _append(self, line: str) -> None:
+        """Appends a line to metrics.jsonl whole, or not at all."""
         rest, end = line.encode(), os.fstat(self._file.fileno()).st_size
         try:
-            while rest:  # a disk that becomes full takes a part
+            while rest:  # a disk that fills up accepts only a part
                 rest = rest[self._file.write(rest) :]
         except OSError:
             self._file.truncate(end)
             raise
 
     def close(self) -> None:
+        """Closes the files."""
         self._file.close()
         if self._tensorboard:
             with self._full_disk_as_os_error():
@@ -130,6 +139,7 @@ class MetricWriter:
 
     @contextlib.contextmanager
     def _full_disk_as_os_error(self) -> Iterator[None]:
+        """Raises TensorFlow's error about a full disk as an OSError."""
         from tensorflow.errors import ResourceExhaustedError
 
         try:
@@ -140,12 +150,12 @@ class MetricWriter:
 
 
 class NoWriter:
-    """Writes nothing: of the processes that are not the main one."""
+    """Writer of the processes other than the main one; writes nothing."""
 
     def __enter__(self) -> "NoWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def write(self, step: int, prefix: str, summary: Summary) -> None:

@@ -1,7 +1,8 @@
-"""Mesh and shardings for data parallelism over devices and processes. Nothing else knows of them.
+"""Mesh and shardings for data parallelism over devices and processes; all of it is in this file.
 
-An array over a mesh that spans processes is whole only among all of them: what makes or reads one
-(`put`, `fetch`, jitted functions) must be called by every process, in the same order.
+If a mesh spans several processes, each of them holds only a part of an array. Functions that create
+or read such an array (`put`, `fetch`, jitted functions) must therefore be called by every process,
+in the same order.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,46 +14,50 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vae_jax.errors import InputError
+from vae_jax.typing import PyTree
 
-# XLA's default on the CPU, YNNPACK for everything, takes 1.3 times as long for 3x3 convolutions as
-# what it does without; for sums over positions it is much faster.
+# By default XLA uses YNNPACK for everything on a CPU. That makes sums over positions much faster,
+# but 3x3 convolutions take 1.3 times as long as without it.
 CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """One `data` axis over `devices`, by default all of this process."""
+    """Returns a mesh with one axis, `data`, over `devices`; by default all of this process."""
     devices = jax.local_devices() if devices is None else devices
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device: parameters, resident images."""
+    """Returns the sharding that keeps a whole array, such as parameters, on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_axis(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """`axis` divided among the devices: the batch axis."""
+    """Returns the sharding that divides `axis`, such as the batch axis, among the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def put(
     rows: Callable[[slice], np.ndarray], shape: tuple[int, ...], mesh: Mesh, axis: int = 0
 ) -> jax.Array:
-    """An array of `shape`, divided along `axis`; each process makes its own part of it only.
+    """Returns an array divided along `axis`; each process creates only its own part.
 
     Args:
-      rows: from a slice of that axis to the array's part there.
-      shape: of the whole.
-      mesh: to divide it over.
-      axis: to divide.
+      rows: function from a slice of `axis` to that part of the array.
+      shape: shape of the whole array.
+      mesh: mesh over whose devices the array is divided.
+      axis: axis to divide.
     """
-    return jax.make_array_from_callback(
-        shape, split_axis(mesh, axis), lambda index: rows(index[axis])
-    )
+
+    def make_part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # a NamedSharding gives every device a part
+        return rows(index[axis])
+
+    return jax.make_array_from_callback(shape, split_axis(mesh, axis), make_part)
 
 
-def fetch(tree):
-    """NumPy copies of whole arrays, on every process."""
+def fetch(tree: PyTree) -> PyTree:
+    """Returns NumPy copies of the whole arrays in `tree`, on every process."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves):
         return jax.device_get(tree)
@@ -60,33 +65,45 @@ def fetch(tree):
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes files."""
+    """Returns whether this process is the one that writes files."""
     return jax.process_index() == 0
 
 
 def broadcast(value: int | float) -> int | float:
-    """The main process's value, on every process: for what must not differ between them."""
+    """Returns the main process's value on every process, for values that must not differ."""
     return type(value)(multihost_utils.broadcast_one_to_all(jnp.asarray(value)))
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` holds on one process at least."""
+    """Returns whether `flag` is true on at least one process."""
     return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
 def check_batch_size(key: str, batch_size: int, mesh: Mesh, num_parts: int = 1) -> None:
-    """Raises a ValueError unless each of `num_parts` divides evenly among the devices."""
+    """Raises an InputError unless each of `num_parts` parts divides evenly among the devices.
+
+    Args:
+      key: config key of the batch size, named in the message.
+      batch_size: number of images in the batch.
+      mesh: mesh over whose devices the batch is divided.
+      num_parts: number of accumulation steps.
+    """
     divisor = mesh.size * num_parts
     if batch_size < 1 or batch_size % divisor:
-        parts = "" if num_parts == 1 else f", {mesh.size}, times that of accumulation steps"
+        rule = f"devices, {divisor}"
+        if num_parts > 1:
+            rule = f"devices times accumulation steps, {mesh.size} x {num_parts} = {divisor}"
         raise InputError(
-            f"{key} = {batch_size} must be a positive multiple of the number of devices{parts}, "
-            f"{divisor}."
+            f"{key} = {batch_size} must be a positive multiple of the number of {rule}: choose "
+            "another batch size."
         )
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """Of jax.jit, for programs that train: on a CPU, and where this version of XLA knows them."""
+    """Returns jax.jit's compiler options for training programs, or None.
+
+    There are options for a CPU only, and only if this version of XLA knows them.
+    """
     if mesh.devices.flat[0].platform != "cpu":
         return None
     try:
