@@ -1,10 +1,10 @@
-"""Datasets as memory-mapped uint8 arrays, and the order in which their images are used.
+"""Datasets, stored as memory-mapped uint8 arrays, and the order in which their images are used.
 
-A dataset is a directory with `{train,test}_images.npy` (uint8 `[N, H, W, C]`, 0 to 255) and, if
-wanted, `{train,test}_labels.npy` (uint8 `[N]`) and `validation_images.npy`. The named datasets are
-decoded into such a directory once; any other directory of arrays is a dataset as it is.
+A dataset is a directory with `{train,test}_images.npy` (uint8 `[N, H, W, C]`, 0 to 255) and,
+optionally, `{train,test}_labels.npy` (uint8 `[N]`) and `validation_images.npy`. Named datasets are
+decoded into such a directory once; any other directory of such arrays is used as it is.
 
-    python -m vae_jax.data fashion_mnist     # prepares it and prints what is there
+    python -m vae_jax.data fashion_mnist     # prepares the dataset and prints its splits
 """
 
 from vae_jax.data.batches import make_batch_indices

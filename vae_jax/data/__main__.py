@@ -1,4 +1,4 @@
-"""python -m vae_jax.data fashion_mnist: prepares a dataset and prints its splits."""
+"""Command `python -m vae_jax.data fashion_mnist`: prepares a dataset and prints its splits."""
 
 import argparse
 
@@ -10,11 +10,17 @@ from vae_jax.runtime import process
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Prepare a dataset and print what is there.")
+    parser = argparse.ArgumentParser(description="Prepare a dataset and print its splits.")
     parser.add_argument("name", help=f"{', '.join(sources.NAMES)}, or a directory of arrays")
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR)
-    parser.add_argument("--crop", type=int, default=148, help="pixels, celeb_a only")
-    parser.add_argument("--image_size", type=int, default=64, help="pixels, celeb_a only")
+    parser.add_argument(
+        "--data_dir", default=DEFAULT_DATA_DIR, help="directory of the prepared datasets"
+    )
+    parser.add_argument(
+        "--crop", type=int, default=148, help="side of the crop in pixels, celeb_a only"
+    )
+    parser.add_argument(
+        "--image_size", type=int, default=64, help="side of the images in pixels, celeb_a only"
+    )
     arguments = parser.parse_args()
     with process.exit_on_user_error("error"):
         directory = prepare(**vars(arguments))

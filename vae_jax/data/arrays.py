@@ -1,4 +1,4 @@
-"""Image arrays on disk: opened as memory maps and checked."""
+"""Opens image and label arrays as memory maps and checks them."""
 
 import pathlib
 
@@ -6,20 +6,25 @@ import numpy as np
 
 from vae_jax.errors import InputError
 
-_NUM_IMAGES_CHECKED = 64  # a sample shows a wrong value range without reading the whole map
+_NUM_IMAGES_CHECKED = 64  # enough to show a wrong value range without reading the whole file
 
 
 def _open_array(path: pathlib.Path) -> np.ndarray:
+    """Maps a .npy file; raises an InputError if it is incomplete or not an array of numbers."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(
-            f"{path}: not a whole .npy file of numbers ({error}). Write it again with np.save."
+            f"{path}: not a complete .npy file of numbers ({error}). Write it again with np.save."
         ) from error
 
 
 def open_images(path: pathlib.Path) -> np.ndarray:
-    """Maps an image file and checks it; uint8 `[N, H, W, C]`."""
+    """Maps an image file, uint8 `[N, H, W, C]`, and checks it.
+
+    Raises:
+      InputError: the file is not such an array, is empty, or its values look like [0, 1].
+    """
     images = _open_array(path)
     if images.dtype != np.uint8:
         raise InputError(
@@ -44,6 +49,11 @@ def open_images(path: pathlib.Path) -> np.ndarray:
 
 
 def open_labels(path: pathlib.Path, num_images: int) -> np.ndarray | None:
+    """Maps a label file, uint8 `[num_images]`, and checks it; returns None if there is no file.
+
+    Raises:
+      InputError: the file is not such an array.
+    """
     if not path.exists():
         return None
     labels = _open_array(path)
@@ -57,6 +67,7 @@ def open_labels(path: pathlib.Path, num_images: int) -> np.ndarray | None:
 
 
 def check_same_shape(directory: pathlib.Path, split: str, images: np.ndarray) -> None:
+    """Raises an InputError unless a split's images have the shape of the training images."""
     train_shape = open_images(directory / "train_images.npy").shape[1:]
     if images.shape[1:] != train_shape:
         raise InputError(

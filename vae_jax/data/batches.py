@@ -8,11 +8,11 @@ from vae_jax.errors import check_integer
 
 
 def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Makes the function from a step to the positions of its batch.
+    """Returns the function from a step to the positions of the images in its batch.
 
-    The batches are consecutive pieces of one stream, the permutations of epoch 0, 1, 2, ... one
-    after the other. So every epoch has every image exactly once, a batch may straddle epochs, and
-    the batch depends on (seed, step) alone, whatever was asked for before.
+    The batches are consecutive pieces of one stream: the permutations of epochs 0, 1, 2, ... one
+    after another. So every epoch contains every image exactly once, a batch may straddle epochs,
+    and a batch depends only on (seed, step), not on the batches requested before.
 
     Args:
       num_images: number of images in the split, at least 1.
@@ -20,16 +20,16 @@ def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[
       seed: non-negative integer.
 
     Returns:
-      step (non-negative integer) -> int32 `[batch_size]`.
+      Function: step (non-negative integer) -> int32 `[batch_size]`.
 
     Raises:
-      ValueError: an argument is below its minimum.
+      InputError: an argument is below its minimum.
     """
     check_integer("num_images", num_images, 1)
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
     num_images, batch_size = int(num_images), int(batch_size)
-    permutations: dict[int, np.ndarray] = {}  # of the epochs in use
+    permutations: dict[int, np.ndarray] = {}  # epoch -> permutation, for the epochs in use
 
     def permute(epoch: int) -> np.ndarray:
         generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
@@ -38,7 +38,7 @@ def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[
     def batch_indices(step: int) -> np.ndarray:
         nonlocal permutations
         check_integer("step", step, 0)
-        start = int(step) * batch_size  # Python's integers: step * batch_size may exceed int32
+        start = int(step) * batch_size  # Python integers, because the product may exceed int32
         epoch, offset = divmod(start, num_images)
         epochs = range(epoch, (start + batch_size - 1) // num_images + 1)
         cached = permutations

@@ -1,4 +1,4 @@
-"""Splits of a dataset: rows of memory-mapped uint8 arrays."""
+"""Splits of a dataset as rows of memory-mapped uint8 arrays, and a hash of their images."""
 
 import dataclasses
 import hashlib
@@ -9,19 +9,20 @@ import numpy as np
 from vae_jax.data.arrays import check_same_shape, open_images, open_labels
 from vae_jax.data.datasets import prepare
 from vae_jax.errors import InputError
+from vae_jax.typing import ImageShape
 
 SPLITS = ("train", "validation", "test")
-_HASHED_AT_A_TIME = 16 * 2**20  # bytes of a memory map
+HASH_CHUNK_BYTES = 16 * 2**20  # bytes of a memory map that are hashed at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A part of a dataset: some rows of a memory map.
+    """A part of a dataset: selected rows of a memory map.
 
     Attributes:
       name: 'train', 'validation' or 'test'.
       images: uint8 `[M, H, W, C]` memory map, 0 to 255.
-      labels: uint8 `[M]` memory map or None.
+      labels: uint8 `[M]` memory map, or None if the dataset has no labels.
       indices: int64 `[N]`, the rows of `images` and `labels` that make up the split.
     """
 
@@ -34,11 +35,12 @@ class Split:
         return len(self.indices)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> ImageShape:
+        """(height, width, channels) of one image."""
         return self.images.shape[1:]
 
-    def take(self, positions) -> np.ndarray:
-        """Returns uint8 `[len(positions), H, W, C]`; positions count within the split."""
+    def take(self, positions: np.ndarray | slice) -> np.ndarray:
+        """Returns the images at `positions` within the split, uint8 `[len(positions), H, W, C]`."""
         return np.asarray(self.images[self.indices[positions]])
 
 
@@ -50,22 +52,24 @@ def load_split(
     crop: int = 148,
     image_size: int = 64,
 ) -> Split:
-    """Opens a split, after preparing the dataset where its arrays are missing.
+    """Opens a split, after preparing the dataset if its arrays are missing.
 
-    The validation split is `validation_images.npy` where that exists. Otherwise it is carved out of
-    the training images by one fixed permutation, the same for every training seed; a permutation,
-    because users' directories are often sorted by class. No test file is opened for the other two.
+    The validation split is `validation_images.npy` if that file exists. Otherwise it is carved out
+    of the training images by one fixed permutation, the same for every training seed. It has to be
+    a permutation because users' directories are often sorted by class. The test file is opened for
+    the test split only.
 
     Args:
       name: a named dataset, a directory of arrays below `data_dir`, or a path (with a separator).
       split: 'train', 'validation' or 'test'.
-      data_dir: where prepared datasets live; `~` is expanded.
+      data_dir: directory of the prepared datasets; `~` is expanded.
       validation_size: number of images to carve out of the training images.
       crop: side of the central square cut from a CelebA image, in pixels; only for celeb_a.
       image_size: side of the prepared CelebA images, in pixels; only for celeb_a.
 
     Raises:
-      ValueError: unknown name or split, data not to be had, or arrays that break a rule.
+      InputError: unknown name or split, a dataset that cannot be prepared, or arrays that break a
+        rule.
     """
     if split not in SPLITS:
         raise InputError(f"split={split!r}: must be one of {', '.join(SPLITS)}.")
@@ -83,29 +87,39 @@ def load_split(
 
 
 def hash_images(splits: Sequence[Split]) -> str:
-    """SHA-256 of the whole image arrays that `splits` are parts of, hexadecimal; about 1 s per GB.
+    """Returns the hexadecimal SHA-256 of all image arrays that `splits` are parts of.
 
-    Of shapes and pixels, wherever the files lie. Splits of one file count once, so that it also
-    tells whether the validation images were carved out of the training images.
+    The hash covers whole arrays, their shapes and pixels, but not the paths of the files; it takes
+    about 1 s per GB. Several splits of one file count once, so the hash also shows whether the
+    validation images were carved out of the training images.
     """
     arrays = {getattr(s.images, "filename", None) or id(s.images): s.images for s in splits}
     digest = hashlib.sha256()
     for images in arrays.values():
         digest.update(f"{images.dtype} {images.shape} ".encode())
-        step = max(1, _HASHED_AT_A_TIME // images[0].nbytes)
+        step = max(1, HASH_CHUNK_BYTES // images[0].nbytes)
         for start in range(0, len(images), step):
-            digest.update(np.ascontiguousarray(images[start : start + step]))
+            digest.update(np.ascontiguousarray(images[start : start + step]).data)
     return digest.hexdigest()
 
 
 def _carve(num_images: int, split: str, validation_size: int) -> np.ndarray:
-    """The rows of the training images that make up 'train' or 'validation', in ascending order."""
+    """Returns the rows of the training images that make up `split`, in ascending order.
+
+    Args:
+      num_images: number of images in train_images.npy.
+      split: 'train' or 'validation'.
+      validation_size: number of rows to carve out for 'validation'.
+
+    Raises:
+      InputError: `validation_size` leaves `split` without images, or is not an integer.
+    """
     is_validation = split == "validation"
     minimum = 1 if is_validation else 0
     if not hasattr(validation_size, "__index__") or not minimum <= validation_size < num_images:
         raise InputError(
             f"validation_size={validation_size}: must be at least {minimum} to load the {split} "
-            f"split, and less than the {num_images} images of train_images.npy, its source. "
+            f"split, and less than the {num_images} images of train_images.npy. "
             "Change it, or place validation_images.npy beside train_images.npy."
         )
     permutation = np.random.default_rng(0).permutation(num_images)

@@ -1,11 +1,12 @@
-"""Preparation of the named datasets: from TensorFlow Datasets (TFDS) or Debian's files to arrays.
+"""Preparation of the named datasets as arrays, from TensorFlow Datasets (TFDS) or Debian's files.
 
-TFDS reads and writes `array_record` without TensorFlow, but its builders unpack archives and encode
-images with it. The subclasses here do these two things with the standard library and Pillow, so
-that a machine without TensorFlow prepares the same data. They also set `url_infos`, the checksums
-of the downloads (None: those in TFDS's common list): TFDS 4.9.10 would look for them by means of
-`importlib_resources`, which it does not require. All imports of TFDS are inside functions: who has
-arrays already needs no TFDS.
+TFDS reads and writes `array_record` without TensorFlow, but its builders use TensorFlow to unpack
+archives and to encode images. The subclasses in this package do both with the standard library and
+Pillow, so that a machine without TensorFlow prepares the same data.
+
+The subclasses also set `url_infos`, the checksums of the downloads (None: those in TFDS's common
+list), because TFDS 4.9.10 would look them up with `importlib_resources`, which it does not require.
+All imports of TFDS are inside functions, so that reading existing arrays does not need it.
 """
 
 from vae_jax.data.sources.celeb_a import CELEB_A_IMAGE_SIZE

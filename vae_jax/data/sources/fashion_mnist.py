@@ -1,26 +1,28 @@
-"""Fashion-MNIST, from Debian's files or TensorFlow Datasets."""
+"""Fashion-MNIST: its TensorFlow Datasets builder, which can read Debian's copy of the files."""
 
 import gzip
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-# Where Debian's package `dataset-fashion-mnist` installs the original IDX files.
+# Directory in which Debian's package `dataset-fashion-mnist` installs the original IDX files.
 DEBIAN_DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
-_FILES_OF_SPLIT = {
+_SPLIT_FILES = {
     split: (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
     for split, prefix in (("train", "train"), ("test", "t10k"))
 }
-IDX_FILES = [file for pair in _FILES_OF_SPLIT.values() for file in pair]
+IDX_FILES = [file for pair in _SPLIT_FILES.values() for file in pair]
 
 
 def builder(local_directory: pathlib.Path | None = None) -> type:
-    """TFDS's Fashion-MNIST, from the files in `local_directory` if given, otherwise downloaded.
+    """Returns TFDS's Fashion-MNIST builder, which reads the files in `local_directory` if given.
 
-    Debian's files are recompressed, so they differ from the checksums which TFDS has of its
-    downloads although the images are the same: a local directory goes around the download.
+    Debian's files are recompressed. Their images are the same, but their checksums differ from
+    those that TFDS expects of a download, so a local directory bypasses the download.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.image_classification.mnist import FashionMNIST
@@ -31,7 +33,7 @@ def builder(local_directory: pathlib.Path | None = None) -> type:
             name = "fashion_mnist"
             url_infos = None
 
-            def _split_generators(self, dl_manager):
+            def _split_generators(self, dl_manager: Any) -> Any:
                 if local_directory is None:
                     urls = {file: self.URL + file for file in IDX_FILES}
                     paths = dl_manager.download(urls)
@@ -39,10 +41,12 @@ def builder(local_directory: pathlib.Path | None = None) -> type:
                     paths = {file: local_directory / file for file in IDX_FILES}
                 return {
                     split: self._generate_examples(paths[images], paths[labels])
-                    for split, (images, labels) in _FILES_OF_SPLIT.items()
+                    for split, (images, labels) in _SPLIT_FILES.items()
                 }
 
-            def _generate_examples(self, images_path, labels_path):
+            def _generate_examples(
+                self, images_path: os.PathLike, labels_path: os.PathLike
+            ) -> Iterator[tuple[int, dict[str, Any]]]:
                 pairs = zip(_read_idx(images_path), _read_idx(labels_path), strict=True)
                 for index, (image, label) in enumerate(pairs):
                     yield index, {"image": Image.fromarray(image), "label": label}

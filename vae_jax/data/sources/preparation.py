@@ -1,9 +1,10 @@
-"""Named datasets are decoded into arrays once."""
+"""Decodes a named dataset into arrays, and says how to get it if that fails."""
 
 import functools
 import pathlib
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -17,7 +18,7 @@ BUILDERS = {
     "celeb_a": celeb_a.builder,
 }
 NAMES = tuple(BUILDERS)
-_CHUNK = 512  # images decoded between two updates of the progress bar
+CHUNK_SIZE = 512  # images decoded between two updates of the progress bar
 
 
 def prepare_arrays(
@@ -25,32 +26,32 @@ def prepare_arrays(
 ) -> None:
     """Writes `{split}_images.npy` and `{split}_labels.npy` of a named dataset into `directory`.
 
-    The files are written in a temporary directory beside `directory` that is renamed at the end, so
-    `directory` either holds all arrays or does not exist, whatever ends the preparation.
+    The files are written to a temporary directory beside `directory`, which is renamed at the end.
+    So `directory` either holds all arrays or does not exist, however the preparation ends.
 
     Args:
       name: one of `NAMES`.
-      directory: where the arrays go; must not hold anything yet.
-      tfds_directory: where TFDS keeps what it downloads, so that another crop needs no download.
+      directory: directory of the arrays; must be missing or empty.
+      tfds_directory: directory of TFDS's downloads, kept so that another crop needs no download.
       crop: side of the central square cut from a CelebA image, in pixels.
       image_size: side of the CelebA images written, in pixels.
 
     Raises:
-      ValueError: no source could be read; the message names the ways to get the data.
+      InputError: no source could be read; the message lists the ways to get the data.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
         use_debian = name == "fashion_mnist" and all(
             (fashion_mnist.DEBIAN_DIRECTORY / file).exists() for file in fashion_mnist.IDX_FILES
         )
-        if use_debian:  # copied within seconds: not worth keeping on the disk a second time
+        if use_debian:  # copied again within seconds, so not worth keeping a second time on disk
             tfds_directory = pathlib.Path(scratch) / "tensorflow_datasets"
         source = str(fashion_mnist.DEBIAN_DIRECTORY) if use_debian else "TensorFlow Datasets"
         try:
-            sources = _open_data_sources(name, tfds_directory, use_debian)
+            sources = open_data_sources(name, tfds_directory, use_debian)
         except Exception as error:
             reason = f"{source} failed: {type(error).__name__}: {str(error).strip()[:300]}"
-            raise InputError(_instructions(name, directory, tfds_directory, reason)) from error
+            raise InputError(_list_ways(name, directory, tfds_directory, reason)) from error
         transform = np.asarray
         if name == "celeb_a":
             transform = functools.partial(celeb_a.crop_and_resize, crop=crop, image_size=image_size)
@@ -60,12 +61,17 @@ def prepare_arrays(
             _write_split(examples, arrays, split, transform)
         try:
             arrays.rename(directory)
-        except OSError:  # another process was faster: its arrays are the same
+        except OSError:  # another process was faster; its arrays are the same
             if not (directory / "train_images.npy").exists():
                 raise
 
 
-def _write_split(examples, directory: pathlib.Path, split: str, transform: Callable) -> None:
+def _write_split(
+    examples: Any,
+    directory: pathlib.Path,
+    split: str,
+    transform: Callable[[np.ndarray], np.ndarray],
+) -> None:
     """Decodes one split of a TFDS data source into memory-mapped files, a chunk at a time."""
     first = examples[0]
     create = functools.partial(np.lib.format.open_memmap, mode="w+", dtype=np.uint8)
@@ -77,8 +83,8 @@ def _write_split(examples, directory: pathlib.Path, split: str, transform: Calla
     with tqdm.tqdm(
         total=len(examples), desc=f"decoding {split}", unit=" images", disable=None
     ) as progress:
-        for start in range(0, len(examples), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(examples)))
+        for start in range(0, len(examples), CHUNK_SIZE):
+            rows = range(start, min(start + CHUNK_SIZE, len(examples)))
             for row, example in zip(rows, examples.__getitems__(rows), strict=True):
                 images[row] = transform(example["image"])
                 if labels is not None:
@@ -86,8 +92,8 @@ def _write_split(examples, directory: pathlib.Path, split: str, transform: Calla
             progress.update(len(rows))
 
 
-def _open_data_sources(name: str, tfds_directory: pathlib.Path, use_debian: bool) -> dict:
-    """Prepares a dataset with TFDS; returns {split: sequence of examples}."""
+def open_data_sources(name: str, tfds_directory: pathlib.Path, use_debian: bool) -> dict[str, Any]:
+    """Prepares a dataset with TFDS and returns split -> sequence of examples."""
     if use_debian:
         builder_class = fashion_mnist.builder(fashion_mnist.DEBIAN_DIRECTORY)
     else:
@@ -97,10 +103,10 @@ def _open_data_sources(name: str, tfds_directory: pathlib.Path, use_debian: bool
     return builder.as_data_source()
 
 
-def _instructions(
+def _list_ways(
     name: str, directory: pathlib.Path, tfds_directory: pathlib.Path, reason: str
 ) -> str:
-    """The ways to get a dataset that could not be prepared, in one message."""
+    """Returns a message with the ways to get a dataset that could not be prepared."""
     ways = [
         f"place train_images.npy and test_images.npy (uint8 [N, H, W, C], 0 to 255) in {directory}"
     ]
@@ -113,7 +119,7 @@ def _instructions(
     if name == "celeb_a":
         manual = tfds_directory / "downloads" / "manual"
         ways.append(
-            "where Google Drive refuses the download (its quota is often exceeded), fetch "
+            "if Google Drive refuses the download (its quota is often exceeded), download "
             "img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, "
             "list_landmarks_align_celeba.txt and identity_CelebA.txt by hand from "
             f"http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into {manual} and run again"
