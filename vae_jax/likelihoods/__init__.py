@@ -1,15 +1,17 @@
 """Likelihoods p(x | z) of images with values in [0, 1].
 
-Each is a small frozen dataclass without parameters of its own. The decoder's outputs
-[B, H, W, num_outputs] are its natural parameters, float32:
+Each likelihood is a small frozen dataclass without parameters of its own. It is parameterised by
+the decoder's outputs, float32 [B, H, W, num_outputs]:
 
     log_prob(outputs, x)    nats per image, [B]
     sample(key, outputs)    images [B, H, W, C] in [0, 1]
     mean(outputs)           images [B, H, W, C] in [0, 1]
 
-`binarize` tells whether images are made binary before anything else sees them. `is_discrete` tells
-whether log_prob is a mass function over the 256 levels of 8-bit images (then it is comparable in
-bits per dimension) or a density over the unit interval (or, for the Bernoulli, a cross-entropy).
+`binarize` tells whether images are made binary before the model sees them. `is_discrete` tells
+whether log_prob is a mass function over the 256 levels of 8-bit images, and so comparable in bits
+per dimension; otherwise it is a density on the unit interval (or, for the Bernoulli, a
+cross-entropy). `has_log_std` tells whether the last output channel is one learned scalar, the log
+standard deviation of all pixels.
 """
 
 from vae_jax.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli

@@ -1,4 +1,4 @@
-"""Bernoulli likelihoods: of binary images, and continuous on [0, 1]."""
+"""The Bernoulli likelihood of binary images, and the continuous Bernoulli on [0, 1]."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ from vae_jax.distributions import sum_event
 class Bernoulli:
     """Bernoulli with logits: a mass function over {0, 1}.
 
-    With `binarize`, what is modelled are binary images, each pixel 1 with its grey value's
-    probability, drawn afresh whenever an image is used (Salakhutdinov & Murray 2008; "dynamic
-    binarisation"). Without, grey values are soft targets: log_prob is E_b~Bernoulli(x)[log p(b)], a
+    With `binarize`, the images are binary: each pixel is 1 with a probability equal to its grey
+    value, drawn anew whenever the image is used ("dynamic binarisation", Salakhutdinov & Murray
+    2008). Without it, grey values are soft targets: log_prob is E_b~Bernoulli(x)[log p(b)], a
     cross-entropy whose best value is minus the entropy of Bernoulli(x), not 0.
     """
 
@@ -42,7 +42,8 @@ class Bernoulli:
 class ContinuousBernoulli:
     """Continuous Bernoulli with logits l (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845).
 
-    The density on [0, 1] proportional to s(l)^x (1 - s(l))^(1 - x), normaliser l / tanh(l / 2).
+    Its density on [0, 1] is proportional to s(l)^x (1 - s(l))^(1 - x), where s is the sigmoid, with
+    the normaliser l / tanh(l / 2).
     """
 
     num_channels: int
@@ -56,7 +57,10 @@ class ContinuousBernoulli:
 
     @staticmethod
     def _split_at_zero(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(is near 0, logits with those replaced by 1): where the closed forms read 0 / 0."""
+        """Returns (which logits are near 0, logits with those replaced by 1).
+
+        Near 0 the closed forms become 0 / 0, so callers use a series there.
+        """
         near_zero = jnp.abs(logits) < 0.1
         return near_zero, jnp.where(near_zero, 1.0, logits)
 
@@ -71,7 +75,7 @@ class ContinuousBernoulli:
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         uniform = jax.random.uniform(key, outputs.shape)
         near_zero, safe = self._split_at_zero(outputs)
-        # Inverse CDF at -|l|, mirrored for l > 0: exp(|l|) would overflow.
+        # Inverse CDF at -|l|, mirrored for l > 0, because exp(|l|) could overflow.
         negative = -jnp.abs(safe)
         x = jnp.log1p(uniform * jnp.expm1(negative)) / negative
         x = jnp.where(safe > 0, 1.0 - x, x)

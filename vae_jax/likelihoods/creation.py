@@ -1,4 +1,4 @@
-"""Likelihoods by their names in a configuration."""
+"""Creates a likelihood from its name and options in a configuration."""
 
 from vae_jax.errors import InputError
 from vae_jax.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
@@ -26,11 +26,19 @@ def create_likelihood(
     gaussian_std: float = 1.0,
     binarize: bool = False,
 ) -> Likelihood:
-    """The likelihood of a config's name, for images of `num_channels` channels.
+    """Returns the likelihood with a given name, for images of `num_channels` channels.
+
+    Args:
+      name: one of LIKELIHOODS.
+      num_channels: channels of an image.
+      num_mixtures: components of the mixture of logistics.
+      gaussian_variance: one of GAUSSIAN_VARIANCES.
+      gaussian_std: standard deviation of a Gaussian with fixed variance.
+      binarize: whether images are binarised, for the Bernoulli only.
 
     Raises:
-      ValueError: unknown name or variance, a standard deviation that is not positive, fewer than
-        one mixture component, or binary images for a likelihood of grey ones.
+      InputError: unknown name or variance, a standard deviation that is not positive, fewer than
+        one mixture component, or binary images for a likelihood of grey images.
     """
     if gaussian_variance not in GAUSSIAN_VARIANCES:
         raise InputError(
@@ -43,7 +51,7 @@ def create_likelihood(
         raise InputError(f"likelihood.num_mixtures = {num_mixtures} must be at least 1.")
     if binarize and name != "bernoulli":
         raise InputError(
-            f"likelihood.binarize = True does not go with likelihood.name = {name!r}: only "
+            f"likelihood.binarize = True does not work with likelihood.name = {name!r}: only "
             "'bernoulli' is a likelihood of binary images."
         )
     if name == "bernoulli":

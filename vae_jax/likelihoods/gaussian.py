@@ -1,4 +1,4 @@
-"""A Gaussian with one standard deviation for all pixels."""
+"""The Gaussian likelihood, with one standard deviation for all pixels."""
 
 import dataclasses
 
@@ -9,20 +9,20 @@ from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.likelihoods.base import soft_floor
 
 GAUSSIAN_VARIANCES = ("learned", "batch_optimal", "fixed")
-# Floors of the log-scales, approached smoothly so that the gradient never vanishes. Constant
-# regions (the black background of Fashion-MNIST) would otherwise drive a scale to zero and its
-# density to infinity. -7 is the floor of Salimans et al. 2017, in units of the half range [-1, 1].
-MIN_GAUSSIAN_LOG_STD = -6.0
+MIN_GAUSSIAN_LOG_STD = -6.0  # soft floor, for pixels in [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """N(sigmoid(output), sigma^2) with one sigma for all pixels and images.
 
-    `variance` is 'learned' (a parameter); 'batch_optimal': training takes the sigma that maximises
-    the likelihood of the batch at hand (Rybkin et al. 2021, arXiv:2006.13202), and the parameter is
-    set to it after each update, so that evaluation has a fixed sigma; or 'fixed' to `std`, which
-    makes the distortion a squared error over 2 std^2.
+    Attributes:
+      num_channels: channels of an image.
+      variance: 'learned': sigma is a parameter. 'batch_optimal': training uses the sigma that
+        maximises the likelihood of the current batch (Rybkin et al. 2021, arXiv:2006.13202) and
+        sets the parameter to it after each update, so that evaluation has a fixed sigma. 'fixed':
+        sigma is `std`, so that the distortion is a squared error over 2 std^2, up to a constant.
+      std: sigma of the variance 'fixed'.
     """
 
     num_channels: int
@@ -40,12 +40,13 @@ class Gaussian:
         return self.num_channels + int(self.has_log_std)
 
     def _parameters(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (mean [B, H, W, C], log sigma that broadcasts to it)."""
         if not self.has_log_std:
             return jax.nn.sigmoid(outputs), jnp.log(self.std)
         return jax.nn.sigmoid(outputs[..., :-1]), self.log_std(outputs[..., -1:])
 
     def log_std(self, raw: jax.Array) -> jax.Array:
-        """log sigma of the learned parameter, never below MIN_GAUSSIAN_LOG_STD."""
+        """Returns log sigma for the raw parameter, never below MIN_GAUSSIAN_LOG_STD."""
         return soft_floor(raw, MIN_GAUSSIAN_LOG_STD)
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
@@ -53,19 +54,19 @@ class Gaussian:
         return sum_event(normal_log_prob(x, mean, jnp.broadcast_to(log_std, mean.shape)))
 
     def batch_optimal_log_std(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """The raw log_std output whose sigma^2 is the mean squared error of the batch; a scalar.
+        """Returns the raw log_std whose sigma^2 is the mean squared error of the batch, a scalar.
 
-        Held constant under differentiation: at the optimum d/d sigma is 0.
+        It is held constant under differentiation: at the optimum the derivative by sigma is 0.
         """
         mean, _ = self._parameters(outputs)
         log_std = 0.5 * jnp.log(jnp.mean((x - mean) ** 2))
         above = jnp.maximum(log_std - MIN_GAUSSIAN_LOG_STD, 1e-3)
-        # The inverse of the soft floor: log(expm1(a)) = a + log(1 - exp(-a)).
+        # Inverse of the soft floor: log(expm1(a)) = a + log(1 - exp(-a)).
         raw = MIN_GAUSSIAN_LOG_STD + above + jnp.log(-jnp.expm1(-above))
         return jax.lax.stop_gradient(raw)
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
-        """A draw clipped to [0, 1]."""
+        """Draws images and clips them to [0, 1]."""
         mean, log_std = self._parameters(outputs)
         noise = jax.random.normal(key, mean.shape)
         return jnp.clip(mean + jnp.exp(log_std) * noise, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""A mixture of discretised logistics with autoregressive channels."""
+"""The likelihood of PixelCNN++: a mixture of discretised logistics per pixel."""
 
 import dataclasses
 
@@ -20,9 +20,10 @@ from vae_jax.likelihoods.logistic import (
 class DiscretizedLogisticMixture:
     """Mixture of discretised logistics with autoregressive channels.
 
-    Salimans et al. 2017, arXiv:1701.05517. All channels of a pixel share the mixture component;
-    within it the location of channel c is shifted by a learned multiple (in [-1, 1]) of each
-    earlier channel's value. `mean` weights the components' locations, clipped to the range.
+    Source: Salimans et al. 2017, arXiv:1701.05517. All channels of a pixel share the mixture
+    component. Within a component, the location of channel c is shifted by a learned multiple (in
+    [-1, 1]) of the value of each earlier channel. `mean` is the weighted mean of the components'
+    locations, each clipped to the range.
     """
 
     num_channels: int
@@ -39,15 +40,24 @@ class DiscretizedLogisticMixture:
     def num_outputs(self) -> int:
         return self.num_mixtures * (1 + 2 * self.num_channels + self._num_coefficients)
 
-    def _parameters(self, outputs: jax.Array):
-        """Logits [..., K]; loc, log_scale [..., K, C]; coefficients [..., K, C(C-1)/2]."""
+    def _parameters(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Returns logits [..., K]; loc, log_scale [..., K, C]; coefficients [..., K, C(C-1)/2]."""
         c, k = self.num_channels, self.num_mixtures
         logits, rest = outputs[..., :k], outputs[..., k:].reshape(*outputs.shape[:-1], k, -1)
         loc, log_scale, coefficients = jnp.split(rest, [c, 2 * c], axis=-1)
         return logits, loc, soft_floor(log_scale, MIN_LOGISTIC_LOG_SCALE), jnp.tanh(coefficients)
 
-    def _shifted_loc(self, loc, coefficients, channel: int, earlier: jax.Array) -> jax.Array:
-        """Location [..., K] of a channel given the earlier ones' values [..., K or 1, channel]."""
+    def _shifted_loc(
+        self, loc: jax.Array, coefficients: jax.Array, channel: int, earlier: jax.Array
+    ) -> jax.Array:
+        """Returns the location [..., K] of a channel, given the values of the earlier channels.
+
+        Args:
+          loc: locations before the shift, [..., K, C].
+          coefficients: multiples of the earlier channels, [..., K, C(C-1)/2].
+          channel: number of the channel.
+          earlier: values of the earlier channels, [..., K or 1, channel].
+        """
         first = channel * (channel - 1) // 2
         shift = (coefficients[..., first : first + channel] * earlier).sum(axis=-1)
         return loc[..., channel] + shift

@@ -1,4 +1,4 @@
-"""The optimiser chain, the average of the parameters, and schedules over steps."""
+"""The optimiser chain, the moving average of the parameters, and schedules over steps."""
 
 from vae_jax.optim.optimizer import OPTIMIZERS, create_optimizer, num_skipped, update_ema
 

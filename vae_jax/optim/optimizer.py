@@ -6,11 +6,12 @@ import optax
 
 from vae_jax.errors import InputError
 from vae_jax.optim.schedules import Schedule
+from vae_jax.typing import PyTree
 
 OPTIMIZERS = ("adam", "adamw", "adamax")
 
-# optax.apply_if_finite lets a non-finite update through after this many in a row. Here it never
-# does: training stops instead (see `training`).
+# optax.apply_if_finite lets a non-finite update through after this many skipped ones in a row. Here
+# it never does: training stops first (see `training`).
 _NEVER = 2**31 - 1
 
 
@@ -22,17 +23,18 @@ def create_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Returns `tx`: updates with a non-finite gradient are skipped whole, moments included.
+    """Returns an optimiser that skips an update with a non-finite gradient, moments included.
 
     Args:
       name: one of OPTIMIZERS.
-      learning_rate: schedule over the updates that were applied.
-      b1, b2: decay of the first and second moment.
-      weight_decay: of adamw, on all parameters with at least two axes (no biases, no scales).
-      clip_norm: largest global gradient norm let through; 0 switches clipping off.
+      learning_rate: learning rate as a function of the number of updates applied so far.
+      b1, b2: decay rates of the first and second moment.
+      weight_decay: weight decay of adamw, for all parameters with at least two axes (no biases, no
+        scales).
+      clip_norm: global norm to which larger gradients are scaled; 0: no clipping.
 
     Raises:
-      ValueError: unknown name, a negative number, or weight decay for an optimiser without it.
+      InputError: unknown name, a negative number, or weight decay for an optimiser without it.
     """
     if name not in OPTIMIZERS:
         raise InputError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
@@ -60,17 +62,26 @@ def create_optimizer(
 
 
 def num_skipped(opt_state: optax.ApplyIfFiniteState) -> tuple[jax.Array, jax.Array]:
-    """(updates skipped in a row until now, updates skipped in all), int32 scalars."""
+    """Returns (updates skipped in a row up to now, updates skipped in all), int32 scalars."""
     return opt_state.notfinite_count, opt_state.total_notfinite
 
 
-def update_ema(ema_params, params, step: jax.Array, decay: float, warmup: bool = True):
-    """Exponential moving average of the parameters after update number `step` (0-based).
+def update_ema(
+    ema_params: PyTree, params: PyTree, step: jax.Array, decay: float, warmup: bool = True
+) -> PyTree:
+    """Returns the exponential moving average of the parameters after update number `step`.
 
     With `warmup` the decay is min(decay, (1 + step) / (10 + step)), so that the average follows a
     young model closely instead of remembering its initialisation for 1 / (1 - decay) steps.
+
+    Args:
+      ema_params: average before the update.
+      params: parameters after the update.
+      step: number of the update, from 0.
+      decay: weight of the previous average.
+      warmup: whether the first steps use a smaller decay.
     """
     step = step.astype(jnp.float32)
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
-    # Written so that what does not change is not changed by rounding either.
+    # In this form, rounding leaves the average of a constant parameter unchanged.
     return jax.tree.map(lambda e, p: e + (1.0 - d) * (p - e), ema_params, params)

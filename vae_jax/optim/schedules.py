@@ -1,8 +1,8 @@
-"""KL weight and learning rate as functions of the step.
+"""Schedules: KL weight and learning rate as functions of the step.
 
-Every schedule is total: it takes any step from 0 to far beyond the end of training, and a warm-up
-of zero steps means "at full value from step 0". (`optax.linear_schedule` with zero transition steps
-stays at its initial value for ever, which would silently train with a KL weight of 0.)
+Every schedule accepts any step, from 0 to far beyond the end of training, and a warm-up of zero
+steps means "at full value from step 0". (`optax.linear_schedule` with zero transition steps stays
+at its initial value for ever, which would silently train with a KL weight of 0.)
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ LEARNING_RATE_DECAYS = ("constant", "cosine")
 
 
 def _fraction(step: jax.typing.ArrayLike, num_steps: int) -> jax.Array:
-    """step / num_steps clipped to [0, 1]; 1 from step 0 on where `num_steps` is 0."""
+    """Returns step / num_steps, clipped to [0, 1]; 1 for every step if `num_steps` is 0."""
     step = jnp.asarray(step, jnp.float32)
     if num_steps == 0:
         return jnp.ones_like(step)
@@ -36,17 +36,19 @@ def make_kl_schedule(
         `warmup_steps`); 'cyclical' (Fu et al. 2019, arXiv:1903.10145: `num_cycles` equal cycles
         within `warmup_steps`, each rising linearly during its first `ramp_fraction` and holding
         `weight` for the rest).
-      weight: the final weight; beta of a beta-VAE (Higgins et al. 2017).
-      warmup_steps: steps until the weight is `weight` for good; 0 means from step 0 on.
+      weight: final weight; the beta of a beta-VAE (Higgins et al. 2017).
+      warmup_steps: steps until the weight stays at `weight`; 0: from step 0 on.
+      num_cycles: number of cycles of the schedule 'cyclical'.
+      ramp_fraction: fraction of each cycle during which the weight rises.
 
     Raises:
-      ValueError: unknown name, or a number outside its range.
+      InputError: unknown name, or a number outside its range.
     """
     if name not in KL_SCHEDULES:
         raise InputError(
             f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
         )
-    if not weight >= 0 or warmup_steps < 0:  # also true of NaN
+    if not weight >= 0 or warmup_steps < 0:  # `not >=` refuses NaN as well
         raise InputError(
             f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
         )
@@ -70,7 +72,7 @@ def make_kl_schedule(
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         if name != "cyclical" or warmup_steps == 0:
             return weight * rise(_fraction(step, warmup_steps))
-        # Modulo of whole numbers: in float32 fractions the start of a cycle rounds to its end.
+        # Modulo of whole numbers: with float32 fractions, the start of a cycle rounds to its end.
         step = jnp.minimum(jnp.asarray(step, jnp.float32), warmup_steps)
         within = (step * num_cycles) % warmup_steps / warmup_steps
         return weight * jnp.where(
@@ -85,12 +87,19 @@ def make_learning_rate_schedule(
 ) -> Schedule:
     """Returns step -> learning rate, a float32 scalar.
 
-    Linear from peak / warmup_steps at step 0 (an update with rate 0 would be wasted) to `peak`,
-    then constant, or a half cosine that reaches `final_fraction * peak` at `num_steps` and stays
-    there.
+    The rate rises linearly from peak / warmup_steps at step 0 (an update with rate 0 would be
+    wasted) to `peak`. Then it is constant, or falls as a half cosine that reaches
+    `final_fraction * peak` at `num_steps` and stays there.
+
+    Args:
+      peak: highest learning rate.
+      warmup_steps: steps of the linear rise; 0: none.
+      decay: 'constant' or 'cosine'.
+      num_steps: number of training steps.
+      final_fraction: final learning rate of the half cosine, as a fraction of `peak`.
 
     Raises:
-      ValueError: unknown decay, or a number outside its range.
+      InputError: unknown decay, or a number outside its range.
     """
     if decay not in LEARNING_RATE_DECAYS:
         raise InputError(
