@@ -115,7 +115,7 @@ def learning_rate(config: ConfigDict, records: Records) -> Finding | None:
         return Finding(
             name="learning_rate_too_high",
             severity="severe" if ratio > 3 * UPDATE_RATIO_HIGH else "warning",
-            evidence=f"{evidence} (mean between two records); {_oscillation(records)}",
+            evidence=f"{evidence} (averaged between two records); {_oscillation(records)}",
             threshold=f"at most {UPDATE_RATIO_HIGH:g}, severe above three times that; {source}",
             meaning="Each step overshoots and overwrites what was learned.",
             remedy=remedy,
@@ -124,7 +124,7 @@ def learning_rate(config: ConfigDict, records: Records) -> Finding | None:
     return Finding(
         name="learning_rate_too_low",
         severity="severe" if ratio < UPDATE_RATIO_LOW / 3 else "warning",
-        evidence=f"{evidence} (mean between two records).",
+        evidence=f"{evidence} (averaged between two records).",
         threshold=f"at least {UPDATE_RATIO_LOW:g}, severe below a third of that; {source}",
         meaning="The model hardly changes: it would need many times more steps.",
         remedy=remedy,
@@ -133,7 +133,7 @@ def learning_rate(config: ConfigDict, records: Records) -> Finding | None:
 
 
 def _oscillation(records: Records) -> str:
-    """Says how much the loss goes up and down in the second half of the records."""
+    """Describes how much the loss goes up and down in the second half of the records."""
     loss = series(records, "train/loss")[1]
     loss = loss[np.isfinite(loss)]
     loss = loss[len(loss) // 2 :]

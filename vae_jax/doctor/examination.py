@@ -94,7 +94,7 @@ def random_images(split: Split, num_images: int) -> np.ndarray:
 
 
 class NonFiniteModelError(FloatingPointError):
-    """The ELBO of the model or its decoded images are not finite."""
+    """The ELBO or the decoder output of a model is not finite."""
 
 
 def examine(

@@ -13,7 +13,7 @@ from vae_jax.gallery.reconstructions import rank_reconstructions
 from vae_jax.gallery.samples import rank_samples
 from vae_jax.inference import TrainedVAE, image_sets
 
-MAX_NUM_FAILURES = 100  # nobody looks at more
+MAX_NUM_FAILURES = 100  # more would be of no use
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

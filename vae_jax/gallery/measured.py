@@ -134,7 +134,7 @@ def _lost_texture(measured: dict[str, np.ndarray]) -> Attribute:
 
 
 def draw_attribute(values: np.ndarray, measure: str, unit: str) -> Attribute:
-    """Returns the attribute of what a draw z ~ q(z|x) changes compared with E[z|x], values [N]."""
+    """Returns the attribute for what a draw z ~ q(z|x) changes compared with E[z|x], [N]."""
     return Attribute("draw", "unlucky draw of z", measure, values, unit)
 
 

@@ -71,7 +71,7 @@ def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] -> [N, H*W*C] in [0, 1]."""
+    """Flattens uint8 [N, H, W, C] to [N, H*W*C] in [0, 1]."""
     return images.reshape(len(images), -1) / 255.0
 
 

@@ -14,11 +14,11 @@ TITLE = "Failure gallery"
 NOTHING = "no measured attribute stands out"
 HOW_TO_READ = (
     "A hypothesis is a measured attribute in which the failure is beyond the 95th percentile of "
-    "all candidates. It is offered only if candidates beyond this percentile tend to be worse: "
-    "without the failures shown here, one of them must be worse than another candidate in at least "
-    f"{MIN_WORSE:.0%} of the pairs. If a failure has several such attributes, its hypothesis is "
-    "the one whose equally extreme candidates are worst. For comparison, each count comes with the "
-    "number expected among as many candidates picked at random. A hypothesis is a correlation with "
+    "all candidates. It is offered only if candidates beyond this percentile are generally worse: "
+    f"worse than the other candidates in at least {MIN_WORSE:.0%} of all pairs, not counting the "
+    "failures shown here. If a failure has several such attributes, its hypothesis is the one "
+    "whose equally extreme candidates are worst. For comparison, each count comes with the number "
+    "expected among as many candidates picked at random. A hypothesis is a correlation with "
     "failure, not a proven cause."
 )
 
@@ -128,7 +128,7 @@ def _capitalised(text: str) -> str:
 
 
 def _table(failures: FailureSet) -> Table:
-    """A row for each failure."""
+    """Returns the table with a row for each failure."""
     ranking = failures.ranking
     unit = f", {ranking.unit}" if ranking.unit else ""
     names = failures.failures[0].about

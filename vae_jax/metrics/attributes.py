@@ -50,10 +50,11 @@ def saturated(images: np.ndarray) -> np.ndarray:
 
 
 def grey_entropy(images: np.ndarray) -> np.ndarray:
-    """Returns the entropy of pixels that are 1 with probability grey value, nats per image, [N].
+    """Returns the entropy of binarised pixels, nats per image, [N].
 
-    It is the smallest possible expected distortion, for models of binary images drawn from the grey
-    ones and for models with grey values as soft targets.
+    Each pixel is 1 with the probability given by its grey value. The entropy is the smallest
+    possible expected distortion, for models of binary images drawn from the grey ones and for
+    models with grey values as soft targets.
     """
     x = np.asarray(images, np.float64)
     return (entr(x) + entr(1.0 - x)).sum(axis=(1, 2, 3))

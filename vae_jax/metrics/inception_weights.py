@@ -150,7 +150,7 @@ def read(path: os.PathLike | str) -> InceptionWeights:
 
 def save(weights: InceptionWeights, path: os.PathLike | str) -> None:
     """Writes an `.npz` archive with the keys w/NAME and b/NAME for each layer."""
-    arrays: dict[str, Any] = {}  # np.savez also has options among its keywords
+    arrays: dict[str, Any] = {}  # Any, because np.savez also takes options as keywords
     for name, (kernel, bias) in weights.layers.items():
         arrays |= {f"w/{name}": kernel, f"b/{name}": bias}
     np.savez(path, **arrays)

@@ -148,7 +148,7 @@ def realism(real: np.ndarray, fake: np.ndarray, k: int = 3, block_size: int = 10
 
 
 def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both in float64 minus the mean of y.
+    """Returns x and y in float64, minus the mean of y.
 
     |x|^2 + |y|^2 - 2 x.y loses digits if norms are large compared with distances.
     """

@@ -64,7 +64,7 @@ def _digest(extractor: FeatureExtractor, images: np.ndarray) -> str:
 
 
 def _save(path: pathlib.Path, features: FeatureSet) -> None:
-    arrays: dict[str, Any] = {}  # np.savez also has options among its keywords
+    arrays: dict[str, Any] = {}  # Any, because np.savez also takes options as keywords
     for tap, statistics in features.statistics.items():
         arrays |= {
             f"{tap}/count": statistics.count,
