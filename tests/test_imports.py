@@ -1,4 +1,4 @@
-"""Imports run downward only, and TensorFlow is nowhere needed."""
+"""Imports run downward only, and nothing needs TensorFlow."""
 
 import sys
 
@@ -67,7 +67,7 @@ def test_library_is_imported_in_its_place_only(package, allowed):
     assert importing <= allowed
 
 
-def test_training_and_evaluation_do_not_know_each_other():
+def test_training_and_evaluation_do_not_import_each_other():
     assert not is_imported("vae_jax.evaluation", imported_names(paths_of("training")))
     assert not is_imported("vae_jax.training", imported_names(paths_of("evaluation")))
 
@@ -81,7 +81,7 @@ def test_importing_everything_imports_no_tensorflow():
     assert completed.stdout == "set()\n", completed.stderr
 
 
-def test_importing_works_where_tensorflow_clu_and_tensorboard_are_missing():
+def test_importing_works_without_tensorflow_clu_and_tensorboard():
     hide = f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))"
     completed = run_python("-c", f"{hide}; import {', '.join(MODULES)}; print(vae_jax.load)")
     assert completed.returncode == 0, completed.stderr

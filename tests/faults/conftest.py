@@ -1,4 +1,4 @@
-"""Runs of train.py in processes of their own that faults are done to, and what they are held to."""
+"""Runs of train.py in processes of their own for the fault tests, and checks of their end."""
 
 import pathlib
 import subprocess
@@ -35,7 +35,7 @@ class Runs:
     def start(
         self, script: str, *arguments, fault: str = "", prefix=(), tensorflow: bool = False
     ) -> subprocess.Popen:
-        """A process of `script`, run by the command `prefix`, after the code `fault`."""
+        """Starts `script` after the code `fault`, with the command `prefix` before Python."""
         code = RUNNER.format(tensorflow="" if tensorflow else WITHOUT_TENSORFLOW, fault=fault)
         return subprocess.Popen(
             [*map(str, prefix), sys.executable, "-c", code, script, *map(str, arguments)],
@@ -72,7 +72,7 @@ def runs(data_dir) -> Runs:
 
 @pytest.fixture(scope="session")
 def undisturbed(runs, tmp_path_factory) -> pathlib.Path:
-    """The workdir of a run that nothing happened to. It must not be changed: copy it first."""
+    """The workdir of a run without faults. It must not be changed: copy it first."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     completed = runs.train(workdir)
     assert completed.returncode == 0, completed.stderr
@@ -80,7 +80,7 @@ def undisturbed(runs, tmp_path_factory) -> pathlib.Path:
 
 
 def read_records(workdir: pathlib.Path) -> list[dict]:
-    """The records of a run but for its speed."""
+    """Returns the records of a run without its speed."""
     return [
         {k: v for k, v in record.items() if k != "train/images_per_second"}
         for record in read_metrics(workdir)
@@ -90,7 +90,7 @@ def read_records(workdir: pathlib.Path) -> list[dict]:
 def assert_ended_as(
     workdir: pathlib.Path, undisturbed: pathlib.Path, checkpoints_may_be_left: bool = False
 ) -> None:
-    """Same bits of the final state, same records, same checkpoints, nothing half written."""
+    """Asserts a bitwise equal final state, equal records and checkpoints, and no partial files."""
     jax.tree.map(np.testing.assert_array_equal, read_state(workdir), read_state(undisturbed))
     assert read_records(workdir) == read_records(undisturbed)
     names, expected = ({p.name for p in (w / DIRECTORY).iterdir()} for w in (workdir, undisturbed))
@@ -103,7 +103,7 @@ def assert_no_traceback(completed: subprocess.CompletedProcess) -> None:
 
 
 def assert_one_line(completed: subprocess.CompletedProcess, script: str, *parts: str) -> None:
-    """It ended with exit code 1 and one line that has all of `parts`."""
+    """Asserts an exit code of 1 and a single line that contains all of `parts`."""
     assert completed.returncode == 1, completed.stderr
     assert_no_traceback(completed)
     lines = [line for line in completed.stderr.splitlines() if line.startswith(f"{script}: ")]

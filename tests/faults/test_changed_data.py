@@ -1,4 +1,4 @@
-"""Images that have changed between two starts of a run, which would go on with other batches."""
+"""Images that change between two starts of a run, which would continue with other batches."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def changed(data_dir, tmp_path):
 
 @pytest.fixture
 def halfway(undisturbed, tmp_path) -> pathlib.Path:
-    """A copy of the whole run that has lost its last checkpoint."""
+    """A copy of the complete run without its last checkpoint."""
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "24")
     return workdir
@@ -128,6 +128,6 @@ def test_splits_of_one_file_count_once_and_of_two_files_both(data_dir, tmp_path)
     whole = make_split(smooth_images(NUM_TRAIN + NUM_VALIDATION))
     assert hash_images(carved) == hash_images(carved[:1]) == hash_images([whole])
     directory = shutil.copytree(data_dir, tmp_path / "data")
-    # The same training file, but none of its images is taken out of training any more.
+    # The training file is the same, but none of its images are held out any more.
     np.save(directory / "tiny" / "validation_images.npy", smooth_images(5, seed=3))
     assert hash_images(load(directory)) != hash_images(carved)

@@ -12,7 +12,7 @@ from tests.faults.conftest import assert_ended_as, assert_no_traceback
 from vae_jax.recording.writers import read_metrics
 
 DAY = 86_400
-# Before anything else takes hold of time.time. The clock goes back at every hundredth look.
+# Runs before any other code imports time.time. The clock goes back at every hundredth call.
 JUMPING = f"""
 import itertools, time
 clock, looks = time.time, itertools.count()
@@ -68,7 +68,7 @@ def test_clock_that_goes_back_between_two_runs(runs, undisturbed, tmp_path, file
 
 
 def test_newest_checkpoint_is_that_of_the_highest_step(runs, undisturbed, tmp_path):
-    """Whatever the files' times say."""
+    """The modification times of the files do not matter."""
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
     for age, step in enumerate(steps):  # the highest step is the oldest file

@@ -1,6 +1,6 @@
 """Every file of a checkpoint truncated, emptied, removed, or with a bit flipped.
 
-What is restored is bit for bit what was saved, or the checkpoint is called damaged.
+A checkpoint is either restored bit for bit as it was saved, or reported as damaged.
 """
 
 import gc
@@ -25,7 +25,7 @@ from vae_jax.checkpoints import (
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.checkpoints.verification import compute_checksums
 
-# Orbax reads all arrays at once; where one cannot be read, it abandons the others' coroutines.
+# Orbax reads all arrays at once; if one cannot be read, it abandons the coroutines of the others.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 NUM_FLIPS = 10  # bits of each file, at random
@@ -52,7 +52,7 @@ def is_state(state: TrainState, step: int) -> bool:
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory) -> pathlib.Path:
-    """A workdir with the steps 1 and 2, the first of them the best."""
+    """A workdir with checkpoints 1 and 2; the first is the best."""
     workdir = tmp_path_factory.mktemp("checkpoints")
     with Checkpoints(workdir, num_latest=2) as checkpoints:
         for step in (1, 2):
@@ -119,7 +119,7 @@ def test_damaged_file_of_the_latest_checkpoint(two_checkpoints, tmp_path, damage
 @pytest.mark.usefixtures("abandoned_coroutines_end_here")
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "flipped_0"])
 def test_damaged_file_of_an_older_checkpoint_does_not_stop_a_run(two_checkpoints, tmp_path, damage):
-    """The latest is intact, so that nobody has read the older one before something is saved."""
+    """The latest one is intact, so that nothing reads the older one before the next save."""
     for number, file in enumerate(files_of(two_checkpoints, 1)):
         workdir = shutil.copytree(two_checkpoints, tmp_path / str(number))
         DAMAGES[damage](workdir / DIRECTORY / "1" / file)
@@ -130,7 +130,7 @@ def test_damaged_file_of_an_older_checkpoint_does_not_stop_a_run(two_checkpoints
             assert is_state(checkpoints.restore(make_state(0), 3), 3), file
 
 
-def test_flipped_bit_in_an_array_is_what_the_checksums_are_for(two_checkpoints, tmp_path):
+def test_checksums_are_needed_for_flipped_bits_in_an_array(two_checkpoints, tmp_path):
     """Without them some bits of an array are restored wrong."""
     silent = 0
     for seed in range(20):
@@ -215,8 +215,8 @@ def test_checkpoint_of_an_earlier_version_has_no_checksums_and_is_restored(
         assert is_state(checkpoints.restore(make_state(0), "latest"), 2)
 
 
-def test_changed_elbo_makes_no_best(two_checkpoints, tmp_path):
-    """A flipped bit in a number leaves JSON whole."""
+def test_checkpoint_with_a_changed_elbo_is_not_the_best(two_checkpoints, tmp_path):
+    """JSON stays valid after a flipped bit in a number."""
     workdir = shutil.copytree(two_checkpoints, tmp_path / "run")
     path = workdir / DIRECTORY / "2" / "metrics" / "metrics"
     path.write_text(path.read_text().replace("-2.0", "-0.0"))

@@ -1,8 +1,8 @@
-"""A disk that becomes full during training: a small tmpfs in a namespace of its own.
+"""A disk that fills up during training: a small tmpfs in a namespace of its own.
 
-A checkpoint that does not fit is a warning, and the run goes on: the disk may have room again at
-the next one. Without the last checkpoint, or where not even a record fits, the run ends with one
-message, and resumes as if nothing had been.
+If a checkpoint does not fit, the run logs a warning and continues, because the disk may have room
+at the next one. If the last checkpoint or even a record does not fit, the run ends with one message
+and resumes as if nothing had happened.
 """
 
 import errno
@@ -29,11 +29,11 @@ from vae_jax.checkpoints.state import TrainState
 from vae_jax.recording.writers import METRICS_FILE, MetricWriter, Summary, read_metrics
 
 NUM_STEPS = TINY["train.num_steps"]
-PAGE = 4096  # what a tmpfs counts in
+PAGE = 4096  # the unit in which a tmpfs counts
 SIZE = 800 * PAGE
-FITS_RECORDS = 12 * PAGE  # and not a checkpoint
+FITS_RECORDS = 12 * PAGE  # but not a checkpoint
 
-# Fills the disk but for `leaving` bytes when the checkpoint of a step is to be saved.
+# Fills the disk up to `leaving` bytes before the checkpoint of a step is saved.
 FILL = """
 import os, pathlib, signal
 from vae_jax.checkpoints import Checkpoints
@@ -42,7 +42,7 @@ ballast = pathlib.Path({disk!r}) / "ballast"
 
 def save_on_full_disk(self, state, elbo=None):
     step = int(state.step)
-    self._await_save()  # what is written in the background is of a step before
+    self._await_save()  # a save in the background is of an earlier step
     if step == full_from:
         with ballast.open("wb", buffering=0) as file:
             free = os.statvfs(ballast.parent)
@@ -57,7 +57,7 @@ Checkpoints.save = save_on_full_disk
 
 
 class Disk:
-    """A tmpfs that only processes of its namespace see, and this one through /proc."""
+    """A tmpfs that only processes in its namespace see; this process reads it through /proc."""
 
     def __init__(self, mount_point: pathlib.Path):
         command = f"mount -t tmpfs -o size={SIZE} none {mount_point} && echo ready && exec cat"
@@ -110,7 +110,7 @@ def assert_resumes_as_undisturbed(runs, disk, undisturbed) -> None:
 
 
 def assert_last_checkpoint(disk, step: int) -> None:
-    """And nothing half written beside it."""
+    """Asserts that the last checkpoint is of `step`, without partial files beside it."""
     names = [p.name for p in (disk.seen_from_here / "run" / "checkpoints").iterdir()]
     assert all(name.isdigit() for name in names) and max(map(int, names)) == step
 
@@ -219,7 +219,7 @@ def make_state(step: int) -> TrainState:
 
 @pytest.fixture
 def refused(tmp_path) -> Iterator[Checkpoints]:
-    """The checkpoints 1 (saved), and 2, for which orbax had no room."""
+    """Checkpoints of which the first is saved and the second did not fit."""
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(1))
         checkpoints.require_saved()
@@ -237,7 +237,7 @@ def warnings(caplog) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
 
 
-def test_failed_save_is_told_once_with_the_systems_words(refused, tmp_path, caplog):
+def test_failed_save_is_reported_once_in_the_words_of_the_system(refused, tmp_path, caplog):
     refused.report_failed_save()
     refused.report_failed_save()
     refused.save(make_state(3))
@@ -257,7 +257,7 @@ def test_last_save_that_failed_is_an_error_and_no_warning(refused, caplog):
     assert warnings(caplog) == []
 
 
-def test_run_without_any_checkpoint_is_told_so(tmp_path):
+def test_message_says_that_a_run_has_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints._manager.save = fail_for_space
         checkpoints.save(make_state(1))
@@ -271,13 +271,13 @@ def test_same_step_can_be_saved_again(refused):
     np.testing.assert_array_equal(refused.restore(make_state(0)).params["kernel"], 2.0)
 
 
-def test_failed_save_is_told_at_the_latest_at_the_end(refused, caplog):
+def test_failed_save_is_reported_at_the_end_at_the_latest(refused, caplog):
     refused.close()
     assert len(warnings(caplog)) == 1
 
 
-def test_checkpoint_that_is_there_is_not_called_lost(tmp_path, caplog):
-    """Where only the one before could not be removed."""
+def test_saved_checkpoint_is_not_called_lost(tmp_path, caplog):
+    """Only the previous checkpoint could not be removed."""
 
     def save_and_fail(*arguments, **options):
         save(*arguments, **options)

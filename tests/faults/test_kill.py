@@ -1,4 +1,4 @@
-"""kill -9 at any moment, also while a checkpoint is written and before the old one is deleted."""
+"""kill -9 at any time, even while a checkpoint is written and before the old one is deleted."""
 
 import collections
 import os
@@ -29,11 +29,11 @@ class Victim:
         return set(os.listdir(self._directory)) if self._directory.exists() else set()
 
     def stop(self) -> None:
-        """Nothing happens between this and the kill."""
+        """Freezes the process, so that nothing happens before the kill."""
         self.process.send_signal(signal.SIGSTOP)
 
     def kill_at(self, moment: str, random: np.random.Generator) -> str | None:
-        """Returns at which moment it was killed, None where it has ended before."""
+        """Kills the process; returns at which moment, or None if it has ended before."""
         before, deadline = self.names(), time.monotonic() + random.uniform(0.0, 12.0)
         wait_for_save = int(random.integers(0, 4))  # not always the first one
         while self.process.poll() is None:
@@ -72,9 +72,9 @@ class Victim:
 
 
 def kill_and_resume(runs, workdir, undisturbed, moments, random, *flags) -> collections.Counter:
-    """Kills one process of a run after the other, beginning anew where the run has come to its end.
+    """Kills the processes of a run one after another; starts a new run when one has ended.
 
-    Returns how many were killed at each moment.
+    Returns the number of kills at each moment.
     """
     killed, moments = collections.Counter(), list(moments)
     while moments:
@@ -95,14 +95,14 @@ def kill_and_resume(runs, workdir, undisturbed, moments, random, *flags) -> coll
     completed = runs.train(workdir, *flags)
     assert completed.returncode == 0, completed.stderr
     assert_resumed_at(completed, expected)
-    # Of a process killed between its last save and the deletion of the one before.
+    # A process may have been killed between its last save and the deletion of the one before.
     assert_ended_as(workdir, undisturbed, checkpoints_may_be_left=True)
     print(dict(killed))
     return killed
 
 
 def assert_resumed_at(completed, step: int | None) -> None:
-    """If it came so far."""
+    """Asserts that it resumed at `step`, if it came so far."""
     assert_no_traceback(completed)
     assert "damaged" not in completed.stderr
     if "step " in completed.stderr and step is not None:

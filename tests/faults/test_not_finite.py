@@ -1,4 +1,4 @@
-"""NaN in the images on their way to the device, for some steps, from some step on, in a file."""
+"""NaN in the images: on their way to the device (at some steps, or from one on) or in a file."""
 
 import pathlib
 import shutil
@@ -11,8 +11,7 @@ from tests.conftest import read_state
 from tests.faults.conftest import assert_no_traceback, assert_one_line, read_records
 from vae_jax.checkpoints import Checkpoints
 
-# Puts a NaN into one pixel of the batch of some steps, counted from 1, after the images were made
-# floats.
+# Puts a NaN into one pixel of the float images at some steps, counted from 1.
 PLANT = """
 import jax.numpy as jnp
 from vae_jax.training import steps
@@ -68,7 +67,7 @@ def test_parameters_stay_finite_and_the_bound_too(some_bad):
     assert len(validation) == 3 and np.isfinite(validation).all() and validation[-1] > validation[0]
 
 
-def test_bad_batches_without_end_end_the_run(runs, undisturbed, tmp_path):
+def test_endless_bad_batches_end_the_run(runs, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     completed = runs.train(workdir, LIMIT, fault=plant("step >= 12"))
     assert_one_line(
@@ -79,14 +78,14 @@ def test_bad_batches_without_end_end_the_run(runs, undisturbed, tmp_path):
         "in a new --workdir",
         "the checkpoints before these steps are intact",
     )
-    # That of step 12 holds the parameters of step 11: no update was made.
+    # Checkpoint 12 has the parameters of step 11, because the update was skipped.
     steps = Checkpoints(workdir).steps()
     assert steps[-1] == 12
     for step in steps:
         state = read_state(workdir, step)
         assert int(state.step) == step
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    # Without the fault the same command goes on: the data were at fault, not the run.
+    # Without the fault the same command continues: the data were at fault, not the run.
     resumed = runs.train(workdir, LIMIT)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Resuming from step {steps[-1]}." in resumed.stderr

@@ -12,14 +12,14 @@ from tests.faults.conftest import assert_ended_as, assert_one_line
 from vae_jax import config as configuration
 from vae_jax import experiment
 
-# Runs of this repository's past.
+# Runs of earlier versions of this repository.
 COMMITTED = sorted(REPOSITORY.glob("workdir/**/config.json"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def run(undisturbed, tmp_path) -> pathlib.Path:
-    """A copy of the whole run that has lost its last checkpoint."""
+    """A copy of the complete run without its last checkpoint."""
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "24")
     return workdir
@@ -54,7 +54,7 @@ def test_run_that_lacks_every_added_key_goes_on(runs, undisturbed, run):
     edit(run, remove_added_keys)
     completed = runs.train(run)
     assert completed.returncode == 0, completed.stderr
-    # Nor was there a hash of the images.
+    # Such versions stored no hash of the images either.
     message = f"{run / 'config.json'} was written by an earlier version, without a hash"
     assert completed.stderr.count(message) == 1
     assert_ended_as(run, undisturbed)
@@ -74,7 +74,7 @@ def test_key_of_a_newer_version_is_named_with_the_commit(runs, run, script, key)
     )
 
 
-def test_key_that_is_neither_there_nor_was_added_is_named(runs, run):
+def test_missing_key_that_no_version_added_is_named(runs, run):
     def remove(content: dict) -> None:
         del content["config"]["kl"]["weight"]
         content["provenance"]["git_commit"] = None

@@ -1,4 +1,4 @@
-"""A workdir that cannot be made or written: one line with path, reason and remedy; exit code 1."""
+"""A workdir that cannot be created or written: a line with path, reason, remedy; exit code 1."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.conftest import assert_one_line
 
-# Permissions do not bind root: this gives up the capabilities that let it pass over them.
+# Root ignores permissions; this drops the capabilities that let it do so.
 AS_ANYBODY = (
     *("setpriv", "--bounding-set=-dac_override,-dac_read_search"),
     *("--inh-caps=-dac_override,-dac_read_search", "--"),
@@ -19,16 +19,16 @@ REMEDY = "Give this user the right to read and write it, or choose another direc
 
 @pytest.fixture(scope="module")
 def bound() -> tuple[str, ...]:
-    """The command before a command that permissions bind."""
+    """The prefix of a command that makes it subject to permissions."""
     prefix = AS_ANYBODY if os.geteuid() == 0 else ()
     if prefix and shutil.which("setpriv") is None:
-        pytest.skip("permissions do not bind root, and there is no setpriv (util-linux)")
+        pytest.skip("root ignores permissions, and setpriv (util-linux) is not installed")
     test = ["sh", "-c", "d=$(mktemp -d); chmod 555 $d; touch $d/x; code=$?; rm -rf $d; exit $code"]
     completed = subprocess.run([*prefix, *test], capture_output=True, text=True, check=False)
     if completed.returncode == 0:
-        pytest.skip("permissions do not bind this user, not even without its capabilities")
+        pytest.skip("this user ignores permissions, even without its capabilities")
     if "setpriv" in completed.stderr:
-        pytest.skip(f"permissions do not bind root here: {completed.stderr.strip()}")
+        pytest.skip(f"setpriv cannot drop capabilities here: {completed.stderr.strip()}")
     return prefix
 
 
@@ -39,14 +39,14 @@ def make_read_only(directory: pathlib.Path) -> None:
 
 @pytest.fixture
 def run(undisturbed, tmp_path):
-    """A copy of a whole run, which may be made read-only."""
+    """A copy of the complete run, which a test may make read-only."""
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     yield workdir
     for path in [workdir, *workdir.rglob("*")]:
         path.chmod(0o755)
 
 
-def test_path_that_cannot_be_made(runs, bound, tmp_path):
+def test_path_that_cannot_be_created(runs, bound, tmp_path):
     (tmp_path / "closed").mkdir(mode=0o555)
     (tmp_path / "file").write_text("")
     for parent, reason in (("closed", "Permission denied. " + REMEDY), ("file", "Not a directory")):
@@ -57,7 +57,7 @@ def test_path_that_cannot_be_made(runs, bound, tmp_path):
     assert_one_line(completed, "train.py", f"{tmp_path / 'file'}: File exists. A directory")
 
 
-def test_path_that_is_not_there_is_no_run_to_evaluate(runs, tmp_path):
+def test_missing_path_is_no_run_to_evaluate(runs, tmp_path):
     assert_one_line(runs.evaluate(tmp_path / "run"), "evaluate.py", "is not a training run")
 
 
@@ -78,7 +78,7 @@ def test_run_made_read_only(runs, bound, run, script):
 
 
 def test_run_of_another_user(runs, bound, run):
-    """Its directory can be written, and what is in it cannot."""
+    """Its directory is writable, but its files are not."""
     make_read_only(run)
     run.chmod(0o755)
     completed = runs.train(run, prefix=bound)
@@ -86,7 +86,7 @@ def test_run_of_another_user(runs, bound, run):
 
 
 @pytest.mark.long
-def test_evaluation_that_may_be_written_needs_nothing_else(runs, bound, run):
+def test_evaluation_writes_only_to_its_own_directory(runs, bound, run):
     (run / "eval").mkdir()
     make_read_only(run)
     (run / "eval").chmod(0o755)

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/gallery: which images are the worst, and what is measured of them."""
+"""Tests of vae_jax/gallery: which images are the worst, and which attributes they have."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def initial_vae(data_dir, num_channels: int = 1, **overrides) -> TrainedVAE:
 
 
 def make_data(directory, num_channels: int = 1, num_train: int = NUM_FILE, num_classes: int = 0):
-    """A directory of arrays as conftest's, with other sizes and with labels."""
+    """Makes a directory of arrays like conftest's, with other sizes and with labels."""
     (directory / "tiny").mkdir(parents=True)
     for name, n, seed in (("train", num_train, 0), ("test", NUM_TEST, 1)):
         images = smooth_images(n, seed, num_channels)
@@ -97,7 +97,7 @@ def test_images_are_found_again_in_the_file(galleries, vae):
 
 
 def test_each_distortion_is_that_of_its_image(galleries, vae):
-    """With the evaluation's order and noise, which goes by position."""
+    """Order and noise are those of the evaluation; the noise depends on the position."""
     file = np.load(f"{vae.config.data.dir}/tiny/test_images.npy")
     ranking = galleries["worst_reconstructions"].ranking
     images = file[[ranking.describe(row)["image"] for row in range(NUM_TEST)]]
@@ -109,15 +109,15 @@ def test_each_distortion_is_that_of_its_image(galleries, vae):
 @pytest.mark.parametrize("num_failures", [1, NUM_TEST, 100])
 def test_there_are_no_more_failures_than_candidates(vae, test_split, num_failures):
     galleries = by_name(gallery.create(vae, test_split, num_failures))
-    of_images, of_samples = galleries["worst_reconstructions"], galleries["worst_samples"]
-    assert len(of_images.failures) == min(num_failures, NUM_TEST)
-    assert len(of_samples.failures) == min(num_failures, NUM_SAMPLES)
+    worst_images, worst_samples = galleries["worst_reconstructions"], galleries["worst_samples"]
+    assert len(worst_images.failures) == min(num_failures, NUM_TEST)
+    assert len(worst_samples.failures) == min(num_failures, NUM_SAMPLES)
     for failures in galleries.values():
         assert sum(len(group.rows) for group in failures.groups) == len(failures.failures)
         assert gallery.draw(failures).dtype == np.uint8
 
 
-def test_no_more_than_a_number_of_images_are_candidates(vae, test_split, galleries, monkeypatch):
+def test_number_of_candidates_is_limited(vae, test_split, galleries, monkeypatch):
     monkeypatch.setattr(reconstructions, "MAX_NUM_IMAGES", 9)
     few = by_name(gallery.create(vae, test_split, 3))["worst_reconstructions"].ranking
     whole = galleries["worst_reconstructions"].ranking
@@ -136,19 +136,19 @@ def test_other_splits_have_galleries(vae, split, n):
 
 
 @pytest.mark.parametrize("binarize", [False, True])
-def test_bernoulli_models_have_a_gallery_of_what_was_avoidable(data_dir, test_split, binarize):
+def test_bernoulli_models_have_a_gallery_of_avoidable_distortion(data_dir, test_split, binarize):
     vae = initial_vae(data_dir, likelihood__name="bernoulli", likelihood__binarize=binarize)
     galleries = by_name(gallery.create(vae, test_split, 5))
     assert list(galleries) == ["worst_reconstructions", "worst_excess", "worst_samples"]
     ranking = galleries["worst_excess"].ranking
     file = np.load(data_dir / "tiny" / "test_images.npy")
     images = file[[ranking.describe(row)["image"] for row in range(NUM_TEST)]]
-    if not binarize:  # then the reconstruction depends on the draw of each image
+    if not binarize:  # a binarised image is drawn, and its reconstruction depends on the draw
         expected = measures.excess_distortion(images / 255.0, vae.reconstruct(images))
         np.testing.assert_allclose(ranking.values, expected, rtol=1e-4)
     names = {a.name for a in ranking.attributes}
-    of_distortion = {a.name for a in galleries["worst_reconstructions"].ranking.attributes}
-    assert of_distortion - names == {"grey_entropy", "draw"}
+    distortion_names = {a.name for a in galleries["worst_reconstructions"].ranking.attributes}
+    assert distortion_names - names == {"grey_entropy", "draw"}
 
 
 def test_attributes_of_reconstructions(galleries, vae):
@@ -259,7 +259,7 @@ def test_prior_hole_is_a_difference_of_log_densities(galleries, vae):
     np.testing.assert_allclose(hole.values, log_p - log_q, rtol=1e-3, atol=1e-3)
 
 
-def test_fine_power_of_samples_is_told_in_units_of_the_data(galleries, vae):
+def test_fine_power_of_samples_is_in_units_of_the_data(galleries, vae):
     _, images = image_sets.sample_means(vae, NUM_SAMPLES)
     file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
     expected = measures.fine_power(images / 255.0) / measures.fine_power(file / 255.0).mean()
@@ -321,7 +321,7 @@ def test_change_by_the_draw_of_a_reconstruction_is_measured(vae, test_split, fea
 
 def test_with_features_samples_are_ranked_in_them(vae, test_split, features):
     failures = by_name(gallery.create(vae, test_split, 6, features))["worst_samples"]
-    assert len(failures.ranking.values) == 40  # no more than there are features of
+    assert len(failures.ranking.values) == 40  # only so many have features
     distance = np.linalg.norm(features.sample_means[:, None] - features.train[None], axis=-1)
     for failure in failures.failures:
         sample, nearest = (project(image[None])[0] for image in failure.pair)
@@ -353,12 +353,12 @@ def test_colour_images_have_galleries(tmp_path):
     for failures in gallery.create(vae, split, 5):
         assert failures.failures[0].pair[0].shape == (16, 16, 3)
         (colour,) = (a for a in failures.ranking.attributes if a.name == "colour")
-        assert np.all(colour.values > 0)  # which grey images have not as an attribute
+        assert np.all(colour.values > 0)  # an attribute that grey images do not have
         assert gallery.draw(failures).shape[-1] == 3
         json.dumps(gallery.to_json(failures), allow_nan=False)
 
 
-def test_a_second_time_everything_is_the_same(vae, test_split, galleries):
+def test_second_call_gives_the_same(vae, test_split, galleries):
     for failures in gallery.create(vae, test_split, 7):
         first = galleries[failures.ranking.name]
         assert gallery.to_json(failures) == gallery.to_json(first)
@@ -368,8 +368,8 @@ def test_a_second_time_everything_is_the_same(vae, test_split, galleries):
         np.testing.assert_array_equal(gallery.draw(failures), gallery.draw(first))
 
 
-def test_no_failures_are_wanted(vae, test_split, monkeypatch):
-    monkeypatch.setattr(vae, "encode", None)  # nothing is computed
+def test_without_failures_nothing_is_computed(vae, test_split, monkeypatch):
+    monkeypatch.setattr(vae, "encode", None)  # must not be called
     assert gallery.create(vae, test_split, 0) == []
 
 
@@ -380,7 +380,7 @@ def test_numbers_of_failures_that_are_refused(vae, test_split, num_failures):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_told(vae, test_split, monkeypatch, value):
+def test_reconstructions_that_are_not_finite_are_an_error(vae, test_split, monkeypatch, value):
     decode = vae.decode
 
     def broken(z, key=None):
@@ -394,7 +394,7 @@ def test_numbers_that_are_not_finite_are_told(vae, test_split, monkeypatch, valu
 
 
 def test_the_only_images_with_lines_are_found_and_explained(tmp_path):
-    """Of 300 images 30 have lines, which a model of smooth images cannot give back."""
+    """30 of 300 images have lines, which a model of smooth images cannot reconstruct."""
     images = smooth_images(300) // 2
     lined = np.arange(0, 300, 10)
     images[lined, 2:14:4] = 255
@@ -407,7 +407,7 @@ def test_the_only_images_with_lines_are_found_and_explained(tmp_path):
 
 
 def make_ranking(images: np.ndarray, scores: np.ndarray) -> Ranking:
-    """Of images whose reconstructions are blurred to nothing."""
+    """Ranks images whose reconstructions are uniformly grey."""
     n = len(images)
     attributes = measured.reconstruction_attributes(
         {
@@ -427,14 +427,14 @@ def make_ranking(images: np.ndarray, scores: np.ndarray) -> Ranking:
         score="score",
         unit="",
         values=scores,
-        attributes=[a for a in attributes if a.name != "fine_power_lost"],  # lines are that, too
+        attributes=[a for a in attributes if a.name != "fine_power_lost"],  # lines lose it, too
         describe=lambda row: {"image": int(row)},
         show=lambda rows: [(images[row], images[row]) for row in rows],
     )
 
 
 def test_evaluation_of_a_copy_elsewhere_is_the_same(vae, data_dir, tmp_path, galleries):
-    """Rows and pictures depend on the data's content, not on where it lies."""
+    """Rows and pictures depend on the content of the data, not on its location."""
     config = ConfigDict(vae.config.to_dict())
     shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
     config.data.dir = str(tmp_path)

@@ -55,7 +55,7 @@ def test_a_limit_only_makes_the_threshold_stricter(is_low, limit, rows):
 
 
 @pytest.mark.parametrize("is_low", [False, True])
-def test_in_what_all_share_nobody_stands_out(is_low):
+def test_nobody_stands_out_in_a_shared_value(is_low):
     values = np.zeros(100)
     assert not make_attribute(values, is_low=is_low).is_tail.any()
     values[7] = -1.0 if is_low else 1.0
@@ -83,7 +83,7 @@ def test_share_of_pairs_by_loops():
     assert len(pairs) > 50 and found == pytest.approx(np.mean(pairs), rel=1e-12)
 
 
-def test_what_goes_along_with_failure_is_offered():
+def test_attribute_that_goes_with_failure_is_offered():
     badness = normal(0)
     attribute = make_attribute(badness + normal(1))
     assert hypotheses.is_offered(attribute, badness, worst(badness))
@@ -95,7 +95,7 @@ def test_what_goes_along_with_failure_is_offered():
 
 
 @pytest.mark.parametrize("sign", [-1.0, 0.0])
-def test_what_makes_images_easy_or_no_difference_is_not_offered(sign):
+def test_attribute_of_easy_images_or_without_effect_is_not_offered(sign):
     badness = normal(0)
     seeds = range(20)
     offered = [
@@ -107,7 +107,7 @@ def test_what_makes_images_easy_or_no_difference_is_not_offered(sign):
     assert sum(offered) <= 3  # by chance: two standard errors are 2.3% of one side
 
 
-def test_what_only_the_failures_have_proves_nothing():
+def test_attribute_that_only_the_failures_have_proves_nothing():
     badness = normal(0)
     values = np.zeros(N)
     values[worst(badness)[:6]] = 1.0
@@ -139,12 +139,12 @@ def test_each_candidate_is_explained_by_what_it_stands_out_in():
 
 def test_the_stronger_cause_comes_first_also_where_the_fainter_is_rarer():
     badness = np.arange(float(N))
-    # All that have `strong` are bad; of those that have `faint` the median is near the middle.
+    # All images with `strong` are bad; the median of those with `faint` is near the middle.
     strong = np.where(badness >= N - 20, 1.0 + badness / N, 0.0)
     faint = np.zeros(N)
     faint[20::20] = np.arange(1.0, 20.0)
     both = N - 1
-    faint[both] = 100.0  # nobody is as extreme
+    faint[both] = 100.0  # no other value is as extreme
     explanations = hypotheses.explain(
         [make_attribute(faint, "faint"), make_attribute(strong, "strong")], badness
     )
@@ -202,10 +202,10 @@ def test_expected_counts_are_those_of_all_candidates(explained):
     for g in groups:
         num_alike = sum((found or [None])[0] is g.attribute for found in explanations)
         assert g.num_expected == pytest.approx(40 * num_alike / N)
-    assert sum(g.num_expected for g in groups) == pytest.approx(40)  # every kind is there
+    assert sum(g.num_expected for g in groups) == pytest.approx(40)  # groups cover all candidates
     assert all(len(g.rows) > 2 * g.num_expected for g in groups if g.attribute)
     everything = hypotheses.group(explanations, np.arange(N), badness)
-    for g in everything:  # who picks all has no surprise
+    for g in everything:  # as expected if all are chosen
         assert g.num_expected == pytest.approx(len(g.rows))
 
 

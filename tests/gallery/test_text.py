@@ -1,4 +1,4 @@
-"""Tests of vae_jax/gallery: what is written and drawn of failures."""
+"""Tests of vae_jax/gallery: texts and pictures of failures."""
 
 import json
 import re
@@ -22,13 +22,13 @@ def normal(seed: int) -> np.ndarray:
 
 
 def make_images(n: int = N, size: int = SIZE, num_channels: int = 1) -> np.ndarray:
-    """Without white, so that they differ from the paper."""
+    """Makes images without white, so that they differ from the background."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 200, (n, size, size, num_channels), dtype=np.uint8)
 
 
 def make_ranking(images=None, scores=None, unit: str = "nats", is_low: bool = False, **options):
-    """With a strong attribute, a weaker one, and two that have nothing to do with it."""
+    """Makes a ranking with a strong attribute, a weaker one and two unrelated ones."""
     images = make_images() if images is None else images
     scores = 1000 + 100 * normal(0) if scores is None else scores
     badness = -normal(0) if is_low else normal(0)
@@ -118,7 +118,7 @@ def test_caption_says_what_how_bad_and_why(failures):
         assert re.fullmatch(rf"{re.escape(value)} \(-?[\d.]+\)", lines[3])
 
 
-def test_scores_without_unit_carry_their_last_word_in_captions():
+def test_captions_show_the_last_word_of_scores_without_unit():
     failures = choose(make_ranking(unit="", score="perceptual distance"), 2)
     assert text.caption(failures.failures[0], 1, failures)[1].startswith("distance 1,")
 
@@ -147,7 +147,7 @@ def test_medians_are_those_of_all_candidates(failures):
 
 
 def tables_of(lines) -> list[list[list[str]]]:
-    """Each table's rows of cells."""
+    """Returns the rows of cells of each table."""
     tables, rows = [], []
     for line in [*lines, ""]:
         if line.startswith("|"):
@@ -184,7 +184,7 @@ def test_counts_add_up_to_the_failures(failures):
         assert sum(row[4].startswith(name) for row in table[2:]) == count
 
 
-def test_section_tells_candidates_score_and_what_was_not_offered(failures):
+def test_section_gives_candidates_score_and_attributes_that_were_not_offered(failures):
     section = "\n".join(gallery.markdown([gallery.describe(failures)]))
     assert section.startswith("## Failure gallery\n")
     assert "\n### Worst things\n" in section and "What they are." in section
@@ -240,7 +240,7 @@ def test_json_has_no_infinity():
 
 
 def captionless(monkeypatch, failures) -> np.ndarray:
-    """The picture with captions of as many lines, all of them blank."""
+    """Draws the picture with captions of equally many blank lines."""
     with monkeypatch.context() as patch:
         wrap = picture.wrap
         patch.setattr(picture, "wrap", lambda *args: [" " for _ in wrap(*args)])
@@ -302,7 +302,7 @@ def test_groups_have_colours_of_their_own(failures):
 
 
 def test_colours_can_be_read_on_white():
-    """Contrast of 4.5 at least, as WCAG 2 asks for."""
+    """The contrast is at least 4.5, as WCAG 2 requires."""
 
     def luminance(colour):
         c = np.array(colour) / 255.0

@@ -18,7 +18,7 @@ from vae_jax.checkpoints.state import create_train_state
 from vae_jax.recording.writers import read_metrics
 
 LATENT_SHAPE = TINY["model.latent_shape"]
-N = 11  # no multiple of the batch size, 8
+N = 11  # not a multiple of the batch size, 8
 KEY = jax.random.key(5)
 
 
@@ -37,7 +37,7 @@ def test_package_offers_load_and_what_it_returns(vae):
 
 
 def test_loaded_model_gives_the_validation_elbo_that_training_logged(vae, trained_workdir):
-    """Parameters, likelihood, noise and images are those of the run; its devices were others."""
+    """Parameters, likelihood, noise and images are those of the run, which had other devices."""
     logged = {
         r["step"]: r["validation/elbo"]
         for r in read_metrics(trained_workdir)
@@ -85,16 +85,16 @@ def test_parameters_are_averaged_or_raw_as_the_config_says(copied_workdir, use_e
     assert any(np.any(a != b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("of_config", [True, False])
-def test_parameters_are_averaged_or_raw_as_the_caller_says(copied_workdir, of_config):
-    """Whatever the config says; its own choice is that of the test above."""
+@pytest.mark.parametrize("configured", [True, False])
+def test_parameters_are_averaged_or_raw_as_the_caller_says(copied_workdir, configured):
+    """The argument overrides the config, whose choice the test above covers."""
     config = configuration.load(copied_workdir)
     loads = {}
     for use_ema in (True, False):
         config.eval.use_ema = use_ema
         configuration.save(config, IMAGE_SHAPE, {}, copied_workdir)
         loads[use_ema] = jax.device_get(vae_jax.load(copied_workdir).params)
-    config.eval.use_ema = of_config
+    config.eval.use_ema = configured
     configuration.save(config, IMAGE_SHAPE, {}, copied_workdir)
     for use_ema in (True, False):
         loaded = vae_jax.load(copied_workdir, use_ema=use_ema).params
@@ -111,7 +111,7 @@ def test_batch_size_is_rounded_up_to_a_multiple_of_the_devices(trained_workdir):
     assert vae_jax.load(trained_workdir, batch_size=7).batch_size == 8  # on two devices
 
 
-def test_run_of_before_there_were_learned_priors_is_loaded(copied_workdir, vae):
+def test_run_from_before_learned_priors_is_loaded(copied_workdir, vae):
     """Its config.json has no such section, and its checkpoints have no such parameters."""
     path = copied_workdir / configuration.CONFIG_FILE
     content = json.loads(path.read_text())
@@ -184,7 +184,7 @@ def test_draws_are_a_function_of_the_key(vae, images, draw):
 
 
 def test_draws_differ_between_images(vae):
-    """Also between those at the same place of two batches."""
+    """This includes images at the same position in two batches."""
     drawn = vae.decode(np.zeros((N, *LATENT_SHAPE)), KEY)
     assert len(np.unique(drawn.reshape(N, -1), axis=0)) == N
     same_images = np.repeat(smooth_images(1), N, axis=0)
@@ -249,10 +249,10 @@ def test_log_prob_is_that_of_the_decoders_outputs(vae, images):
 
 
 def test_log_prob_at_a_known_code_is_minus_the_distortion_of_the_bound(vae, images):
-    """Where the posterior is a point, elbo_terms draws that point."""
+    """If the posterior is a point, elbo_terms draws that point."""
     params = jax.device_get(vae.params)
     head = dict(params["encoder"]["head"])
-    # softplus(-50) is nothing: the standard deviation is its floor, 1e-4.
+    # softplus(-50) vanishes: the standard deviation is at its floor, 1e-4.
     head["kernel"] = head["kernel"] * (np.arange(8) < 4)
     head["bias"] = np.where(np.arange(8) < 4, head["bias"], -50.0).astype(np.float32)
     params = {**params, "encoder": {**params["encoder"], "head": head}}
@@ -262,7 +262,7 @@ def test_log_prob_at_a_known_code_is_minus_the_distortion_of_the_bound(vae, imag
     terms = narrow.elbo_terms(images, KEY)
     actual = narrow.log_prob(images, posterior.mean)
     np.testing.assert_allclose(actual, -terms.distortion, rtol=1e-3)
-    assert np.ptp(actual) > 10 * np.abs(actual + terms.distortion).max()  # one image from another
+    assert np.ptp(actual) > 10 * np.abs(actual + terms.distortion).max()  # between images
 
 
 # Errors

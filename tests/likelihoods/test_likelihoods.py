@@ -15,7 +15,7 @@ LEVELS = np.arange(256) / 255.0
 GREY_LEVELS = np.float32(LEVELS).reshape(256, 1, 1, 1)
 NUM_MIXTURES = 2
 NUM_DRAWS = 10_000
-MIN_P_VALUE = 1e-3  # of the tests of samplers; the keys are fixed
+MIN_P_VALUE = 1e-3  # for tests of samplers, with fixed keys
 
 LIKELIHOODS = {
     name: likelihoods.create_likelihood(name, num_channels=3, num_mixtures=NUM_MIXTURES)
@@ -32,7 +32,7 @@ def log_prob(likelihood: likelihoods.Likelihood, outputs, x) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def log_prob_gradient(likelihood: likelihoods.Likelihood, outputs, x) -> jax.Array:
-    """Of the sum over the images, with respect to the outputs."""
+    """Returns the gradient of the sum over images with respect to the outputs."""
     return jax.grad(lambda outputs: likelihood.log_prob(outputs, x).sum())(outputs)
 
 
@@ -104,7 +104,7 @@ def component_locations(parameters, x, channel: int):
 
 
 def mixture_log_prob(outputs, x):
-    """Per pixel, [B, H, W, 1]."""
+    """Returns the log-mass of each pixel, [B, H, W, 1]."""
     parameters = unpack_mixture(outputs, x.shape[-1])
     log_mass = log_softmax(parameters["logits"], axis=-1)
     for channel in range(x.shape[-1]):
@@ -364,7 +364,7 @@ def test_batch_optimal_sigma_is_the_root_mean_squared_error():
     error = x - expit(np.float64(outputs[..., :-1]))
     log_rmse = 0.5 * np.log((error**2).mean())
     np.testing.assert_allclose(soft_floor(np.float64(raw), -6.0), log_rmse, atol=1e-6)
-    # Whatever the log_std in the outputs was.
+    # The log_std in the outputs has no effect.
     assert GAUSSIAN.batch_optimal_log_std(with_log_std(outputs, 3.0), x) == raw
 
 
@@ -518,7 +518,7 @@ def test_mixture_of_equal_components_is_one_logistic():
 
 
 def test_mixture_shifts_a_location_by_at_most_the_earlier_value():
-    # tanh(50) = 1: the second channel lies where the first does, or mirrored.
+    # tanh(50) = 1: the second channel is located where the first is, or at its mirror image.
     outputs = [pack_mixture([0.0], [[0.0, 0.0]], [[-10.0, -10.0]], [[c]]) for c in (50.0, -50.0)]
     likelihood = likelihoods.DiscretizedLogisticMixture(num_channels=2, num_mixtures=1)
     x = np.float32([51, 51, 51, 204]).reshape(2, 1, 1, 2) / 255

@@ -54,7 +54,7 @@ def test_colour_by_hand():
     assert not attributes.colour(random_images()).any()
 
 
-def test_fine_power_is_what_is_above_eight_cycles():
+def test_fine_power_is_the_power_above_eight_cycles():
     size = 32
     column = np.arange(size) / size
     waves = [np.broadcast_to(np.cos(2 * np.pi * c * column), (size, size)) for c in (3, 8, 9, 15)]
@@ -144,7 +144,7 @@ def test_excess_is_the_cross_entropy_less_the_entropy():
     np.testing.assert_allclose(attributes.excess_distortion(x, means), expected, rtol=1e-10)
 
 
-def test_excess_of_the_image_itself_is_none_and_of_all_else_is_positive():
+def test_excess_of_the_image_itself_is_zero_and_otherwise_positive():
     x = random_images()
     np.testing.assert_allclose(attributes.excess_distortion(x, x), np.zeros(3), atol=1e-4)
     assert np.all(attributes.excess_distortion(x, np.clip(x + 0.1, 0, 1)) > 1)

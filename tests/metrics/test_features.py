@@ -20,14 +20,14 @@ from vae_jax.metrics.inception_layers import LAYER_SHAPES
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.runtime import sharding
 
-NUM_IMAGES = 7  # no multiple of any batch size here
+NUM_IMAGES = 7  # not a multiple of any batch size here
 SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
-LARGE = (400, 320, 3)  # is made smaller
+LARGE = (400, 320, 3)  # is reduced
 ATOL = 1e-6  # features are of order 1, and differently compiled programs round differently
 
 
 def random_images(num_images: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Noise, and black and white noise, of which a bicubic filter overshoots."""
+    """Returns noise; half of it is black and white, so that a bicubic filter overshoots."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (num_images, *shape), dtype=np.uint8)
     noise[::2] = 255 * (noise[::2] > 127)
@@ -89,7 +89,7 @@ def test_pytorch_fid_preprocessing_is_the_interpolation_of_torch(shape):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-# clean-fid tells Pillow the mode of an array of floats, which Pillow 11.3 said it would not allow.
+# clean-fid passes Pillow the mode of a float array, which Pillow 11.3 deprecated.
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("shape", "tolerance"),
@@ -171,7 +171,7 @@ def test_compiler_options_that_xla_does_not_know_are_left_out(stem, images, expe
 
 
 def use_stand_in(monkeypatch, has_logits: bool = False):
-    """Features that need no network: all entries are the image's first pixel."""
+    """Replaces the network: all features of an image are its first pixel."""
 
     def features(self, images):
         taps = (*self.taps, LOGITS) if has_logits else self.taps
@@ -257,7 +257,7 @@ def test_the_first_n_of_several_taps_and_logits():
     ("description", "is_terminal"),
     [("features of samples", True), ("features of samples", False), (None, True)],
 )
-def test_progress_is_shown_on_a_terminal_where_it_is_described(
+def test_progress_is_shown_on_a_terminal_if_it_has_a_description(
     stem, images, description, is_terminal, monkeypatch
 ):
     use_stand_in(monkeypatch)

@@ -16,7 +16,7 @@ def gaussian(mean, covariance, count: int = 10_000) -> GaussianStatistics:
 
 
 def random_gaussian(rng: np.random.Generator, num_features: int) -> GaussianStatistics:
-    """One with a well-conditioned covariance."""
+    """Returns a Gaussian with a well-conditioned covariance."""
     factor = rng.normal(size=(num_features, 3 * num_features))
     return gaussian(rng.normal(size=num_features), factor @ factor.T / num_features)
 
@@ -64,7 +64,7 @@ def test_statistics_of_a_small_spread_around_a_large_mean_keep_their_digits():
     batches = np.split(features, 10)
     streamed = functools.reduce(GaussianStatistics.merge, map(GaussianStatistics.of, batches))
     np.testing.assert_allclose(streamed.covariance, expected, rtol=1e-8)
-    # The textbook formula does not: E[x^2] is 1e8 here, and its last digit 1e-8.
+    # The textbook formula loses them: E[x^2] is 1e8 here, and its last digit 1e-8.
     textbook = features.T @ features / 1000 - np.outer(features.mean(axis=0), features.mean(axis=0))
     assert np.abs(textbook / expected - 1).max() > 1e-6
 

@@ -41,15 +41,15 @@ def pytorch_fid_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray):
-    """To 1e-5 of the largest feature; rounding alone makes less than 1e-6."""
+    """Asserts equality to 1e-5 of the largest feature; rounding alone gives less than 1e-6."""
     assert found.dtype == np.float32
-    assert expected.std() > 0.05 * np.abs(expected).max()  # no constants, which agree by accident
+    assert expected.std() > 0.05 * np.abs(expected).max()  # constants would agree by accident
     atol = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
 def assert_same_features_and_distance(ours: list[np.ndarray], theirs: list[np.ndarray]):
-    """Of two sets of few images, along axes that span their features.
+    """Compares two sets of few images, and their distance along axes that span their features.
 
     The distance does not depend on the axes, and pytorch-fid needs most of a minute for the root of
     a matrix of 2048 x 2048.
@@ -94,7 +94,7 @@ def weights(network, tmp_path_factory) -> InceptionWeights:
 
 @pytest.fixture(scope="module")
 def apply(weights):
-    """Images [2, 299, 299, 3] to all taps and the logits, compiled once."""
+    """Maps images [2, 299, 299, 3] to all taps and the logits, compiled once."""
     params = jax.device_put(weights.layers)
 
     @jax.jit
@@ -106,7 +106,7 @@ def apply(weights):
 
 @pytest.fixture(scope="module", params=PARTIAL_FILES or [None], ids=lambda path: path and path.stem)
 def released(request) -> InceptionWeights:
-    """The released numbers, as far as there are files of them."""
+    """The released weights, as far as their files are available."""
     if request.param is None:
         pytest.skip("no shared/data/inception/*.npz beside the checkout")
     return inception_weights.read(request.param)
@@ -114,7 +114,7 @@ def released(request) -> InceptionWeights:
 
 @pytest.fixture(scope="module")
 def released_network(released):
-    """pytorch-fid's network with the released numbers, batch normalisation being the identity."""
+    """pytorch-fid's network with the released weights; batch normalisation is the identity."""
     import torch
 
     network, _ = torch_reference.random_fid_inception(seed=1)
@@ -140,7 +140,7 @@ def released_network(released):
 def test_features_and_logits_are_those_of_pytorch_fid(network, apply, shape):
     images = random_images(2, shape)
     expected = dict(zip(TAPS, fid_network_features(network, images), strict=True))
-    # The bias of the logits is of order 0.1, so that it would show.
+    # The bias of the logits is of order 0.1, so that a missing one would show.
     expected[LOGITS] = expected[2048] @ network.fc.weight.numpy().T
     resized = preprocess_pytorch_fid(images)
     found = apply(jnp.broadcast_to(resized, (*resized.shape[:-1], 3)))
@@ -169,7 +169,7 @@ def test_the_network_runs_as_far_as_the_last_tap(weights):
 
 
 @IGNORE_DISP
-# Some channels are zero for all images, others nearly the same: pytorch-fid is used to that.
+# Some channels are zero for all images, others nearly constant; pytorch-fid handles that.
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 @pytest.mark.parametrize("name", [pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"])
 def test_distance_at_tap_64_is_that_of_pytorch_fid(network, weights, name):
@@ -190,7 +190,7 @@ def test_distance_at_tap_2048_is_that_of_pytorch_fid(network, weights):
     assert_same_features_and_distance(ours, theirs)
 
 
-# The released numbers
+# The released weights
 
 
 @IGNORE_DISP

@@ -57,11 +57,11 @@ def assert_equal(found: InceptionWeights, expected: InceptionWeights, tolerance:
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-# Files, written as their origins write them
+# Files in the formats of their sources
 
 
 def write_torch(path: pathlib.Path, state: dict) -> pathlib.Path:
-    """The hash stands in the name, as torch.hub has it."""
+    """Writes a torch file with its hash in the name, as torch.hub does."""
     import torch
 
     torch.save(state, path)
@@ -70,7 +70,7 @@ def write_torch(path: pathlib.Path, state: dict) -> pathlib.Path:
 
 
 def make_graph(layers: dict, epsilon: float, is_scaled: bool, logits: dict | None = None) -> bytes:
-    """A frozen graph; layers: name -> (kernel, (gamma, beta, moving mean, moving variance))."""
+    """A frozen graph of layers: name -> (kernel, (gamma, beta, moving mean, moving variance))."""
     graph_pb2 = pytest.importorskip("tensorboard.compat.proto.graph_pb2")
     from tensorboard.compat.proto import types_pb2
 
@@ -98,7 +98,7 @@ def make_graph(layers: dict, epsilon: float, is_scaled: bool, logits: dict | Non
 
 
 def make_constant_graph(is_scaled: bool) -> bytes:
-    """Up to tap 64: kernel 2, gamma 3, beta 5, mean 1, and variance + epsilon = 3.75 + 0.25."""
+    """A graph up to tap 64: kernel 2, gamma 3, beta 5, mean 1, variance + epsilon = 3.75 + 0.25."""
     layers = {}
     for name in names_up_to("conv_2"):
         norm = [np.full(LAYER_SHAPES[name][-1:], value) for value in (3.0, 5.0, 1.0, 3.75)]
@@ -318,7 +318,7 @@ def test_a_wrong_shape_in_a_file_is_named_before_folding(stem_state, tmp_path):
 
 @pytest.mark.parametrize("name", ["w.npz", "w.pth", "w.pt", "w.tgz", "w.tar.gz", "w.pb"])
 @pytest.mark.parametrize("content", [b"", b"\xff not what the name says"])
-def test_a_file_that_is_no_such_file_is_refused(name, content, tmp_path):
+def test_a_file_of_another_kind_is_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{tmp_path / name}: the file is damaged .*Delete it"):
         inception_weights.read(tmp_path / name)
@@ -375,7 +375,7 @@ def test_the_released_numbers_up_to_mixed_7():
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` {name: content}; of the names in `truncated` only the first half."""
+    """Serves `files` {name: content}, but only the first half of those named in `truncated`."""
 
     daemon_threads = True
 
@@ -411,7 +411,7 @@ FIRST, SECOND = "first.npz", "second.tgz"
 
 @pytest.fixture
 def server(stem, tmp_path, monkeypatch):
-    """Has the file `FIRST` with `stem`, and `SECOND` with the constant graph: the module's URLs."""
+    """Serves `FIRST` (`stem`) and `SECOND` (the constant graph) at the URLs of the module."""
     inception_weights.save(stem, tmp_path / FIRST)
     write_archive(tmp_path / SECOND, make_constant_graph(True))
     with Server() as server:
@@ -435,7 +435,7 @@ def files_in(cache_dir: pathlib.Path) -> list[str]:
 
 
 def bias_in(weights: InceptionWeights) -> float:
-    """A number that says which file this is: 3.5 in `SECOND`, another one in `stem`."""
+    """Returns a number that identifies the file: 3.5 for `SECOND`, another one for `stem`."""
     return float(weights.layers["conv"][1][0])
 
 
@@ -472,7 +472,7 @@ def test_a_failed_download_leaves_nothing_and_the_next_source_is_tried(
     assert files_in(cache_dir) == [SECOND]
 
 
-def test_where_all_downloads_fail_reasons_and_remedies_are_told(server, cache_dir):
+def test_if_all_downloads_fail_the_message_gives_reasons_and_remedies(server, cache_dir):
     server.truncated.add(FIRST)
     server.files[SECOND] = b"<html>Log in to this network</html>"
     with pytest.raises(WeightsUnavailableError) as caught:
@@ -487,7 +487,7 @@ def test_where_all_downloads_fail_reasons_and_remedies_are_told(server, cache_di
     assert files_in(cache_dir) == []
 
 
-def test_a_refused_connection_is_told(cache_dir, monkeypatch):
+def test_a_refused_connection_is_reported(cache_dir, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with Server() as closed:
         url = closed.url("weights.pth")
@@ -496,14 +496,14 @@ def test_a_refused_connection_is_told(cache_dir, monkeypatch):
         inception_weights.find_or_download(None, cache_dir)
 
 
-def test_a_silent_server_is_given_up(server, cache_dir, monkeypatch):
+def test_a_silent_server_is_abandoned(server, cache_dir, monkeypatch):
     monkeypatch.setattr(inception_weights, "_TIMEOUT", 0.1)
     monkeypatch.setattr(Handler, "do_GET", lambda self: threading.Event().wait(1.0))
     with pytest.raises(WeightsUnavailableError, match="timed out"):
         inception_weights.find_or_download(None, cache_dir)
 
 
-def test_a_cache_that_cannot_be_written_is_told(server, cache_dir):
+def test_a_cache_that_cannot_be_written_is_reported(server, cache_dir):
     cache_dir.write_text("a file where a directory is wanted")
     with pytest.raises(WeightsUnavailableError, match=r"(NotADirectory|FileExists)Error.*--incept"):
         inception_weights.find_or_download(None, cache_dir)

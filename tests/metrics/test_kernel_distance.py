@@ -79,7 +79,7 @@ def test_a_subset_as_large_as_both_sets_is_one_estimate_without_error():
         assert standard_error is None
 
 
-def test_all_of_the_larger_set_is_used_where_subsets_hold_all_of_the_smaller_one():
+def test_whole_larger_set_is_used_if_subsets_contain_the_whole_smaller_one():
     x, y = features(0, 10), features(1, 1000, mean=0.5)
     distance, standard_error = kernel_distance(x, y, np.random.default_rng(0), num_subsets=2000)
     # The expectation over the subsets of y is the estimate from all of y.
@@ -100,8 +100,8 @@ def test_subsets_average_to_the_whole_and_their_number_does_not_set_the_error():
     np.testing.assert_allclose(errors[100], errors[4000], rtol=0.25)
 
 
-def test_standard_error_holds_that_of_drawing_the_subsets():
-    """Few small subsets of many images: next to nothing else makes the mean uncertain."""
+def test_standard_error_includes_that_of_drawing_the_subsets():
+    """With few small subsets of many images, their choice causes almost all of the error."""
     x, y = features(0, 2000, mean=0.5), features(1, 2000)
     distances, standard_errors = np.transpose(
         [

@@ -205,7 +205,7 @@ def test_realism_by_loops(k, block_size):
     real, fake = features(0, 25), features(1, 18, scale=1.5) + 0.3
     actual = realism(real, fake, k, block_size)
     np.testing.assert_allclose(actual, realism_by_loops(real, fake, k), rtol=1e-9)
-    assert actual.min() < 1 < actual.max()  # both sides of the balls are met
+    assert actual.min() < 1 < actual.max()  # points inside and outside of the balls
 
 
 def test_realism_by_hand():
@@ -224,7 +224,7 @@ def test_realism_of_a_real_image_is_huge():
         assert realism(real, real[inside : inside + 1])[0] > 1e6
 
 
-def test_images_that_are_there_many_times_give_no_nan():
+def test_repeated_images_give_no_nan():
     """Their balls have no size, and 0 / 0 no value."""
     real = np.concatenate([np.zeros((10, 2)), np.ones((10, 2))])
     found = realism(real, np.array([[0.0, 0.0], [0.0, 3.0]]))

@@ -21,7 +21,7 @@ TAPS = (64, 192)
 
 
 def make_weights(bias: float = 0.0) -> InceptionWeights:
-    """Up to tap 192, all zero but for one bias."""
+    """Returns weights up to tap 192, all zero except one bias."""
     layers = {}
     for name in list(LAYER_SHAPES)[:5]:
         shape = LAYER_SHAPES[name]
@@ -47,7 +47,7 @@ def extractor() -> FeatureExtractor:
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
-    """The sizes of the blocks that went through the network, in whose place is `stand_in`."""
+    """The sizes of the blocks that went through `stand_in` in place of the network."""
     sizes = []
 
     def features(self, images):
@@ -96,7 +96,7 @@ def test_features_are_computed_once(extractor, computed, tmp_path):
 
 
 def test_features_through_the_network(tmp_path):
-    # Kernels of zero leave the biases, and after the last ReLU nothing else.
+    # With kernels of zero, the features are the biases after the last ReLU.
     weights = make_weights()
     weights.layers["conv_4"][1][:] = np.arange(192) - 90
     extractor = FeatureExtractor(weights, (192,), batch_size=2)
@@ -171,7 +171,7 @@ def test_the_file_does_not_depend_on_what_changes_no_number(extractor, computed,
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "text", "flipped bit", "missing array"])
-def test_a_damaged_file_is_made_anew(extractor, computed, tmp_path, caplog, damage):
+def test_a_damaged_file_is_replaced(extractor, computed, tmp_path, caplog, damage):
     images = random_images()
     reference_features(extractor, images, "tiny-test", tmp_path)
     (path,) = tmp_path.iterdir()
@@ -191,7 +191,7 @@ def test_a_damaged_file_is_made_anew(extractor, computed, tmp_path, caplog, dama
         np.savez(path, **kept)
     with caplog.at_level(logging.WARNING):
         found = reference_features(extractor, images, "tiny-test", tmp_path)
-    gc.collect()  # a file that was left open would be complained of now, not in another test
+    gc.collect()  # a file left open would cause a warning now, not in another test
     assert computed == [NUM_IMAGES] * 2
     assert_features_of(found, images)
     (record,) = caplog.records
@@ -205,7 +205,7 @@ def test_a_damaged_file_is_made_anew(extractor, computed, tmp_path, caplog, dama
 
 
 def test_a_file_appears_only_when_it_is_whole(extractor, computed, tmp_path, monkeypatch, caplog):
-    """And the features are not lost where there is no room for it."""
+    """If the file does not fit on the disk, the features are still returned."""
     images = random_images()
     savez = np.savez
 

@@ -11,7 +11,7 @@ def noise(shape, seed: int = 0) -> np.ndarray:
 
 
 def wave(size: int, vertical: int, horizontal: int, amplitude: float = 1.0) -> np.ndarray:
-    """A sinusoid of so many cycles along each side, [1, size, size, 1], of any phase."""
+    """Returns a sinusoid with so many cycles along each side, [1, size, size, 1]."""
     row, column = np.mgrid[:size, :size] / size
     phase = 2 * np.pi * (vertical * row + horizontal * column) + 0.3
     return amplitude * np.cos(phase)[None, ..., None]
@@ -34,7 +34,7 @@ def test_powers_sum_to_the_variance(shape):
     [(0, 1, 1), (3, 0, 3), (0, 7, 7), (3, 4, 5), (6, 8, 10), (1, 1, 1), (2, 2, 3), (5, -12, 13)],
 )
 def test_sinusoid_has_all_its_power_at_its_frequency(vertical, horizontal, cycles):
-    """Of a sinusoid of amplitude a it is a^2 / 2; a diagonal one rounds sqrt(v^2 + h^2)."""
+    """The power is a^2 / 2 at amplitude a; a diagonal frequency is sqrt(v^2 + h^2), rounded."""
     (radial,) = radial_power(wave(28, vertical, horizontal, amplitude=3.0))
     expected = np.zeros_like(radial)
     expected[cycles] = 4.5
@@ -59,7 +59,7 @@ def test_constant_image_has_no_power():
     np.testing.assert_allclose(radial, np.zeros_like(radial), atol=1e-30)
 
 
-def test_channels_are_averaged_not_their_mean_analysed():
+def test_powers_are_averaged_over_channels_and_not_those_of_their_mean():
     opposed = np.concatenate([wave(16, 0, 3), -wave(16, 0, 3), np.zeros((1, 16, 16, 1))], axis=-1)
     np.testing.assert_allclose(radial_power(opposed)[0, 3], (0.5 + 0.5) / 3, rtol=1e-12)
 

@@ -50,7 +50,7 @@ def test_reads_what_torch_wrote(tmp_path, is_zip):
 
 
 @LAYOUTS
-def test_reads_a_state_dict_and_leaves_out_what_is_no_tensor(tmp_path, is_zip):
+def test_reads_a_state_dict_and_leaves_out_what_is_not_a_tensor(tmp_path, is_zip):
     state = torch.nn.BatchNorm2d(3).state_dict()  # an OrderedDict with an attribute `_metadata`
     assert isinstance(state, collections.OrderedDict)
     path = write(tmp_path / "state.pth", state | {"epoch": 3}, is_zip)

@@ -15,7 +15,7 @@ def normal(num_rows: int, seed: int, shift: float = 0.0, dims: int = 3) -> np.nd
 
 
 def kernel_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of all rows of both sets, entry by entry."""
+    """Computes the kernel of all rows of both sets, entry by entry."""
     z = [*x, *y]
     squared = [[float(((a - b) ** 2).sum()) for b in z] for a in z]
     bandwidth = np.median([squared[i][j] for i, j in itertools.combinations(range(len(z)), 2)])
@@ -96,7 +96,7 @@ def test_mmd_does_not_depend_on_the_order_of_rows_or_the_scale():
 
 
 def test_accuracy_on_one_distribution_is_that_of_exchangeable_rows():
-    """The nearest other row is any of 2n - 1, of which n - 1 are of the own set."""
+    """The nearest other row is any of 2n - 1, of which n - 1 are in the same set."""
     n, num_sets = 5, 600
     accuracies = [
         two_sample.nearest_neighbour_accuracy(normal(n, 2 * s), normal(n, 2 * s + 1))
@@ -113,7 +113,7 @@ def test_accuracy_on_sets_far_apart_is_1():
 
 
 def test_accuracy_on_a_set_and_its_copy_is_0():
-    """Each row's nearest other one is its duplicate, which is of the other set."""
+    """The nearest neighbour of each row is its duplicate in the other set."""
     x = normal(20, 0)
     assert two_sample.nearest_neighbour_accuracy(x, x) == 0.0
     assert two_sample.nearest_neighbour_accuracy(x, np.random.default_rng(1).permutation(x)) == 0.0

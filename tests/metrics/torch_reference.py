@@ -1,6 +1,6 @@
 """pytorch-fid's network with random weights: the reference of the tests of the Inception metrics.
 
-Needs torch, torchvision and pytorch-fid, which only tests use: where one is missing, the test that
+Needs torch, torchvision and pytorch-fid, which only tests use: if one is missing, the test that
 calls a function of this file is skipped.
 """
 
@@ -15,11 +15,11 @@ _STUBS = []  # torch forgets a library's operators when the library is garbage-c
 
 
 def import_torchvision():
-    """Imports torchvision, also where its compiled operators do not load.
+    """Imports torchvision, even if its compiled operators do not load.
 
-    They are built for one torch and do not load beside another (CUDA and CPU, say), and torchvision
-    cannot be imported without the two operators of which it tells torch more. Its networks need no
-    operator, so the two signatures will do.
+    The operators are built for one torch and do not load with another (CUDA and CPU, say), and
+    torchvision cannot be imported without two of them. Its networks need no operators, so that the
+    signatures of these two are enough.
     """
     torch = pytest.importorskip("torch")
     specification = importlib.util.find_spec("torchvision")
@@ -52,7 +52,7 @@ def random_fid_inception(seed: int):
     import torch
     from pytorch_fid import inception
 
-    # Instead of pytorch-fid's weights, which it downloads, the network keeps what it is built with.
+    # The network keeps its initial weights in place of those that pytorch-fid downloads.
     with (
         mock.patch.object(inception, "load_state_dict_from_url"),
         mock.patch.object(torchvision.models.Inception3, "load_state_dict"),
@@ -75,10 +75,10 @@ def random_fid_inception(seed: int):
 
 
 def fid_features(network, **options):
-    """pytorch-fid's feature extractor around `network`: images in [0, 1] to the list of four taps.
+    """Returns pytorch-fid's extractor around `network`: images in [0, 1] -> list of four taps.
 
     Args:
-      options: of `pytorch_fid.inception.InceptionV3`, such as `resize_input`.
+      options: options of `pytorch_fid.inception.InceptionV3`, such as `resize_input`.
     """
     from pytorch_fid import inception
 

@@ -39,13 +39,13 @@ def create(**arguments) -> VAE:
 
 
 def init_shapes(model: VAE) -> dict:
-    """Shapes and types of the parameters, without computing any."""
+    """Returns shapes and types of the parameters without computing them."""
     x = jnp.zeros((1, *model.image_shape))
     return jax.eval_shape(model.init, jax.random.key(0), x)["params"]
 
 
 def random_params(model: VAE) -> dict:
-    """Parameters none of which is 0, so that no path is switched off."""
+    """Returns parameters without zeros, so that no path is switched off."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), p.dtype), init_shapes(model)
@@ -91,7 +91,7 @@ def test_bfloat16_activations_are_those_of_float32_up_to_rounding():
 
 
 @pytest.mark.parametrize("latent_shape", [(3,), (2, 2, 3)])
-def test_images_and_latents_do_not_see_their_batch(latent_shape):
+def test_images_and_latents_do_not_depend_on_their_batch(latent_shape):
     model = create(latent_shape=latent_shape, attention_resolutions=(4,))
     params, rng = random_params(model), np.random.default_rng(1)
     x = rng.uniform(size=(3, 8, 8, 1)).astype(np.float32)
@@ -179,7 +179,7 @@ def test_group_norm_takes_the_most_groups_of_at_least_4_channels(width):
 
 
 @pytest.mark.parametrize("resolutions", [(), (8,), (16, 8), (4,)])
-def test_attention_is_where_it_is_asked_for(resolutions):
+def test_attention_is_at_the_configured_resolutions(resolutions):
     # Stages at resolutions 16 and 8.
     model = create(image_shape=(32, 32, 3), attention_resolutions=resolutions)
     paths = flax.traverse_util.flatten_dict(init_shapes(model))
@@ -231,17 +231,17 @@ def test_fitting_shapes_are_accepted(image_shape, latent_shape, widths, patch_si
     [
         (
             {"widths": (4, 8, 8)},
-            "3 model.widths divides images by 8, of which 28x28 is no multiple",
+            "3 model.widths divides images by 8, but 28x28 is not a multiple of 8",
         ),
         ({"patch_size": 3}, "model.patch_size = 3 with 2 model.widths divides images by 6"),
-        ({"image_shape": (28, 30, 1)}, "of which 28x30 is no multiple"),
+        ({"image_shape": (28, 30, 1)}, "but 28x30 is not a multiple of 4"),
         ({"latent_shape": (7, 7)}, "model.latent_shape = \\(7, 7\\) must be \\(D,\\)"),
         ({"latent_shape": ()}, "model.latent_shape = \\(\\) must be"),
         ({"latent_shape": (0,)}, "model.latent_shape = \\(0,\\) must be"),
         ({"num_blocks": (1,)}, "model.num_blocks = \\(1,\\) must have one number"),
         ({"num_blocks": (1, -1)}, "model.num_blocks = \\(1, -1\\) must have one number"),
         ({"attention_resolutions": (8,)}, "must be heights of stages .* {14: 4, 7: 8}"),
-        ({"attention_resolutions": (7,), "widths": (4, 6)}, "multiple of 4; .* {14: 4, 7: 6}"),
+        ({"attention_resolutions": (7,), "widths": (4, 6)}, "multiple of 4: .* {14: 4, 7: 6}"),
         ({"latent_shape": (4, 4, 8)}, "must begin with the last stage's resolution \\(7, 7\\)"),
     ],
 )
@@ -263,9 +263,9 @@ def test_parameter_table_counts_every_parameter_once():
     assert total == f"| total | {count_parameters(params):,} | |"
     counts = dict(re.fullmatch(r"\| (\S+) \| ([\d,]+) \| [\d.]+% \|", row).groups() for row in rows)
     expected = {
-        f"{side}/{module}": f"{count_parameters(of_module):,}"
+        f"{side}/{module}": f"{count_parameters(module_params):,}"
         for side, modules in params.items()
-        for module, of_module in modules.items()
+        for module, module_params in modules.items()
     }
     assert counts == expected
     shares = [float(row.split("|")[3].strip().rstrip("%")) for row in rows]
@@ -286,9 +286,9 @@ def test_rematerialisation_changes_memory_and_nothing_else():
         )
 
     x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
-    params, of_remat = (jax.jit(create(remat).init)(jax.random.key(1), x) for remat in (0, 1))
-    assert jax.tree.structure(params) == jax.tree.structure(of_remat)
-    # Blocks end in zeros: something must pass through them.
+    params, remat_params = (jax.jit(create(remat).init)(jax.random.key(1), x) for remat in (0, 1))
+    assert jax.tree.structure(params) == jax.tree.structure(remat_params)
+    # Blocks end in zeros, which would hide everything before them.
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
 
     def grads(remat: bool):

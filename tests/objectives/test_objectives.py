@@ -79,7 +79,7 @@ def log_weight_draws(q: DiagonalGaussian, x: jax.Array, seed: int = 0) -> np.nda
 
 
 def random_terms(latent_shape: tuple[int, ...], learned: bool = False) -> objectives.ElboTerms:
-    """Of a batch of 6; of a prior that is `learned`, or else N(0, I)."""
+    """Returns terms of a batch of 6, with a learned prior or with N(0, I)."""
     rng = np.random.default_rng(0)
     return objectives.ElboTerms(
         distortion=jnp.asarray(rng.normal(50, 10, 6), jnp.float32),
@@ -154,14 +154,14 @@ def test_terms_of_an_image_do_not_depend_on_the_others(name):
     assert all(jnp.isnan(b[0]).any() for b in after)  # the last ones were NaN
 
 
-# The bound, with other priors
+# The bound with other priors
 
 NUM_DRAWS = 10_000
 PRIOR_MEAN, PRIOR_STD = np.array([1.5, -1.0]), np.array([0.6, 1.7])
 
 
 class Shift(nn.Module):
-    """With it a diffusion is N(mean, I): then v = alpha noise - sigma z has the mean -sigma mean.
+    """Makes a diffusion N(mean, I): then v = alpha noise - sigma z has the mean -sigma mean.
 
     z_t = alpha z + sigma noise, so E[z | z_t] = mean + alpha (z_t - alpha mean) and
     E[noise | z_t] = sigma (z_t - alpha mean).
@@ -175,7 +175,7 @@ class Shift(nn.Module):
 
 
 def standardised(base, **params) -> tuple[Prior, dict]:
-    """N(PRIOR_MEAN, PRIOR_STD^2) where `base` is N(0, I)."""
+    """Returns a prior that is N(PRIOR_MEAN, PRIOR_STD^2) if `base` is N(0, I)."""
     prior = Standardised((2,), base)
     params = {"base": params} if params else {}
     return prior, {**params, "mean": jnp.asarray(PRIOR_MEAN), "std": jnp.asarray(PRIOR_STD)}
@@ -187,7 +187,7 @@ def one_component() -> tuple[Prior, dict]:
 
 
 def one_full_component() -> tuple[Prior, dict]:
-    """Standardised, and then moved back."""
+    """Returns the same Gaussian, as a standardised component."""
     identity = {"means": jnp.zeros((1, 2)), "precision_cholesky": jnp.eye(2)[None]}
     return standardised(FullGaussianMixture((2,), 1), logits=jnp.zeros(1), **identity)
 
@@ -200,7 +200,7 @@ def initial_flow() -> tuple[Prior, dict]:
 
 
 def shifted_diffusion(std=PRIOR_STD) -> tuple[Prior, dict]:
-    """N(PRIOR_MEAN, std^2), part of the mean by the network and part by the standardisation."""
+    """Returns N(PRIOR_MEAN, std^2); network and standardisation each shift a part of the mean."""
     prior = Standardised((2,), Diffusion((2,), Shift((0.5, -0.8))))
     params = prior.init(jax.random.key(1), jnp.ones((1, 2)), jax.random.key(0), method="loss")
     moments = {"mean": PRIOR_MEAN - std * np.array([0.5, -0.8]), "std": std}
@@ -214,13 +214,15 @@ GAUSSIAN_PRIORS = {
     "flow": initial_flow,
     "diffusion": shifted_diffusion,
 }
-# With a prior N(m, diag(s^2)), in place of N(0, I).
-OF_PRIOR_PRECISION = PRECISION - 1 + PRIOR_STD**-2.0
-OF_PRIOR_MEANS = (PRECISION * POSTERIOR_MEANS + PRIOR_MEAN / PRIOR_STD**2) / OF_PRIOR_PRECISION
+# The true posterior with a prior N(m, diag(s^2)) in place of N(0, I).
+LEARNED_PRIOR_PRECISION = PRECISION - 1 + PRIOR_STD**-2.0
+LEARNED_PRIOR_MEANS = (
+    PRECISION * POSTERIOR_MEANS + PRIOR_MEAN / PRIOR_STD**2
+) / LEARNED_PRIOR_PRECISION
 
 
 def log_evidence(weights, means, stds) -> np.ndarray:
-    """log p(x) of all IMAGES where p(z) = sum_k w_k N(m_k, diag(s_k^2)), in closed form."""
+    """Returns log p(x) of all IMAGES if p(z) = sum_k w_k N(m_k, diag(s_k^2)), in closed form."""
     components = [
         np.log(w)
         + scipy.stats.multivariate_normal.logpdf(
@@ -237,9 +239,9 @@ def apply(prior, method, params, *arguments):
 
 
 def draw(prior, params, image, mean, std, num_draws=NUM_DRAWS):
-    """(posterior, terms of training, terms of evaluation, log-weights) at draws of one posterior.
+    """Returns (posterior, training terms, evaluation terms, log-weights) at draws of one posterior.
 
-    One key for the batch in training, one for each row in evaluation.
+    Training has one key for the batch, evaluation has one for each row.
     """
     q, x = posterior_of_image(image, num_draws, mean, std)
     z_key, prior_key = jax.random.split(jax.random.key(image))
@@ -256,7 +258,7 @@ def draw(prior, params, image, mean, std, num_draws=NUM_DRAWS):
 
 
 def assert_mean(values, expected, atol=1e-3):
-    """Within 4 standard errors."""
+    """Asserts that the mean of `values` is within 4 standard errors of `expected`."""
     values = np.float64(values)
     assert abs(values.mean() - expected) < 4 * values.std(ddof=1) / np.sqrt(len(values)) + atol
 
@@ -276,9 +278,11 @@ def test_rate_and_elbo_with_a_gaussian_prior_are_those_of_the_closed_form(name):
         mean, std = OTHER_MEANS, OTHER_STD
         _, in_training, evaluated, log_weights = draw(prior, params, image, mean, std)
         rate = gaussian_kl(mean[image], std, PRIOR_MEAN, PRIOR_STD)
-        gap = gaussian_kl(mean[image], std, OF_PRIOR_MEANS[image], OF_PRIOR_PRECISION**-0.5)
+        gap = gaussian_kl(
+            mean[image], std, LEARNED_PRIOR_MEANS[image], LEARNED_PRIOR_PRECISION**-0.5
+        )
         assert gap > 0.1
-        # A diffusion's is the closed form up to terms of the order of exp(gamma_min) |z|^2.
+        # That of a diffusion is the closed form up to terms of order exp(gamma_min) |z|^2.
         atol = 2e-3 if name == "diffusion" else 2e-4
         for terms in (in_training, evaluated):
             assert_mean(terms.rate, rate, atol)
@@ -296,12 +300,12 @@ def test_with_the_true_posterior_of_a_learned_prior_every_z_weighs_the_evidence(
     evidence = log_evidence([1.0], [PRIOR_MEAN], [PRIOR_STD])
     for image in range(len(IMAGES)):
         *_, log_weights = draw(
-            prior, params, image, OF_PRIOR_MEANS, OF_PRIOR_PRECISION**-0.5, num_draws=100
+            prior, params, image, LEARNED_PRIOR_MEANS, LEARNED_PRIOR_PRECISION**-0.5, num_draws=100
         )
         np.testing.assert_allclose(log_weights, evidence[image], atol=2e-4)
         bound = objectives.compute_iw_elbo(jnp.float32(log_weights.reshape(10, 10)))
         np.testing.assert_allclose(bound, evidence[image], atol=2e-4)
-    assert np.abs(evidence - LOG_EVIDENCE).min() > 0.1  # N(0, I) would give another
+    assert np.abs(evidence - LOG_EVIDENCE).min() > 0.1  # N(0, I) would give other values
 
 
 def perturbed_mixture() -> tuple[Prior, dict, np.ndarray]:
@@ -318,7 +322,7 @@ def perturbed_mixture() -> tuple[Prior, dict, np.ndarray]:
 
 
 def perturbed_flow() -> tuple[Prior, dict, np.ndarray]:
-    """Its evidence by quadrature over the plane."""
+    """Returns a flow and its evidence by quadrature over the plane."""
     prior, params = initial_flow()
     keys = iter(jax.random.split(jax.random.key(4), 99))
     params["base"] = jax.tree.map(
@@ -410,10 +414,10 @@ def test_averaged_distortion_is_a_kl_weight_times_the_number_of_values(free_bits
     expected = np.float64(terms.distortion).mean() / num_values
     rate = np.maximum(np.float64(terms.rate_per_dim).mean(axis=0), free_bits).sum()
     np.testing.assert_allclose(mean, expected + kl_weight * rate, rtol=1e-6)
-    for actual, of_sum in zip(
+    for actual, sum_gradient in zip(
         jax.tree.leaves(mean_gradient), jax.tree.leaves(other_gradient), strict=True
     ):
-        np.testing.assert_allclose(actual, of_sum / num_values, rtol=1e-6)
+        np.testing.assert_allclose(actual, sum_gradient / num_values, rtol=1e-6)
         assert np.any(actual != 0)
 
 

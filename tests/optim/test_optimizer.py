@@ -18,7 +18,7 @@ def params() -> dict:
 
 
 def grads() -> dict:
-    """Of global norm 5."""
+    """Gradients of global norm 5."""
     return {
         "kernel": jnp.asarray([[2.0, 0.0], [0.0, -2.0]]),
         "bias": jnp.asarray([-4.0, 0.0]),
@@ -160,7 +160,7 @@ def test_ema_is_the_warmed_up_recursion(decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
 def test_ema_without_warmup_remembers_its_start_as_a_power_of_the_decay(decay):
-    """After n updates it is d^n times the start and (1 - d) d^k times what came k updates ago."""
+    """After n updates it is d^n times the start plus (1 - d) d^k times the values k updates ago."""
     num_steps = 40
     walk = np.random.default_rng(0).normal(size=(num_steps, 3)).cumsum(axis=0).astype(np.float32)
     update = jax.jit(lambda e, p, t: optim.update_ema(e, p, t, decay, warmup=False))
@@ -171,7 +171,7 @@ def test_ema_without_warmup_remembers_its_start_as_a_power_of_the_decay(decay):
     weights = (1.0 - decay) * float(decay) ** np.arange(num_steps)[::-1]
     expected = decay**num_steps * start + weights @ walk.astype(np.float64)
     np.testing.assert_allclose(ema["a"], expected, rtol=1e-5, atol=1e-5)
-    if decay == 0.999:  # that start is nearly all of it
+    if decay == 0.999:  # the start is nearly all of it
         assert np.abs(ema["a"] - start).max() < 0.1 * np.abs(walk[-1] - start).max()
 
 
@@ -184,8 +184,8 @@ def test_ema_of_constant_parameters_is_those_parameters():
 
 
 @pytest.mark.parametrize("warmup", [True, False])
-def test_what_does_not_change_is_not_changed_by_rounding(warmup):
-    """As a frozen VAE's parameters: thousands of roundings would make others of them."""
+def test_constant_parameters_are_not_changed_by_rounding(warmup):
+    """Thousands of roundings would otherwise change the parameters of a frozen VAE."""
     values = {"a": jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)}
     update = jax.jit(lambda e, p, t: optim.update_ema(e, p, t, 0.999, warmup))
     ema = values

@@ -1,4 +1,4 @@
-"""The wheel, installed in an environment of its own and used from a directory without the checkout."""
+"""The wheel, installed in an environment of its own and used outside of the checkout."""
 
 import os
 import pathlib

@@ -39,7 +39,7 @@ SMALL_MLP = MLP(8, 1, jnp.float32)
 
 
 def predict_wave(z, gamma, xp=jnp):
-    """Predicted v of no density in particular."""
+    """Predicts a v that belongs to no particular density."""
     return 0.7 * xp.tanh(z + 0.3) * xp.cos(0.3 * gamma)
 
 
@@ -69,7 +69,7 @@ def initial_network_params(network: nn.Module, latent_shape: tuple[int, ...]) ->
 
 
 def initial_params(prior: Diffusion) -> dict:
-    """Those of `init`, for less compilation: priors with the same network share its parameters."""
+    """Returns parameters as `init` does; priors with the same network share the compilation."""
     params = {"schedule": {"logits": jnp.zeros(NUM_BINS)}}
     if network := initial_network_params(prior.network, prior.latent_shape):
         params["network"] = network
@@ -115,17 +115,17 @@ def compile_gradient(prior: Diffusion):
 
 
 def log_prob(prior: Diffusion, params: dict, z, seed: int = 1) -> np.ndarray:
-    """One estimate of each row's bound."""
+    """Returns one estimate of the bound of each row."""
     return np.float64(compile_method(prior, "log_prob")({"params": params}, z, split(len(z), seed)))
 
 
 def log_probs(prior: Diffusion, params: dict, z, num_estimates: int) -> np.ndarray:
-    """Independent estimates of each row's bound, [num_estimates, B]."""
+    """Returns independent estimates of the bound of each row, [num_estimates, B]."""
     return log_prob(prior, params, np.tile(z, (num_estimates, 1))).reshape(num_estimates, len(z))
 
 
 def losses(prior: Diffusion, params: dict, z, num_estimates: int) -> np.ndarray:
-    """Independent losses and bounds of the same batch, [2, num_estimates, B]."""
+    """Returns independent losses and bounds of the same batch, [2, num_estimates, B]."""
     return np.float64(jnp.stack(compile_losses(prior)(params, z, split(num_estimates))))
 
 
@@ -134,7 +134,7 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def assert_mean(values: np.ndarray, expected, margin: float = 0.0) -> None:
-    """The mean over the first axis is within 4 standard errors of what is expected, and margin."""
+    """Asserts that the mean over axis 0 is within `margin` and 4 standard errors of `expected`."""
     standard_error = values.std(axis=0) / math.sqrt(len(values))
     assert (np.abs(values.mean(axis=0) - expected) < 4.0 * standard_error + margin).all(), (
         values.mean(axis=0),
@@ -198,7 +198,7 @@ def test_untrained_network_is_the_standard_normal_without_noise():
         )
         exact = np.float64(standard_normal_log_prob(z))
         squared = (z**2).sum(axis=1)
-        # Half of sigma^2 |z|^2 less D (sigma^2 - log alpha^2), which is 2 D sigma^2 and a little.
+        # Half of sigma^2 |z|^2 minus D (sigma^2 - log alpha^2), which is a little over 2 D sigma^2.
         order = 0.5 * math.exp(gamma_min) * (squared + 2.1 * 3)
         assert (np.abs(values - exact) < order + 1e-5 * np.abs(exact)).all()
         # The model adds noise of variance exp(gamma_min) to N(0, I), and this is a bound on it.
@@ -207,15 +207,15 @@ def test_untrained_network_is_the_standard_normal_without_noise():
         assert (values < model + 1e-5 * np.abs(model)).all()
         errors.append(np.abs(values - exact).max())
     assert errors[1] < 0.1 * errors[0] and errors[2] < 0.1 * errors[1]
-    of_loss = losses(prior, params, z, 2)
-    np.testing.assert_allclose(of_loss[1], [values, values], rtol=1e-6)
+    _, bounds = losses(prior, params, z, 2)
+    np.testing.assert_allclose(bounds, [values, values], rtol=1e-6)
 
 
 # The optimal network of a Gaussian
 
 
 def gaussian_bound(std: float, gamma_min: float, gamma_max: float) -> float:
-    """What the bound of the optimal network is on average over z ~ N(0, std^2)."""
+    """Returns the mean bound of the optimal network over z ~ N(0, std^2)."""
 
     def contribution(gamma):
         alpha, sigma = alpha_sigma(gamma)
@@ -237,22 +237,22 @@ def test_bound_of_a_gaussian_is_the_closed_form_and_nearly_tight(std, gamma_min,
     prior = Diffusion(shape, Gaussian(std), gamma_min=gamma_min, gamma_max=gamma_max)
     z = std * normal((num_samples, *shape))
     exact = np.float64(sum_event(normal_log_prob(z, jnp.zeros(()), jnp.log(std))))
-    # Less the exact density, so that it is not mostly z that varies.
+    # Minus the exact density, which removes most of the variation with z.
     gaps = log_prob(prior, initial_params(prior), z) - exact
     standard_error = gaps.std() / math.sqrt(num_samples)
     assert standard_error < 0.02
     entropy = 0.5 * (math.log(2.0 * math.pi * std**2) + 1.0)
     expected_gap = num_dims * (gaussian_bound(std, gamma_min, gamma_max) + entropy)
     assert_mean(gaps, expected_gap, margin=1e-4)
-    # From the noise that the model adds, of variance exp(gamma_min), and from q(z_1) not being
-    # N(0, I).
+    # The gap comes from the noise that the model adds, of variance exp(gamma_min), and from
+    # q(z_1), which is not N(0, I).
     terminal = (1.0 - std**2) ** 2 * math.exp(-2.0 * gamma_max)
     assert -0.5 * num_dims * (math.exp(gamma_min) / std**2 + terminal) < expected_gap < 1e-9
-    if gamma_min == -4.0:  # what there is to be seen, is
+    if gamma_min == -4.0:  # the gap is large enough to be seen
         assert gaps.mean() < -4.0 * standard_error
 
 
-# Unbiased whatever the schedule
+# Unbiased with every schedule
 
 SCHEDULES = {
     "uniform": np.zeros(NUM_BINS),
@@ -271,8 +271,8 @@ def test_estimates_of_log_prob_are_unbiased_for_every_row(logits):
     estimates = log_probs(prior, params, ROWS, 10_000)
     assert (estimates.std(axis=0) > 0.01).all()
     assert_mean(estimates, expected)
-    _, of_loss = losses(prior, params, ROWS, 30_000)
-    assert_mean(of_loss, expected)
+    _, bounds = losses(prior, params, ROWS, 30_000)
+    assert_mean(bounds, expected)
 
 
 def cosine_schedule_loss(z: np.ndarray, predict_v) -> np.ndarray:
@@ -334,7 +334,7 @@ def test_loss_and_log_prob_are_of_the_same_draws_whatever_the_weighting():
     assert not by_bound.is_exact and by_bound.samples_in_steps
 
 
-def test_every_row_has_draws_of_its_key_alone():
+def test_draws_of_a_row_depend_on_its_key_alone():
     prior = Diffusion((3,), SMALL_MLP)
     params = {"params": random_params(prior)}
     z, keys = np.tile(normal((1, 3)), (4, 1)), split(4)
@@ -353,12 +353,12 @@ def test_initial_parameters_are_those_of_these_tests():
     assert params == expected
 
 
-def test_more_draws_are_less_noise():
+def test_more_draws_give_less_noise():
     variances = []
     for num_draws in (1, 8):
         prior = Diffusion((2,), Wave(), num_draws=num_draws)
         variances.append(log_probs(prior, initial_params(prior), ROWS, 2000).var(axis=0))
-    # A variance estimated from 2000 is right to 10 %; draws in parts of [0, 1] gain more than 8.
+    # A variance over 2000 has an error of 10 %; draws from parts of [0, 1] gain more than 8.
     assert (variances[1] < 1.2 / 8 * variances[0]).all()
 
 
@@ -371,17 +371,17 @@ def test_gradients_reach_network_and_schedule_which_learns_from_its_fit_alone():
     for weighting in WEIGHTINGS:
         prior = Diffusion((3,), SMALL_MLP, weighting=weighting)
         gradient = compile_gradient(prior)
-        of_untrained = gradient(initial_params(prior), z, key)
-        assert jnp.abs(of_untrained["network"]["head"]["kernel"]).max() > 1e-3
+        untrained = gradient(initial_params(prior), z, key)
+        assert jnp.abs(untrained["network"]["head"]["kernel"]).max() > 1e-3
         trained.append(gradient(random_params(prior), z, key))
         for path, leaf in jax.tree_util.tree_leaves_with_path(trained[-1]):
             assert jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 1e-4, path
-    of_bound, of_simple = trained
+    bound, simple = trained
     np.testing.assert_allclose(
-        of_bound["schedule"]["logits"], of_simple["schedule"]["logits"], rtol=1e-4, atol=1e-6
+        bound["schedule"]["logits"], simple["schedule"]["logits"], rtol=1e-4, atol=1e-6
     )
-    bias = of_bound["network"]["head"]["bias"]
-    assert not np.allclose(bias, of_simple["network"]["head"]["bias"], rtol=0.05)
+    bias = bound["network"]["head"]["bias"]
+    assert not np.allclose(bias, simple["network"]["head"]["bias"], rtol=0.05)
 
 
 class Signs(nn.Module):
@@ -395,7 +395,7 @@ class Signs(nn.Module):
         return jnp.where(jnp.abs(gamma) < 3.0, predicted, 0.0)[:, None]
 
 
-def test_schedule_is_drawn_to_what_matters_for_better_or_worse():
+def test_schedule_moves_to_levels_that_matter_for_better_or_worse():
     prior = Diffusion((1,), Signs())
     z, gradient = np.full((200, 1), 10.0, np.float32), compile_gradient(prior)
     leaf = np.mean(
@@ -430,15 +430,17 @@ def test_schedule_is_monotone_between_its_ends_with_the_inverse_density_for_slop
     np.testing.assert_allclose(levels[[0, -1]], [GAMMA_MIN, GAMMA_MAX], rtol=1e-6)
     assert (np.diff(levels) > 0.0).all()
     # Midpoints of bins integrate a histogram exactly.
-    of_bins = np.float64(density(bin_centres()))
-    np.testing.assert_allclose(of_bins.sum() * RANGE / NUM_BINS, 1.0, rtol=1e-5)
-    np.testing.assert_allclose(of_bins * RANGE / NUM_BINS, bin_probabilities(logits), rtol=1e-5)
+    bin_densities = np.float64(density(bin_centres()))
+    np.testing.assert_allclose(bin_densities.sum() * RANGE / NUM_BINS, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        bin_densities * RANGE / NUM_BINS, bin_probabilities(logits), rtol=1e-5
+    )
     # dt / dgamma within a bin, a quarter of whose probability lies on either side.
     probabilities = bin_probabilities(logits)
     middle = np.cumsum(probabilities) - 0.5 * probabilities
     after, before = gamma(middle + 0.25 * probabilities), gamma(middle - 0.25 * probabilities)
     slope = (np.float64(after) - np.float64(before)) / (0.5 * probabilities)
-    np.testing.assert_allclose(1.0 / of_bins, slope, rtol=2e-3)
+    np.testing.assert_allclose(1.0 / bin_densities, slope, rtol=2e-3)
 
 
 @every_schedule
@@ -493,19 +495,21 @@ def test_fit_is_0_with_the_gradient_of_a_cross_entropy():
     np.testing.assert_array_equal(values, np.zeros(300))
     # d log p_k / d logit_j = 0.8 q_k ([j = k] - q_j) / p_k
     q, p = softmax(logits), bin_probabilities(logits)
-    of_log = 0.8 * (q / p)[bins, None] * (np.eye(NUM_BINS)[bins] - q)
+    log_prob_gradient = 0.8 * (q / p)[bins, None] * (np.eye(NUM_BINS)[bins] - q)
     weights = contributions / contributions.mean()
-    np.testing.assert_allclose(gradient, -(weights[:, None] * of_log).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        gradient, -(weights[:, None] * log_prob_gradient).mean(axis=0), atol=1e-6
+    )
     _, scaled = fit_gradient(logits, bin_centres()[bins], 1e3 * contributions)
     np.testing.assert_allclose(scaled, gradient, atol=1e-6)
-    values, of_nothing = fit_gradient(logits, bin_centres()[bins], np.zeros(300))
+    values, gradient = fit_gradient(logits, bin_centres()[bins], np.zeros(300))
     np.testing.assert_array_equal(values, np.zeros(300))
-    np.testing.assert_array_equal(of_nothing, np.zeros(NUM_BINS))
+    np.testing.assert_array_equal(gradient, np.zeros(NUM_BINS))
 
 
 def test_fit_brings_the_schedule_to_the_least_cross_entropy():
-    # In proportion to the contributions, but for bins that the uniform share holds up: its floor,
-    # by the conditions of Karush, Kuhn and Tucker on q >= 0.
+    # In proportion to the contributions, except in bins at the floor of the uniform share, by the
+    # Karush-Kuhn-Tucker conditions on q >= 0.
     contributions = np.clip(1.0 - np.abs(bin_centres() + 3.0) / 4.0, 0.0, None)
     contributions /= contributions.sum()
     floor = UNIFORM_SHARE / NUM_BINS
@@ -571,7 +575,7 @@ class LinearGaussian:
         return mean, np.broadcast_to(precision**-0.5, mean.shape)
 
     def elbo(self, prior: Diffusion, params: dict, x, mean, std) -> np.ndarray:
-        """One estimate for each row, of q(z | x) = N(mean, std^2)."""
+        """Returns one estimate for each row with q(z | x) = N(mean, std^2)."""
         posterior = DiagonalGaussian(jnp.asarray(mean), jnp.log(std))
         z = posterior.reparameterise(normal(mean.shape))
         log_likelihood = normal_log_prob(x, z @ self.weights.T, math.log(self.noise_std))
@@ -611,7 +615,7 @@ def test_elbo_of_another_prior_is_on_average_below_the_evidence():
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_samples_are_the_samplers_in_equal_steps_of_gamma(name):
+def test_samples_come_from_the_sampler_in_equal_steps_of_gamma(name):
     prior = Diffusion((3,), SMALL_MLP, sampler=name, num_sampling_steps=5)
     params = random_params(prior, scale=0.5)
     key, temperature = jax.random.key(2), 0.7
@@ -631,12 +635,12 @@ def test_samples_are_the_samplers_in_equal_steps_of_gamma(name):
 @pytest.mark.parametrize("std", [0.3, 2.0])
 @every_schedule
 def test_samples_of_the_optimal_network_are_of_the_gaussian(std, logits):
-    """Whatever the schedule has learned: at its quantiles they are up to a quarter wider."""
+    """The learned schedule has no effect; at its quantiles they would be up to a quarter wider."""
     shape = (2, 1, 2)
     prior = Diffusion(shape, Gaussian(std), sampler="heun", num_sampling_steps=40)
     params = {"params": schedule_params(prior, logits)}
     samples = prior.apply(params, jax.random.key(0), 5000, method="sample")
-    # 40 steps make it 1 % too wide, and 4 standard errors of a standard deviation are 3 %.
+    # 40 steps make them 1 % too wide; 4 standard errors of a standard deviation are 3 %.
     assert samples.shape == (5000, *shape)
     np.testing.assert_allclose(samples.std(axis=0), std * np.ones(shape), rtol=0.05)
 
@@ -678,7 +682,7 @@ def test_learns_two_moons():
 
     held_out = (two_moons(4000, seed=1001) - mean) / std
     bounds = log_prob(prior, params, held_out)
-    # The Gaussian fitted to the very points that it is judged by.
+    # The Gaussian is fitted to the points that it is evaluated on.
     _, log_det = np.linalg.slogdet(2.0 * np.pi * np.e * np.cov(held_out.T, bias=True))
     standard_error = bounds.std() / math.sqrt(len(bounds))
     assert bounds.mean() > -0.5 * log_det + 0.3 + 4.0 * standard_error
@@ -686,12 +690,12 @@ def test_learns_two_moons():
     samples = prior.apply({"params": params}, jax.random.key(0), 2000, method="sample")
     data = (data - mean) / std
     gaussian = np.random.default_rng(0).multivariate_normal(np.zeros(2), np.cov(data.T), 2000)
-    of_held_out, of_samples, of_gaussian = (
+    held_out_distance, sample_distance, gaussian_distance = (
         np.median(scipy.spatial.cKDTree(data).query(points)[0])
         for points in (held_out, samples, gaussian)
     )
-    assert 2.0 * of_held_out < of_gaussian
-    # Halfway or nearer, in ratio.
-    assert of_samples < math.sqrt(of_held_out * of_gaussian)
+    assert 2.0 * held_out_distance < gaussian_distance
+    # Halfway or nearer, as a ratio.
+    assert sample_distance < math.sqrt(held_out_distance * gaussian_distance)
     np.testing.assert_allclose(samples.mean(axis=0), np.zeros(2), atol=0.15)
     np.testing.assert_allclose(np.cov(samples.T), np.cov(data.T), atol=0.15)

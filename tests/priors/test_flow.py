@@ -105,7 +105,7 @@ def test_log_det_is_that_of_the_jacobian_by_automatic_differentiation(latent_sha
 def test_couplings_transform_every_dimension_by_means_of_others(latent_shape):
     flow = create(latent_shape)
     # Without linear maps a dimension that no coupling transforms has a unit vector for its row, and
-    # one that no coupling looks at has nothing but the diagonal in its column.
+    # one that no coupling looks at has only the diagonal in its column.
     params = {
         name: jnp.eye(latent_shape[-1]) if name.startswith("matrix_") else value
         for name, value in random_params(flow).items()
@@ -161,7 +161,7 @@ def plane() -> dict:
         lambda key: flow.apply({"params": params}, key, 20_000, method="sample"),
     )
     samples = np.asarray(sample(jax.random.key(1)), np.float64)
-    # Half as far again as the farthest of the samples: beyond it lies next to nothing.
+    # Half as far again as the farthest sample: almost no mass is beyond.
     axis = np.linspace(-1.5, 1.5, 501) * np.abs(samples).max()
     points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     log_prob = bind(flow, params, "log_prob")(points.astype(np.float32))
@@ -276,6 +276,6 @@ def test_learns_two_moons_better_than_any_gaussian_does():
     for i in range(300):
         params, state = step(params, state, two_moons(256, seed=i))
     held_out = two_moons(4000, seed=300)
-    # The Gaussian fitted to the very points that it is judged by.
+    # The Gaussian is fitted to the points that it is evaluated on.
     _, log_det = np.linalg.slogdet(2.0 * np.pi * np.e * np.cov(held_out.T, bias=True))
     assert bind(flow, params, "log_prob")(held_out).mean() > -0.5 * log_det + 0.3

@@ -31,7 +31,7 @@ def inputs(shape, num_rows=3):
 
 
 def random_variables(network, shape):
-    """Parameters of which none is 0, as an initial one may be; made without compiling anything."""
+    """Returns parameters without zeros, unlike initial ones, and compiles nothing."""
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -55,7 +55,7 @@ def test_predicts_zeros_of_the_latent_shape_at_first(shape, create):
 
 
 @every_network
-def test_bfloat16_is_of_activations_alone(shape, create):
+def test_bfloat16_is_for_activations_only(shape, create):
     z, gamma = inputs(shape)
     variables = random_variables(create(dtype=jnp.float32), shape)
     outputs = jax.jit(create(dtype=jnp.float32).apply)(variables, z, gamma)
@@ -70,7 +70,7 @@ def test_bfloat16_is_of_activations_alone(shape, create):
 
 
 @every_network
-def test_rows_have_noise_levels_of_their_own_and_nothing_of_each_other(shape, create):
+def test_rows_have_their_own_noise_levels_and_do_not_affect_each_other(shape, create):
     network = create(dtype=jnp.float32)
     variables = random_variables(network, shape)
     apply = jax.jit(network.apply)
@@ -80,7 +80,7 @@ def test_rows_have_noise_levels_of_their_own_and_nothing_of_each_other(shape, cr
     np.testing.assert_allclose(swapped, outputs[jnp.array([0, 2, 1])], atol=1e-5)
     others = apply(variables, z[[0, 0, 0]], gamma[[0, 1, 2]])
     np.testing.assert_allclose(others[0], outputs[0], atol=1e-5)
-    # Near and far in gamma, everywhere in the output.
+    # A near and a far noise level change the whole output.
     for change in (0.1, 5.0):
         moved = jnp.abs(apply(variables, z, gamma + change) - outputs)
         assert (moved.max(axis=-1) > 1e-5).all()
@@ -100,7 +100,7 @@ def test_every_parameter_has_a_gradient(shape, create):
     leaves = jax.tree_util.tree_leaves_with_path(gradients(random_variables(network, shape)))
     for path, gradient in leaves:
         assert jnp.isfinite(gradient).all(), path
-        # Softmax does not see a constant added to all keys' scores.
+        # Softmax ignores a constant that is added to the scores of all keys.
         if [entry.key for entry in path[-2:]] != ["key", "bias"]:
             assert jnp.abs(gradient).max() > 1e-4, path
 

@@ -1,7 +1,6 @@
 """Tests of vae_jax/priors: what all priors have in common, in a VAE and alone.
 
-What each of them is has tests of its own: test_vamp.py, test_mixture.py, test_flow.py,
-test_diffusion.py.
+Each prior has tests of its own: test_vamp.py, test_mixture.py, test_flow.py, test_diffusion.py.
 """
 
 import functools
@@ -42,7 +41,7 @@ from vae_jax.runtime import sharding
 LEARNED = priors.PRIORS[1:]
 GRID = (4, 4, 2)
 KEY = jax.random.key(5)
-NUM_IMAGES = 11  # no multiple of the batch size, 8
+NUM_IMAGES = 11  # not a multiple of the batch size, 8
 EXP_GAMMA_MIN = math.exp(Diffusion.gamma_min)
 
 
@@ -88,7 +87,7 @@ def make_vae(name: str, params: dict, latent_shape=(4,)) -> TrainedVAE:
 def standard_normal_params(name: str, latent_shape) -> dict:
     """Parameters of a VAE whose prior `name` is N(0, I)."""
     params = init_params(name, latent_shape)
-    if name == "mixture":  # all components alike, whatever their weights
+    if name == "mixture":  # equal components with any weights
         base = params["prior"]["base"]
         base = {**base, "means": np.zeros_like(base["means"])}
         return {**params, "prior": {**params["prior"], "base": base}}
@@ -125,7 +124,7 @@ def test_prior_that_is_standard_normal_gives_its_bound(name, latent_shape, image
     np.testing.assert_array_equal(expected.log_prior_ratio, 0.0)
     atol = 1e-4
     if name == "diffusion":
-        # sigma^2 = exp(gamma_min) at the lowest noise level, of |z|^2 + D near 2 D.
+        # sigma^2 = exp(gamma_min) at the lowest noise level, times |z|^2 + D, which is about 2 D.
         atol = 10.0 * EXP_GAMMA_MIN * np.prod(latent_shape)
         assert atol < 0.02
     np.testing.assert_allclose(actual.log_prior_ratio, 0.0, atol=atol)
@@ -146,7 +145,7 @@ def test_training_and_evaluation_see_the_same_density(name):
     row_keys = jax.random.split(keys[1], 8)
     evaluated = jax.jit(lambda z: apply(z, row_keys, method="prior_log_prob"))(z)
     assert loss.shape == log_prob.shape == evaluated.shape == (8,)
-    # As initialised a diffusion's estimates have no noise.
+    # The estimates of an untrained diffusion have no noise.
     np.testing.assert_allclose(log_prob, evaluated, rtol=1e-5)
 
 
@@ -163,7 +162,7 @@ def test_samples_are_as_many_as_asked_for_and_a_function_of_the_key(name):
 
 @pytest.mark.parametrize("name", [n for n in priors.PRIORS if n != "vamp"])
 def test_temperature_scales_the_noise_of_a_standard_normal(name):
-    """At 0 nothing is left of it; a sampler's steps are linear where the network predicts 0."""
+    """At 0 no noise is left; the steps of a sampler are linear if the network predicts 0."""
     vae = make_vae(name, standard_normal_params(name, (4,)) if name in LEARNED else {})
     z = vae.sample_prior(KEY, 6)
     np.testing.assert_allclose(vae.sample_prior(KEY, 6, 0.5), 0.5 * z, rtol=1e-4, atol=1e-5)
@@ -188,7 +187,7 @@ MEAN, STD = np.float32([3.0, -2.0, 0.0, 10.0]), np.float32([0.1, 2.0, 1.0, 4.0])
 
 
 class Odd(Prior):
-    """No exact density; its loss is not minus its log p(z), and both depend on their keys."""
+    """A prior without an exact density; its loss is not -log p(z), and both depend on keys."""
 
     is_exact = False
     samples_in_steps = True
@@ -205,10 +204,10 @@ class Odd(Prior):
         return temperature * jnp.ones((num_samples, *self.latent_shape))
 
 
-def standardised(base, mean=MEAN, std=STD, **of_base):
+def standardised(base, mean=MEAN, std=STD, **base_params):
     params = {"mean": jnp.asarray(mean), "std": jnp.asarray(std)}
-    if of_base:
-        params["base"] = {name: jnp.asarray(values) for name, values in of_base.items()}
+    if base_params:
+        params["base"] = {name: jnp.asarray(values) for name, values in base_params.items()}
     prior = Standardised(base.latent_shape, base)
     return prior, functools.partial(prior.apply, {"params": params})
 
@@ -234,8 +233,8 @@ def test_standardised_grid_takes_its_moments_in_the_order_of_the_latent():
 
 def test_density_of_standardised_latents_integrates_to_1():
     base = GaussianMixture((1,), 2)
-    of_base = {"logits": [0.0, 1.0], "means": [[-1.0], [2.0]], "log_stds": [[0.3], [-1.0]]}
-    _, apply = standardised(base, np.float32([5.0]), np.float32([7.0]), **of_base)
+    base_params = {"logits": [0.0, 1.0], "means": [[-1.0], [2.0]], "log_stds": [[0.3], [-1.0]]}
+    _, apply = standardised(base, np.float32([5.0]), np.float32([7.0]), **base_params)
     grid = np.linspace(-60.0, 70.0, 20_001)
     log_prob = apply(np.float32(grid[:, None]), None, method="log_prob")
     np.testing.assert_allclose(np.trapezoid(np.exp(np.float64(log_prob)), grid), 1.0, atol=1e-4)
@@ -251,7 +250,7 @@ def test_standardised_samples_have_the_moments():
         assert np.all(np.abs(z.std(axis=0) - temperature * STD) < errors)
 
 
-def test_standardised_hands_on_what_its_base_is_and_does():
+def test_standardised_has_the_properties_and_methods_of_its_base():
     prior, apply = standardised(Odd((DIM,)))
     assert (prior.is_exact, prior.samples_in_steps) == (False, True)
     assert Standardised((DIM,), StandardNormal((DIM,))).is_exact
@@ -263,7 +262,7 @@ def test_standardised_hands_on_what_its_base_is_and_does():
     uniform = jax.vmap(jax.random.uniform)(jax.random.split(KEY, 6))
     expected = -np.abs(u).sum(axis=1) + uniform + log_det
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
-    # A density's units: the loss moves by the Jacobian as minus a log-density does.
+    # In units of a density: the Jacobian shifts the loss as it shifts minus a log-density.
     np.testing.assert_allclose(
         loss, (u**4).sum(axis=1) + jax.random.uniform(KEY) - log_det, rtol=1e-3
     )
@@ -301,12 +300,12 @@ def test_no_gradient_reaches_the_moments():
         np.testing.assert_array_equal(gradients["mean"], 0.0)
         np.testing.assert_array_equal(gradients["std"], 0.0)
         assert np.any(gradients["base"]["means"] != 0.0)
-    # But it passes through them, to the latents: d log p / dz.
+    # But gradients pass through them to the latents: d log p / dz.
     gradient = jax.jit(jax.grad(lambda z: total(params, "log_prob", z, None)))(z)
     assert np.all(gradient != 0.0)
 
 
-# What is set from data
+# Parameters set from data
 
 
 def draw_codes(latent_shape, num=200) -> np.ndarray:
@@ -379,8 +378,8 @@ def test_latent_that_never_varies_is_not_divided_by_0(images):
 
 
 @pytest.mark.parametrize("name", priors.PRIORS)
-def test_codes_that_mean_nothing_yet_set_nothing(name, images):
-    """In joint training; but a VampPrior's pseudo-inputs are images from the start."""
+def test_untrained_codes_set_nothing(name, images):
+    """This is for joint training. Pseudo-inputs of a VampPrior still start as images."""
     initial = {} if name == "standard_normal" else init_params(name)["prior"]
     actual = priors.set_from_data(name, initial, images, None, 3, seed=0)
     if name != "vamp":
@@ -417,7 +416,7 @@ def create(name, latent_shape=(4,), **options) -> Prior:
         ("diffusion", Diffusion),
     ],
 )
-def test_prior_of_a_name_sees_standardised_latents(name, base):
+def test_named_prior_sees_standardised_latents(name, base):
     prior = create(name)
     assert type(prior) is Standardised and type(prior.base) is base
     assert prior.latent_shape == prior.base.latent_shape == (4,)
@@ -494,7 +493,7 @@ def test_options_are_checked(changed, message):
 
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize(
-    ("of_vae", "of_prior", "image_shape"),
+    ("vae_module", "prior_module", "image_shape"),
     [
         (fashion_mnist_grid, fashion_mnist_prior, (28, 28, 1)),
         (cifar10, cifar10_prior, (32, 32, 3)),
@@ -502,9 +501,9 @@ def test_options_are_checked(changed, message):
         (celeba_10k, celeba_10k_prior, (64, 64, 3)),
     ],
 )
-def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, name):
-    """Traced only: nothing is computed."""
-    vae_config, config = of_vae.get_config(), of_prior.get_config(name)
+def test_configurations_of_priors_fit_their_vaes(vae_module, prior_module, image_shape, name):
+    """The initial state is traced but not computed."""
+    vae_config, config = vae_module.get_config(), prior_module.get_config(name)
     config.vae_workdir = "trained"
     config.model.update(vae_config.model)
     config.likelihood.update(vae_config.likelihood)
@@ -523,7 +522,7 @@ def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"prior__attention_resolutions": (3,)}, "height: width is {4: 8}"),
+        ({"prior__attention_resolutions": (3,)}, "(height: width) {4: 8}"),
         (
             {"prior__attention_resolutions": (4,), "prior__widths": (6,)},
             "whose width is a multiple of 4",
@@ -531,7 +530,7 @@ def test_configurations_of_priors_fit_their_vaes(of_vae, of_prior, image_shape, 
         ({"prior__name": "flow", "model__latent_shape": (1,)}, "needs 2 or more"),
     ],
 )
-def test_what_does_not_fit_the_latent_is_refused_before_anything_is_written(
+def test_prior_that_does_not_fit_the_latent_is_refused_by_the_validation(
     tmp_path, overrides, message
 ):
     options = {"model__latent_shape": GRID, "prior__name": "diffusion", **SMALL_PRIOR, **overrides}

@@ -13,7 +13,7 @@ from vae_jax.priors import samplers
 
 GAMMA_MIN, GAMMA_MAX = -10.0, 8.0
 DETERMINISTIC = ("ddim", "heun")
-# Of independent Gaussian latents, one column each.
+# Independent Gaussian latents, one column each.
 MEAN, STD = np.array([1.0, 0.0, -0.5]), np.array([0.3, 1.0, 2.0])
 NUM_SAMPLES = 20_000
 
@@ -26,7 +26,7 @@ def levels(num_steps: int) -> np.ndarray:
 
 
 def alpha_sigma(gamma):
-    """In float64, of the definition."""
+    """Returns both in float64, from the definition."""
     return np.sqrt(expit(-gamma)), np.sqrt(expit(gamma))
 
 
@@ -43,7 +43,7 @@ def zero_v(z, gamma):
 
 
 def linear_v(z, gamma):
-    """Some linear map with no meaning, which mixes columns."""
+    """An arbitrary linear map that mixes columns."""
     return jnp.tanh(gamma) * (0.3 * z - 0.2 * z[:, ::-1])
 
 
@@ -59,7 +59,7 @@ def draw(name, predict_v, num_steps, key=0, num_samples=NUM_SAMPLES, temperature
 
 
 def draw_start(key=0, num_samples=NUM_SAMPLES):
-    """Noise that `draw` starts from: all that is left of it without a step is the last division."""
+    """Returns the noise that `draw` starts from: without steps, only the last division is done."""
     return draw("ddim", zero_v, 0, key, num_samples) * alpha_sigma(GAMMA_MAX)[0]
 
 
@@ -81,13 +81,13 @@ def noised(gamma, z, noise):
 
 
 def true_v(z, noise):
-    """A predictor that knows what it was asked for."""
+    """Returns a predictor that knows the true v."""
 
     def predict_v(z_t, gamma):
         alpha, sigma = alpha_sigma(float(gamma))
         np.testing.assert_allclose(z_t, noised(float(gamma), z, noise), atol=1e-5)
         v = alpha * noise - sigma * z
-        # Both identities of the module's docstring.
+        # Both identities in the docstring of the module.
         np.testing.assert_allclose(alpha * z_t - sigma * v, z, atol=1e-5)
         np.testing.assert_allclose(sigma * z_t + alpha * v, noise, atol=1e-5)
         return jnp.asarray(v, jnp.float32)
@@ -137,7 +137,7 @@ def test_ddim_of_v_0_shrinks_by_the_cosine_of_each_rotation():
 
 
 def solve_gaussian_ode(start: np.ndarray) -> np.ndarray:
-    """What infinitely many steps make of noise: quantiles stay where they are."""
+    """Returns the limit of infinitely many steps, which keep quantiles."""
     alpha, sigma = alpha_sigma(np.array([GAMMA_MAX, GAMMA_MIN])[:, None])
     first_std, last_std = np.sqrt((alpha * STD) ** 2 + sigma**2)
     return MEAN + last_std / first_std * (start - alpha[0] * MEAN) / alpha[1]
@@ -175,7 +175,7 @@ def test_noise_and_latents_are_mapped_along_the_curve_of_the_gaussian_in_both_di
     np.testing.assert_allclose(noise, start, rtol=0.02, atol=0.02)
 
 
-def test_noise_of_latents_gives_them_back_the_better_the_more_steps():
+def test_more_steps_restore_latents_from_their_noise_more_closely():
     z = np.random.default_rng(0).normal(size=(50, len(STD))).astype(np.float32)
 
     def error(num_steps: int) -> float:
@@ -265,7 +265,7 @@ def test_ancestral_noise_is_independent_of_the_start_and_of_other_steps():
     assert (np.abs(relative) < 4.0 * math.sqrt(2.0 / NUM_SAMPLES)).all()
     last_alone = draw("ancestral", zero_v, 3, key=1)
     correlation = np.corrcoef(np.concatenate([samples, last_alone, start], axis=1).T)
-    # Only a sample and its own start have anything in common.
+    # Only a sample and its own start are correlated.
     kept = math.prod(
         float(step(zero_v, one, gamma, next_gamma, zero))
         for gamma, next_gamma in itertools.pairwise(gammas)

@@ -32,7 +32,7 @@ class SmallEncoder(nn.Module):
 
 
 class Parent(nn.Module):
-    """What the VAE does: one encoder, for posteriors and for the prior."""
+    """Like the VAE: one encoder for the posteriors and for the prior."""
 
     latent_shape: tuple[int, ...]
 
@@ -78,7 +78,7 @@ def apply(latent_shape, params, method, *arguments):
 
 
 def gradient_of(function, params):
-    """Of the sum of a function of the parameters."""
+    """Returns the gradient of the sum of a function of the parameters."""
     return jax.jit(jax.grad(lambda p: function(p).sum()))(params)
 
 
@@ -159,7 +159,7 @@ def test_gradients_reach_pseudo_inputs_and_encoder():
         assert all(np.isfinite(g).all() and np.any(g) for g in jax.tree.leaves(gradient))
     assert (joint["prior"]["pseudo_inputs"] != 0).mean() > 0.9
 
-    # The prior sees the encoder at the pseudo-inputs: other parameters there, other density.
+    # The density of the prior depends on the parameters of the encoder.
     detached = {"prior": params["prior"], "encoder": jax.lax.stop_gradient(params["encoder"])}
 
     def half_joint(p):

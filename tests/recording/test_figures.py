@@ -97,7 +97,7 @@ def test_curves_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["train", "validation", "none"])
-def test_curves_bear_a_run_that_has_logged_only_one_kind_of_record(tmp_path, prefix):
+def test_curves_can_be_drawn_from_one_kind_of_record(tmp_path, prefix):
     """An evaluation may come before the first log."""
     records = [
         {k: v for k, v in record.items() if k.split("/")[0] in ("step", prefix)}
@@ -107,7 +107,7 @@ def test_curves_bear_a_run_that_has_logged_only_one_kind_of_record(tmp_path, pre
     assert (num_coloured_pixels(tmp_path / "curves.png") > 0) == (prefix != "none")
 
 
-def test_curves_bear_values_that_are_not_finite(tmp_path):
+def test_curves_can_be_drawn_from_values_that_are_not_finite(tmp_path):
     records = make_records(30)
     for record, value in zip(records, (np.nan, np.inf, -np.inf), strict=False):
         record |= {name: value for name in record if name != "step"}

@@ -1,7 +1,7 @@
 """Tests of vae_jax/recording/writers.py.
 
-TensorBoard's files are those of the trained run, which train.py wrote in a process of its own: no
-test imports TensorFlow into this one.
+The TensorBoard files are those of the trained run, which train.py wrote in a process of its own: no
+test imports TensorFlow into the test process.
 """
 
 import importlib.util
@@ -74,7 +74,7 @@ def test_values_that_are_not_finite_are_read_back(tmp_path, value):
     np.testing.assert_equal(read_metrics(tmp_path)[0]["train/loss"], value)
 
 
-def test_no_run_has_no_metrics(tmp_path):
+def test_directory_without_a_run_has_no_metrics(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
@@ -100,7 +100,7 @@ def test_every_torn_last_line_is_ignored_and_does_not_spoil_the_next_record(tmp_
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_missing_tensorflow_is_said_once_and_the_rest_is_written(tmp_path, caplog):
+def test_missing_tensorflow_is_logged_once_and_the_rest_is_written(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "vae_jax"):
         writer = MetricWriter(tmp_path, first_step=0)
         for step in (1, 2):
@@ -121,7 +121,7 @@ def test_missing_tensorflow_is_said_once_and_the_rest_is_written(tmp_path, caplo
 def events(trained_workdir):
     """What TensorBoard itself reads from the trained run: {plugin: {tag: [(step, array)]}}."""
     if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard", "clu")):
-        pytest.skip("training writes for TensorBoard where TensorFlow and clu are installed")
+        pytest.skip("training writes TensorBoard files only if TensorFlow and clu are installed")
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.util import tensor_util
 

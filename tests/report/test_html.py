@@ -61,7 +61,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> pathlib.Path:
-    """A written evaluation with all that there can be."""
+    """A written evaluation with every kind of content."""
     directory = tmp_path_factory.mktemp("run") / "eval"
     rng = np.random.default_rng(0)
     figures.save_image(directory.parent / "curves.png", np.zeros((600, 1200, 3), np.uint8))
@@ -88,7 +88,7 @@ def page(source) -> Page:
 
 
 def test_pictures_are_those_of_the_evaluation(directory, page):
-    """Each once, byte for byte, with a text for those who do not see it."""
+    """Each picture appears once, byte for byte, with an alternative text."""
     paths = [*directory.rglob("*.png"), directory.parent / "curves.png"]
     assert len(paths) == 2 + 2 + 1 + 1  # grids, galleries, diagnosis, curves
     embedded = []
@@ -100,7 +100,7 @@ def test_pictures_are_those_of_the_evaluation(directory, page):
     assert sorted(embedded) == sorted(path.read_bytes() for path in paths)
 
 
-def test_nothing_is_to_be_loaded(source, page):
+def test_the_page_loads_nothing(source, page):
     for _, attributes in page.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert attributes.get(name, "#").startswith(("#", "data:"))
@@ -124,7 +124,7 @@ def test_every_number_is_on_the_page(directory, page):
 
 
 def test_the_page_says_what_the_markdown_says(directory, page):
-    """All letters and digits of report.md, but for the names of pictures."""
+    """It has all letters and digits of report.md except the names of pictures."""
     markdown = (directory / report.REPORT_FILE).read_text()
     markdown = re.sub(r"!\[.*?\]\(.*?\)", "", markdown)
     markdown = re.sub(r"^#+ |\|---.*|^```$|[`*]|^- ", "", markdown, flags=re.MULTILINE)
@@ -208,9 +208,9 @@ addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def seen(source, tmp_path_factory) -> dict[str, dict]:
-    """What Chromium makes of the page 360 and 1280 pixels wide.
+    """What Chromium shows of the page at widths of 360 and 1280 pixels.
 
-    In frames, because its own windows are at least 500 pixels wide.
+    The page is in frames, because windows of Chromium are at least 500 pixels wide.
     """
     if CHROMIUM is None:
         pytest.skip("no Chromium was found: chromium, chromium-browser or google-chrome")

@@ -49,7 +49,7 @@ def test_value_is_written_with_error_and_unit(metric, text):
 def test_table_keeps_its_columns_where_a_protocol_has_bars():
     for line in report_content.metric_table(METRICS).to_markdown()[:-1]:
         cells = re.split(r"(?<!\\)\|", line)
-        assert len(cells) == 4 + 2  # and what stands before the first bar and behind the last
+        assert len(cells) == 4 + 2  # and the text before the first bar and after the last
 
 
 def test_summary_has_every_number_and_the_paths(tmp_path):
@@ -72,7 +72,7 @@ def test_summary_of_nothing_says_what_to_do(tmp_path):
 
 # Sample metrics
 
-DISTANCES = {  # those of a model of which every part costs something, and the prior most
+DISTANCES = {  # of a model in which every part costs something, and the prior most
     "samples": 40.0,
     "sample_means": 38.0,
     "aggregate_posterior_samples": 19.0,
@@ -108,13 +108,13 @@ def make_sample_metrics() -> dict[str, Metric]:
 
 
 def cells_of(line: str) -> list[str]:
-    """Between the first bar and the last."""
+    """Returns the cells between the first bar and the last."""
     assert line.startswith("|") and line.endswith("|") and not line.endswith(r"\|")
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 def tables_of(text: str) -> list[list[list[str]]]:
-    """Each table's rows of cells; text and tables are apart."""
+    """Returns the rows of cells of each table; a blank line separates tables from text."""
     tables = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.strip("\n").split("\n")
@@ -187,7 +187,7 @@ def test_without_a_frechet_distance_there_is_no_reading():
     [
         ({}, "prior hole", (15, 20, 2)),
         ({"sample_means": 21.0}, "the decoder, the size of the latent code", (15, 3, 2)),
-        ({"reconstructions": 90.0}, "prior hole", (15, 20, 76)),  # pixels are told, not ranked
+        ({"reconstructions": 90.0}, "prior hole", (15, 20, 76)),  # pixels are reported, not ranked
         ({"train": 17.0, "sample_means": 19.0}, "Neither of the first two", (1, 1, 2)),
         ({"train": 19.0, "sample_means": 17.0}, "Neither of the first two", (-1, -1, 2)),
     ],
@@ -228,7 +228,7 @@ def test_reading_takes_one_kind_of_features_only():
 
 
 def test_reading_is_left_out_where_a_distance_is_missing():
-    """There may be fewer training images than features, and so no floor, but a distance else."""
+    """With fewer training images than features there is no floor, but the other distances exist."""
     distances = {label: value for label, value in DISTANCES.items() if label != "train"}
     assert report_content.three_distances(make_distances(distances)) == []
 
@@ -317,9 +317,9 @@ def test_galleries_are_written_as_pictures_text_and_numbers(tmp_path):
     grids = {"samples": np.zeros((4, 4, 3), np.uint8)}
     report.write_evaluation(tmp_path, make_config(tmp_path), METRICS, grids, [], failures)
     text = (tmp_path / report.REPORT_FILE).read_text()
-    for of_kind in failures:
-        path = tmp_path / "images" / f"{of_kind.ranking.name}.png"
-        np.testing.assert_array_equal(np.asarray(Image.open(path)), gallery.draw(of_kind))
+    for failure_set in failures:
+        path = tmp_path / "images" / f"{failure_set.ranking.name}.png"
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), gallery.draw(failure_set))
         assert f"](images/{path.name})" in text
     section = text.split("\n## Failure gallery\n")[1].split("\n## ")[0]
     assert (
@@ -328,7 +328,7 @@ def test_galleries_are_written_as_pictures_text_and_numbers(tmp_path):
     )
     assert len(tables_of(section)[0]) == 2 + 4 and len(tables_of(section)[1]) == 2 + 6
     content = json.loads((tmp_path / report.GALLERY_FILE).read_text())
-    assert content == [gallery.to_json(of_kind) for of_kind in failures]
+    assert content == [gallery.to_json(failure_set) for failure_set in failures]
     assert str(tmp_path / report.GALLERY_FILE) in report.summarise(tmp_path)
 
 
@@ -341,7 +341,7 @@ def test_without_galleries_there_is_no_section_and_an_earlier_file_is_emptied(tm
 
 
 @pytest.mark.parametrize("name", [report.GALLERY_FILE, report.HTML_FILE])
-def test_summary_names_what_earlier_versions_did_not_write_only_where_it_is(written, name):
+def test_summary_names_files_of_newer_versions_only_if_they_exist(written, name):
     assert str(written / name) in report.summarise(written)
     (written / name).unlink()
     assert name not in report.summarise(written)

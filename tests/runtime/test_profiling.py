@@ -17,7 +17,7 @@ from vae_jax.runtime import profiling
         (0, 1, range(20, 26)),
         (7, 1, range(27, 33)),
         (0, 10, range(11, 31)),
-        (0, 25, range(26, 51)),  # the first call, with its compilation, never
+        (0, 25, range(26, 51)),  # never the first call, which compiles
         (100, 50, range(151, 201)),
     ],
 )

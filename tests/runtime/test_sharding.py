@@ -47,7 +47,9 @@ def test_batch_size_that_does_not_divide_is_refused(batch_size):
 def test_batch_size_must_divide_into_parts_as_well():
     mesh = sharding.create_mesh()
     sharding.check_batch_size("train.batch_size", 12, mesh, num_parts=3)
-    with pytest.raises(ValueError, match="train.batch_size = 8 must be .* accumulation steps, .* = 6"):
+    with pytest.raises(
+        ValueError, match="train.batch_size = 8 must be .* accumulation steps, .* = 6"
+    ):
         sharding.check_batch_size("train.batch_size", 8, mesh, num_parts=3)
 
 

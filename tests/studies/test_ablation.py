@@ -1,7 +1,7 @@
 """Tests of vae_jax/studies/ablation.py: two variants, two seeds, a few steps.
 
-One ablation is trained in earnest; where training itself does not matter, a stand-in takes its
-place, whose metrics follow from the configuration.
+One ablation is really trained. If training does not matter, a stand-in takes its place, whose
+metrics follow from the configuration.
 """
 
 import json
@@ -43,7 +43,7 @@ OUTPUTS = ("ablation.json", "ablation.md", "ablation.png")
 
 @pytest.fixture(autouse=True, scope="module")
 def no_tensorflow():
-    """Training does without; importing it into this process would take seconds."""
+    """Training does not need it, and importing it would take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", None)
         yield
@@ -107,7 +107,7 @@ def check_figure(path: pathlib.Path) -> None:
 
 
 def in_random_order(split) -> np.ndarray:
-    """All images, as the evaluation takes them."""
+    """Returns all images in the order of the evaluation."""
     return split.take(np.random.default_rng(0).permutation(len(split)))
 
 
@@ -120,7 +120,7 @@ def fingerprint(workdir) -> dict[str, tuple[int, int]]:
     }
 
 
-# Runs in earnest
+# Real runs
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def trained_runs(data_dir, tmp_path_factory) -> tuple[pathlib.Path, list[tuple[s
     return workdir, order
 
 
-def test_variants_of_equal_configuration_are_trained_once_and_are_in_all_their_rows(trained_runs):
+def test_variants_of_equal_configuration_are_trained_once_and_fill_all_their_rows(trained_runs):
     workdir, order = trained_runs
     assert sorted(order) == sorted(EVERYTHING) and finished(workdir) == EVERYTHING
     table = read_table(workdir)
@@ -192,7 +192,9 @@ def test_figure_opens(trained_runs):
 
 
 @pytest.mark.long
-def test_killed_run_resumes_and_comes_to_the_same(trained_runs, data_dir, tmp_path, monkeypatch):
+def test_killed_run_resumes_and_gives_the_same_result(
+    trained_runs, data_dir, tmp_path, monkeypatch
+):
     def die(vae, split) -> Summary:
         if vae.step > EVAL_EVERY:
             raise RuntimeError("killed")
@@ -227,7 +229,7 @@ def test_run_that_diverges_is_a_result(data_dir, tmp_path, monkeypatch):
     for row in read_table(tmp_path).values():
         assert row["seeds"] == "1 diverged"
     monkeypatch.setattr(training, "train_and_evaluate", None)
-    assert subject.run() is None  # nothing to be tried again
+    assert subject.run() is None  # nothing is left to try again
     check_figure(tmp_path / "ablation.png")
 
 
@@ -315,7 +317,7 @@ def test_one_seed_has_no_deviation(data_dir, tmp_path, fake):
     check_figure(tmp_path / "ablation.png")
 
 
-def test_table_says_its_protocol(data_dir, tmp_path, fake):
+def test_table_gives_its_protocol(data_dir, tmp_path, fake):
     subject = make_ablation(data_dir, tmp_path)
     subject.run()
     text = (tmp_path / "ablation.md").read_text()
@@ -355,7 +357,9 @@ def test_metric_that_is_not_finite_is_divergence(data_dir, tmp_path, fake, monke
 
 
 @pytest.mark.parametrize("lock", [".claim", "."])
-def test_run_of_another_process_is_left_to_it(data_dir, tmp_path, fake, monkeypatch, caplog, lock):
+def test_run_that_another_process_has_is_skipped(
+    data_dir, tmp_path, fake, monkeypatch, caplog, lock
+):
     busy = run_dir(tmp_path, "beta-4", 0)
     (busy / ".claim").mkdir(parents=True)
     train = training.train_and_evaluate
@@ -391,7 +395,7 @@ def test_run_finished_elsewhere_meanwhile_is_not_trained_again(
 
     monkeypatch.setattr(training, "train_and_evaluate", train_while_other_works)
     subject.run()
-    assert sorted(fake) == sorted(EVERYTHING)  # each once, by one of the two
+    assert sorted(fake) == sorted(EVERYTHING)  # each run once, by one of the two
     assert all(row["seeds"] == "2" for row in read_table(tmp_path).values())
 
 
@@ -408,7 +412,7 @@ def test_table_has_what_another_process_finishes_while_it_is_written(
         save(path, panels)
 
     monkeypatch.setattr(figures, "save_ablation", save_late)
-    subject.write()  # has read that nothing is finished when the other does everything
+    subject.write()  # finds nothing finished, and then the other does everything
     assert all(row["seeds"] == "2" for row in read_table(tmp_path).values())
 
 
@@ -438,7 +442,7 @@ def test_further_seeds_and_variants_are_added(data_dir, tmp_path, fake):
 
 
 class StandIn(FeatureExtractor):
-    """Pixels as features; remembers the images."""
+    """Uses pixels as features and records the images."""
 
     seen: list[np.ndarray]
 
@@ -460,7 +464,7 @@ def stand_in(monkeypatch) -> type[StandIn]:
 
 
 def provide_weights(monkeypatch, taps) -> list:
-    """In the place of a file; returns the calls."""
+    """Provides weights in place of a file; returns the calls."""
     calls = []
 
     def find(path, directory):
@@ -474,7 +478,7 @@ def provide_weights(monkeypatch, taps) -> list:
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Pair by pair, with the kernel of KID."""
+    """Computes the squared MMD pair by pair with the kernel of KID."""
 
     def kernel(a, b):
         return (np.dot(a.astype(float), b.astype(float)) / len(a) + 1) ** 3
@@ -509,7 +513,7 @@ def test_kernel_distance_of_samples_is_measured_in_its_groups(
     config = configuration.load(run_dir(tmp_path))
     test = experiment.load_split(config, "test")
     np.testing.assert_array_equal(real, in_random_order(test)[: NUM_TEST - 2])
-    assert len(rest) == len(EVERYTHING)  # none for the group without
+    assert len(rest) == len(EVERYTHING)  # none for the group without sample metrics
     table = read_table(tmp_path)
     for variant, weight in ("1", 1), ("4", 4):
         images = np.round(255 * (samples * weight / 4).astype(np.float64)).astype(np.uint8)
@@ -534,7 +538,7 @@ def test_samples_are_means_of_the_prior(vae, monkeypatch, stand_in, tmp_path):
     real = np.random.default_rng(0).integers(0, 256, (9, *IMAGE_SHAPE), dtype=np.uint8)
     distance = ablation.KernelDistance(StandIn(weights, (768,)), real, "tiny-test", tmp_path)
     found = distance(vae, NUM_SAMPLES)
-    assert distance(vae, NUM_SAMPLES) == found  # the seed is the evaluation's
+    assert distance(vae, NUM_SAMPLES) == found  # the seed is that of the evaluation
     samples = stand_in.seen[-1]
     assert samples.dtype == np.uint8 and samples.shape == (NUM_SAMPLES, *IMAGE_SHAPE)
     key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
@@ -554,10 +558,12 @@ def test_without_weights_the_column_is_missing_and_the_table_says_so(
         provide_weights(monkeypatch, (64, 192))
     subject = make_ablation(data_dir, tmp_path, sample_metric_groups=("beta",))
     subject.write()
-    assert "Missing" not in (tmp_path / "ablation.md").read_text()  # nothing is known yet
+    assert (
+        "Missing" not in (tmp_path / "ablation.md").read_text()
+    )  # before the weights are looked for
     with caplog.at_level("WARNING", "vae_jax.studies.ablation"):
         subject.run()
-    assert len([r for r in caplog.records if "No KID is computed" in r.message]) == 1  # said once
+    assert len([r for r in caplog.records if "No KID is computed" in r.message]) == 1  # logged once
     text = (tmp_path / "ablation.md").read_text()
     assert "Missing: KID" in text and "--inception_weights" in text
     assert not any("KID" in title for row in read_table(tmp_path).values() for title in row)

@@ -21,7 +21,7 @@ NAMES = ("mixture", "diffusion")
 
 
 class StandIn(FeatureExtractor):
-    """Projections of the pixels in the network's place."""
+    """Projects the pixels in place of the network."""
 
     def features(self, images):
         return {tap: features_of(images, tap, self.preprocessing) for tap in self.taps}
@@ -80,7 +80,7 @@ def test_rows_are_the_priors_and_the_temperature(results):
 
 
 def test_prior_trained_with_the_vae_has_a_row_of_its_own(data_dir, tmp_path):
-    """Also where a prior of its name is fitted."""
+    """It has one even if a prior of the same name is fitted."""
     for own, label in (("diffusion", "diffusion, trained with the VAE"), ("vamp", "vamp")):
         config = make_config(data_dir, prior__name=own)
         configuration.save(config, IMAGE_SHAPE, {}, tmp_path)
@@ -91,7 +91,7 @@ def test_prior_trained_with_the_vae_has_a_row_of_its_own(data_dir, tmp_path):
 
 
 def test_bounds_are_those_of_the_runs(results, compared, vae_workdir):
-    """What does not depend on the prior is the same in all rows."""
+    """Metrics that do not depend on the prior are the same in all rows."""
     for name in NAMES:
         vae = inference.load(compared / name)
         split = experiment.load_split(vae.config, "test")
@@ -107,7 +107,7 @@ def test_bounds_are_those_of_the_runs(results, compared, vae_workdir):
 
 
 def test_only_what_is_defined_is_reported(results):
-    """No importance-weighted bound without a density, no bound at another temperature."""
+    """Without a density there is no importance-weighted bound, at another temperature no bound."""
     assert "iw_elbo" in results["mixture"] and "iw_elbo" not in results["diffusion"]
     assert "elbo" not in results["diffusion, temperature 0.5"]
     assert "fit_seconds" not in results["standard_normal"]
@@ -116,7 +116,7 @@ def test_only_what_is_defined_is_reported(results):
 
 
 def test_distances_are_those_of_the_sets(results, compared):
-    """To test, and to the first of two sets of decoded draws of the aggregate posterior."""
+    """They are to the test images and to one of two decoded sets of the aggregate posterior."""
     for row in results.values():
         assert {"fid", "kid", "precision", "recall", "fid_to_aggregate"} <= row["samples"].keys()
         assert row["samples"]["fid"][0] > 0
@@ -124,7 +124,7 @@ def test_distances_are_those_of_the_sets(results, compared):
     assert len(set(to_aggregate.values())) == len(to_aggregate)
 
 
-def test_table_and_picture_are_there(results, compared):
+def test_table_and_picture_are_written(results, compared):
     lines = (compared / "table.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + len(results)

@@ -22,7 +22,7 @@ from vae_jax.training import autotune
         ({16: 10}, 16, [16]),
     ],
 )
-def test_smallest_that_is_nearly_as_fast_as_any_is_chosen(speeds, chosen, tried, caplog):
+def test_smallest_candidate_nearly_as_fast_as_any_is_chosen(speeds, chosen, tried, caplog):
     caplog.set_level(logging.INFO, logger="vae_jax")
     measured = []
     assert autotune.choose("key", speeds, lambda n: measured.append(n) or speeds[n]) == chosen
@@ -41,13 +41,13 @@ def out_of_memory(limit: int):
     return measure
 
 
-def test_what_does_not_fit_ends_the_search(caplog):
+def test_candidate_that_does_not_fit_ends_the_search(caplog):
     caplog.set_level(logging.INFO, logger="vae_jax")
     assert autotune.choose("key", [16, 32, 64, 128], out_of_memory(32)) == 32
     assert "key = 64: does not fit into memory" in caplog.text and "128" not in caplog.text
 
 
-def test_error_other_than_memory_and_nothing_that_fits_are_raised():
+def test_other_errors_are_raised_and_so_is_that_of_no_fitting_candidate():
     def fail(n: int) -> float:
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
 

@@ -42,12 +42,12 @@ SHORT = {
     "train__diagnose": False,
 }
 KEY = jax.random.key(5)
-N = 11  # no multiple of the batch size, 8
+N = 11  # not a multiple of the batch size, 8
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_tensorflow():
-    """Training does without; importing it into this process would take seconds."""
+    """Training does not need it, and importing it would take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", None)
         yield
@@ -88,20 +88,20 @@ def frozen(vae_workdir) -> TrainedVAE:
 
 
 def prior_config(data_dir, vae_workdir, name: str, **overrides):
-    """As of a user who leaves what the VAE's run decides at other values."""
+    """Returns a configuration in which keys that the VAE's run decides have other values."""
     overrides = {"optim__learning_rate": 1e-2, **SHORT, **SMALL_PRIOR, **overrides}
     return make_config(data_dir, prior__name=name, vae_workdir=str(vae_workdir), **overrides)
 
 
 @dataclasses.dataclass
 class Run:
-    """One that was never stopped.
+    """A run that was never stopped.
 
     Attributes:
-      workdir: of it.
-      start: the prior's parameters before its first step.
-      state: at its end.
-      vae: as loaded from the workdir; it shares what training has compiled.
+      workdir: workdir of the run.
+      start: parameters of the prior before its first step.
+      state: state at the end of the run.
+      vae: model loaded from the workdir, with the functions that training has compiled.
     """
 
     workdir: pathlib.Path
@@ -112,7 +112,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(data_dir, vae_workdir, tmp_path_factory):
-    """Name of a prior -> its run, trained at the first call."""
+    """Returns a function from the name of a prior to its run, trained at the first call."""
     directory = tmp_path_factory.mktemp("priors")
 
     @functools.cache
@@ -212,7 +212,7 @@ def test_metrics_are_of_the_rate_alone_until_validation(run, name):
 
 
 def test_diagnosis_of_a_prior_on_a_frozen_vae_is_written(run):
-    """Of one whose bound is estimated and which samples in steps."""
+    """The bound of this prior is estimated, and it samples in steps."""
     workdir = run("diffusion").workdir
     assert (workdir / "diagnosis.md").exists() and (workdir / "diagnosis.png").exists()
     assert (workdir / "curves.png").exists()
@@ -230,14 +230,14 @@ def test_stop_changes_no_bit_of_the_final_state(
         stopped = training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
     assert stopped == signal.SIGTERM
     assert int(read_state(tmp_path / "run").step) == 3
-    monkeypatch.setattr(frozen_vae, "set_initial_params", None)  # not again
+    monkeypatch.setattr(frozen_vae, "set_initial_params", None)  # must not be called again
     assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None
     assert_trees_equal(read_state(tmp_path / "run"), run(name).state)
 
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[tuple[int, ...]]:
-    """Shapes of what is encoded before training, filled as that happens."""
+    """Records the shapes of the posteriors that are computed before training."""
     shapes, encode_all = [], frozen_vae.encode_all
 
     def record(*args):
@@ -258,9 +258,9 @@ def test_images_that_are_seen_again_are_encoded_once(data_dir, vae_workdir, tmp_
         workdir = tmp_path / str(resident)
         assert training.train_and_evaluate(config, workdir, evaluate_nothing) is None
         states.append(read_state(workdir))
-    assert encoded == [(NUM_TRAIN, 1, *LATENT_SHAPE)]  # and not where images are sent
-    # Adam divides by the root of the second moment: a rounding error may move what has hardly a
-    # gradient by the learning rate.
+    assert encoded == [(NUM_TRAIN, 1, *LATENT_SHAPE)]  # not if images are sent to the device
+    # Adam divides by the root of the second moment: a rounding error may move a parameter with
+    # hardly any gradient by the learning rate.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
         *(state.params["prior"] for state in states),
@@ -308,7 +308,7 @@ def test_mirrored_images_are_encoded_as_such(data_dir, frozen):
     np.testing.assert_array_equal(both.log_std[:, 1], frozen.encode(images[:, :, ::-1]).log_std)
 
 
-# What is taken from the VAE's run
+# Keys from the VAE's run
 
 
 def test_vae_decides_data_model_and_likelihood(run, vae_config, data_dir, vae_workdir):
@@ -321,11 +321,11 @@ def test_vae_decides_data_model_and_likelihood(run, vae_config, data_dir, vae_wo
         assert config[section].to_dict() == vae_config[section].to_dict()
     for section in ("prior", "optim", "train", "eval"):
         assert config[section].to_dict() == given[section].to_dict()
-    assert given.kl.warmup_steps > 0 and config.kl.warmup_steps == 0  # of a weight that is not used
+    assert given.kl.warmup_steps > 0 and config.kl.warmup_steps == 0  # its weight is not used
     assert config.vae_workdir == str(vae_workdir)
 
 
-def test_data_lies_where_this_config_says(vae_workdir, tmp_path):
+def test_data_dir_is_that_of_this_config(vae_workdir, tmp_path):
     given = prior_config(tmp_path, vae_workdir, "flow", data__resident=False, data__flip=True)
     config = frozen_vae.complete_config(given)
     assert config.is_locked and config.data.is_locked
@@ -353,12 +353,12 @@ def test_prior_is_set_from_draws_of_the_posteriors_of_the_training_images(run, f
     mean = np.float64(posterior.mean).reshape(NUM_TRAIN, -1)
     std = np.exp(np.float64(posterior.log_std)).reshape(NUM_TRAIN, -1)
     start = run("flow").start
-    # The mean over the noise, with the noise of 64 draws.
+    # The expected mean over the noise, and the error of 64 draws.
     errors = np.sqrt((std**2).mean(axis=0) / NUM_TRAIN)
     assert np.all(np.abs(start["mean"] - mean.mean(axis=0)) < 5 * errors)
     variance = mean.var(axis=0) + (std**2).mean(axis=0)
     np.testing.assert_allclose(start["std"] ** 2, variance, rtol=5 * np.sqrt(2 / NUM_TRAIN))
-    # All from the same draws: the mixture's codes have them as their moments.
+    # All priors use the same draws, and so have the same moments.
     for name in ("mixture", "diffusion", "ex_post_mixture"):
         np.testing.assert_array_equal(run(name).start["mean"], start["mean"])
         np.testing.assert_array_equal(run(name).start["std"], start["std"])
@@ -390,10 +390,10 @@ def test_distortion_is_that_of_the_vae_and_the_rate_that_of_the_prior(run, froze
     np.testing.assert_allclose(actual.log_prior_ratio, ratio, rtol=1e-4, atol=1e-4)
     rate = expected.rate - ratio
     np.testing.assert_allclose(actual.elbo, -expected.distortion - rate, rtol=1e-5)
-    assert np.all(np.abs(ratio) > 1e-3)  # it is another prior
+    assert np.all(np.abs(ratio) > 1e-3)  # the prior is not N(0, I)
 
 
-def test_run_loads_where_the_vae_is_gone(run, vae_workdir, images, tmp_path):
+def test_run_loads_after_the_vae_has_gone(run, vae_workdir, images, tmp_path):
     copy = shutil.copytree(run("vamp").workdir, tmp_path / "copy")
     moved = vae_workdir.rename(vae_workdir.with_name("moved"))
     try:
@@ -403,7 +403,7 @@ def test_run_loads_where_the_vae_is_gone(run, vae_workdir, images, tmp_path):
     np.testing.assert_array_equal(vae.elbo(images, KEY), run("vamp").vae.elbo(images, KEY))
 
 
-def test_noise_maps_are_of_priors_that_have_them(run, images):
+def test_noise_maps_exist_for_some_priors_only(run, images):
     vae = run("diffusion").vae
     z = np.asarray(vae.encode(images).mean)
     np.testing.assert_allclose(vae.from_noise(vae.to_noise(z)), z, atol=0.02)
@@ -438,7 +438,7 @@ def test_importance_weighted_bound_with_an_estimated_prior_is_refused(run, image
 def test_samples_decode_draws_of_the_prior(run, frozen, name):
     vae = run(name).vae
     z_key, x_key = jax.random.split(KEY)
-    num = grids.NUM_SAMPLES  # for which it is compiled already
+    num = grids.NUM_SAMPLES  # already compiled for this number
     z = vae.sample_prior(z_key, num)
     assert z.shape == (num, *LATENT_SHAPE)
     samples = vae.sample(KEY, num)
@@ -449,10 +449,10 @@ def test_samples_decode_draws_of_the_prior(run, frozen, name):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_samples_of_the_prior_have_its_moments_at_any_temperature(run, name):
-    """Two ways to them: of draws, and where the temperature is 0 the centres alone."""
+    """Moments of draws are compared; at temperature 0 only the centres are left."""
     vae = run(name).vae
     if name == "diffusion":
-        return  # its sampler is another than its bound
+        return  # its samples are not draws of the bound
     num = 2000
     for temperature in (1.0, 0.5):
         z = vae.sample_prior(KEY, num, temperature).reshape(num, -1).astype(np.float64)
@@ -469,7 +469,7 @@ def test_samples_of_the_prior_have_its_moments_at_any_temperature(run, name):
 
 
 def mixture_moments(vae: TrainedVAE, temperature: float):
-    """(mean, variance) of each dimension, [D]; None of a flow."""
+    """Returns (mean, variance) of each dimension, [D]; None for a flow."""
     prior = jax.device_get(vae.params["prior"])
     if "pseudo_inputs" in prior:
         posterior = vae.encode(np.asarray(jax.nn.sigmoid(prior["pseudo_inputs"])))
@@ -502,7 +502,7 @@ def test_log_prior_does_not_depend_on_the_batch(run, name):
     other = TrainedVAE(vae.model, vae.likelihood, vae.params, vae.config, batch_size=4)
     np.testing.assert_allclose(other.log_prior(z, KEY), log_prior, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(vae.log_prior(z[:5], KEY), log_prior[:5], rtol=1e-5, atol=1e-4)
-    if name == "diffusion":  # estimates, of the key and of the place in the array
+    if name == "diffusion":  # estimates that depend on the key and the position
         assert np.all(vae.log_prior(z, jax.random.key(6)) != log_prior)
         same = vae.log_prior(np.repeat(z[:1], N, axis=0), KEY)
         assert len(np.unique(same)) == N
@@ -510,7 +510,7 @@ def test_log_prior_does_not_depend_on_the_batch(run, name):
         np.testing.assert_array_equal(vae.log_prior(z, jax.random.key(6)), log_prior)
 
 
-def test_number_of_samples_need_be_no_multiple_of_the_devices(run):
+def test_number_of_samples_need_not_be_a_multiple_of_the_devices(run):
     assert len(jax.local_devices()) == 2
     assert len(run("vamp").vae.sample_prior(KEY, 3)) == 3
 
@@ -518,7 +518,7 @@ def test_number_of_samples_need_be_no_multiple_of_the_devices(run):
 # The ex-post mixture
 
 
-def test_ex_post_mixture_has_one_step_whatever_is_given(data_dir, vae_workdir):
+def test_ex_post_mixture_has_one_step_whatever_is_configured(data_dir, vae_workdir):
     config = prior_config(data_dir, vae_workdir, "ex_post_mixture")
     config.optim.warmup_steps = 5
     complete = frozen_vae.complete_config(config)

@@ -42,7 +42,7 @@ CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
 
 @pytest.fixture(autouse=True)
 def no_tensorflow(monkeypatch):
-    """Training does without; importing it into this process would take seconds."""
+    """Training does not need it, and importing it would take seconds."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
 
 
@@ -51,7 +51,7 @@ def evaluate_nothing(vae, split) -> Summary:
 
 
 def snapshot(directory: pathlib.Path) -> dict[str, int]:
-    """Every file and when it was written."""
+    """Returns every file and its modification time."""
     files = [p for p in directory.rglob("*") if p.is_file() and p.name != LOCK_FILE]
     return {str(p.relative_to(directory)): p.stat().st_mtime_ns for p in files}
 
@@ -96,7 +96,7 @@ def interrupted(data_dir, tmp_path_factory):
     return workdir, completed
 
 
-def test_exit_codes_tell_the_signal(interrupted):
+def test_exit_codes_give_the_signal(interrupted):
     _, completed = interrupted
     codes = [c.returncode for c in completed]
     assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, 0], [
@@ -141,7 +141,7 @@ def test_same_checkpoints_are_kept_after_interruptions(interrupted, trained_work
     assert kept(interrupted[0]) == kept(trained_workdir)
 
 
-def test_missing_tensorflow_is_said_once(interrupted):
+def test_missing_tensorflow_is_logged_once(interrupted):
     for completed in interrupted[1]:
         assert completed.stderr.count("TensorBoard summaries are off") == 1
     assert not (interrupted[0] / "tensorboard").exists()
@@ -184,7 +184,7 @@ def test_metrics_file_has_every_log_and_every_evaluation(trained_workdir):
 
 
 def test_logged_schedules_are_those_of_the_update(trained_workdir):
-    """Record `step` is of the update number `step` counted from 1: its schedules see step - 1."""
+    """Record `step` is of the update with this number, from 1 on; its schedules see step - 1."""
     for record in read_metrics(trained_workdir):
         if "train/loss" not in record:
             continue
@@ -197,12 +197,12 @@ def test_logged_schedules_are_those_of_the_update(trained_workdir):
         np.testing.assert_allclose(record["train/learning_rate"], rate, rtol=1e-5)
 
 
-def test_config_file_tells_what_made_the_run(trained_workdir, data_dir):
+def test_config_file_records_what_made_the_run(trained_workdir, data_dir):
     content = json.loads((trained_workdir / "config.json").read_text())
     assert configuration.load(trained_workdir).to_dict() == make_config(data_dir).to_dict()
     assert content["image_shape"] == [16, 16, 1]
     provenance = content["provenance"]
-    # Null where the code is no git checkout.
+    # Null if the code is not a git checkout.
     assert provenance["git_commit"] is None or re.fullmatch(
         "[0-9a-f]{40}", provenance["git_commit"]
     )
@@ -235,7 +235,7 @@ def test_curves_and_images_are_written_at_every_evaluation(trained_workdir):
 
 @pytest.fixture
 def data_dir_without_test(data_dir, tmp_path) -> pathlib.Path:
-    """The same dataset, but whoever opens the test images fails."""
+    """The same dataset, but opening the test images fails."""
     copy = shutil.copytree(data_dir, tmp_path / "data")
     (copy / "tiny" / "test_images.npy").write_bytes(b"not an array")
     return copy
@@ -283,7 +283,7 @@ def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_di
 def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
     data_dir, tmp_path, monkeypatch
 ):
-    """Either it is done before stopping, or the same command catches it up."""
+    """It happens before the stop, or the same command catches up on it."""
     config = make_config(data_dir, train__num_steps=2, train__eval_every_steps=2)
     raise_sigterm_after(monkeypatch, step=2)
     workdir = tmp_path / "run"
@@ -295,7 +295,7 @@ def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(
 def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
     data_dir, tmp_path, monkeypatch
 ):
-    """As when a run stopped on a CPU, one step per call, goes on where a call takes four."""
+    """As if a run stopped on a CPU with one step per call and continued with four per call."""
     config = make_config(data_dir)
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -319,7 +319,7 @@ def test_best_checkpoint_is_one_of_full_kl_weight(data_dir, tmp_path):
         assert checkpoints.best_step() == 2 * EVAL_EVERY
 
 
-def test_start_that_came_to_no_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path):
+def test_start_without_a_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path):
     rare = {"train__eval_every_steps": NUM_STEPS, "train__checkpoint_every_steps": NUM_STEPS}
     diverging = {"optim__learning_rate": 1e30, "optim__max_skipped_in_a_row": 3}
     with pytest.raises(TrainingDivergedError):
@@ -350,11 +350,11 @@ def test_start_that_came_to_no_checkpoint_does_not_bind_the_workdir(data_dir, tm
         ([float("nan"), -3.0], 1, False),
     ],
 )
-def test_patience_is_for_evaluations_without_a_better_elbo(elbos, patience, expected):
+def test_patience_counts_evaluations_without_a_better_elbo(elbos, patience, expected):
     assert training.is_out_of_patience(elbos, patience) is expected
 
 
-# The KL weight is whole from step 10: evaluations before do not count.
+# The KL weight is full from step 10 on: earlier evaluations do not count.
 ELBOS = {4: 50.0, 8: 60.0, 12: -3.0, 16: -2.0, 20: -2.5, 24: -2.1}
 
 
@@ -363,7 +363,7 @@ def evaluate_as_planned(vae, split) -> Summary:
 
 
 def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkeypatch):
-    """Evaluations before it was stopped count."""
+    """Evaluations before a stop count as well."""
     config = make_config(
         data_dir,
         train__num_steps=32,
@@ -436,12 +436,12 @@ def test_joint_training_moves_every_parameter_of_model_and_prior(
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params, start)
     if name == "vamp":
         assert set(changed["prior"]) == {"pseudo_inputs"}
-    else:  # a standardisation is set once, and here not at all
+    else:  # a standardisation is set at most once, and not here
         assert not changed["prior"].pop("mean") and not changed["prior"].pop("std")
         np.testing.assert_array_equal(state.params["prior"]["mean"], 0.0)
         np.testing.assert_array_equal(state.params["prior"]["std"], 1.0)
     assert all(jax.tree.leaves(changed)), changed
-    # What was validated is the average of all of them.
+    # Validation used the averages of all parameters.
     (vae,) = validated
     assert set(vae.params) == {"encoder", "decoder", "prior"}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(vae.params), state.ema_params)
@@ -465,7 +465,7 @@ def test_second_trainer_in_a_workdir_is_refused(copied_workdir, data_dir):
     ):
         training.train_and_evaluate(make_config(data_dir), copied_workdir, evaluate_nothing)
     with lock_workdir(copied_workdir):
-        pass  # given back by the refused one
+        pass  # the refused trainer has released the lock
 
 
 def test_invalid_configuration_makes_no_workdir(data_dir, tmp_path):
@@ -513,7 +513,7 @@ def test_fewer_skipped_updates_than_the_limit_are_no_divergence(skipped):
     [
         ([0, 1, 2, 3], 10, "Steps 8 to 10"),
         ([1, 2, 3, 0, 1], 10, "Steps 6 to 8"),
-        ([3], 10, "Steps 8 to 10"),  # begun in the window before
+        ([3], 10, "Steps 8 to 10"),  # began in the window before
         ([0, 1, 2, 3, 4, 5], 10, "Steps 6 to 8"),
     ],
 )
@@ -590,5 +590,5 @@ def test_handlers_come_back_without_a_signal_and_after_an_error():
 
 
 def test_epoch_of_the_tiny_run_is_shorter_than_the_run():
-    """What the tests above rely on: interruptions fall into different epochs."""
+    """The tests above rely on interruptions in different epochs."""
     assert NUM_STEPS * TINY["train.batch_size"] > 2 * NUM_TRAIN

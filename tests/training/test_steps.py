@@ -1,7 +1,7 @@
 """Tests of vae_jax/training/steps.py and vae_jax/inference/steps.py.
 
-Where a test is about what the model is shown, a stub takes its place whose distortion is a number
-read off the images; it compiles in no time and makes the expected value plain.
+Tests of the images that the model sees replace it with a stub whose distortion is a number read off
+the images. The stub compiles in no time and makes the expected value plain.
 """
 
 import dataclasses
@@ -85,13 +85,13 @@ def indices() -> np.ndarray:
 
 
 class StandardNormalStub:
-    """What steps ask of a model about its prior, which is N(0, I)."""
+    """The methods of a model that steps call for its prior, which is N(0, I)."""
 
     def bind(self, variables):
         return SimpleNamespace(prior=StandardNormal(self.latent_shape))
 
     def score(self, z, method):
-        """What `prior_log_prob` or `prior_loss` returns."""
+        """Returns the result of `prior_log_prob` or `prior_loss`."""
         log_prob = standard_normal_log_prob(z)
         return log_prob if method == "prior_log_prob" else (-log_prob, log_prob)
 
@@ -150,7 +150,7 @@ def test_images_of_this_call_train_bit_for_bit_as_resident_ones(scanned, images,
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_posteriors_computed_before_train_as_the_images_do(model, images, indices, flip):
+def test_posteriors_computed_beforehand_train_like_their_images(model, images, indices, flip):
     model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
     tx = optax.apply_if_finite(optax.sgd(1e-2), max_consecutive_errors=1)
     train_steps = steps.jit_train_steps(
@@ -170,24 +170,24 @@ def test_posteriors_computed_before_train_as_the_images_do(model, images, indice
     ]
     assert np.abs(posteriors[0].mean - posteriors[-1].mean).max() > 0.01 or not flip
     resident = jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *posteriors)
-    of_images, of_posteriors = state(), state()
+    image_state, posterior_state = state(), state()
     for row in indices:
         key = jax.random.key(1)
-        of_images, expected = train_steps(of_images, images, row[None], key)
-        of_posteriors, metrics = train_steps(of_posteriors, resident, row[None], key)
+        image_state, expected = train_steps(image_state, images, row[None], key)
+        posterior_state, metrics = train_steps(posterior_state, resident, row[None], key)
         for name, value in metrics.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        of_posteriors.params,
-        of_images.params,
+        posterior_state.params,
+        image_state.params,
     )
 
 
 def test_state_is_donated(single, images, indices):
     state = single.create_state()
     single.train_steps(state, images, indices[:1], jax.random.key(1))
-    # Not all of opt_state: what an update does not read, jit drops, donated or not.
+    # Not all of opt_state: jit drops arrays that an update does not read, donated or not.
     used = (state.step, state.params, state.ema_params, optax.tree.get(state.opt_state, "mu"))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(used))
 
@@ -210,7 +210,7 @@ def test_elbo_has_no_weight_and_no_free_bits_but_the_loss_has(model, single, ima
 
 
 class LinearModel(StandardNormalStub):
-    """A code per image from its mean level, one slope and one offset each way."""
+    """Makes one code per image from its mean level, with one slope and one offset each way."""
 
     latent_shape = (1,)
 
@@ -227,7 +227,7 @@ class LinearModel(StandardNormalStub):
 
 
 def update_linear_model(images, kl_weight, **kwargs):
-    """(metrics, update of each parameter) of one step of gradient descent at rate 1."""
+    """Returns (metrics, update of each parameter) of one gradient descent step at rate 1."""
     tx = optax.apply_if_finite(optax.sgd(1.0), max_consecutive_errors=1)
     train_step = steps.make_train_step(
         LinearModel(), Bernoulli(1), tx, constant(kl_weight), constant(1.0), **kwargs
@@ -241,7 +241,7 @@ def update_linear_model(images, kl_weight, **kwargs):
 
 
 def test_gradient_of_the_averaged_distortion_is_that_of_a_larger_kl_weight(images):
-    """D / n + w R is (D + n w R) / n; what is logged of the bound stays in nats."""
+    """D / n + w R is (D + n w R) / n; the logged bound stays in nats."""
     num_values, kl_weight = np.prod(IMAGE_SHAPE), 0.5
     metrics, update = update_linear_model(images, kl_weight, distortion_weight=1.0 / num_values)
     other, expected = update_linear_model(images, num_values * kl_weight)
@@ -260,7 +260,7 @@ def test_gradient_of_the_averaged_distortion_is_that_of_a_larger_kl_weight(image
 
 
 class StubModel(StandardNormalStub):
-    """The posterior is N(0, 1); the decoder hands z on."""
+    """The posterior is N(0, 1); the decoder returns z."""
 
     latent_shape = IMAGE_SHAPE
 
@@ -287,7 +287,7 @@ class StubLikelihood:
 
 
 def stub_distortions(statistic, images, num_steps=1, key=0, first_step=0, binarize=False, **kwargs):
-    """The distortion (mean of the statistic over the batch of all `images`) of each step."""
+    """Returns the distortion of each step: the mean of the statistic over all `images`."""
     tx = optim.create_optimizer("adam", constant(1e-3))
     train_step = steps.make_train_step(
         StubModel(), StubLikelihood(statistic, binarize), tx, constant(1), constant(1), **kwargs
@@ -428,9 +428,9 @@ def test_skipped_update_leaves_the_variance_as_it_was(variance):
 
 
 class ScoredModel:
-    """The posterior is N(mean, 1), the decoder hands z on, and the prior's parts are told apart.
+    """The posterior is N(mean, 1), the decoder returns z, and the prior has two distinct terms.
 
-    Its log p(z) is `log_prior` + z; what it minimises is `scale` squared.
+    Its log p(z) is `log_prior` + z; the loss that it minimises is `scale` squared.
     """
 
     latent_shape = (1,)
@@ -458,7 +458,7 @@ def make_scored_state(tx, frozen: bool) -> TrainState:
 
 
 def train_scored(images, frozen: bool, likelihood=None, **kwargs):
-    """(state before, state after one step of gradient descent at rate 0.1, metrics)."""
+    """Returns (state before, state after one gradient descent step at rate 0.1, metrics)."""
     tx = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=1)
     likelihood = likelihood or StubLikelihood(lambda z, x: (z**2).sum(axis=1))
     train_step = steps.make_train_step(
@@ -470,7 +470,7 @@ def train_scored(images, frozen: bool, likelihood=None, **kwargs):
 
 
 def scored_draws(images) -> np.ndarray:
-    """z of that step."""
+    """Returns the z of that step."""
     batch = losses.prepare_batch(
         ScoredModel(),
         StubLikelihood(None),
@@ -483,13 +483,13 @@ def scored_draws(images) -> np.ndarray:
 
 
 def test_step_on_a_frozen_vae_minimises_the_priors_loss_and_changes_nothing_else(images):
-    # Not even the variance that is set to the optimum of each batch.
+    # The variance, otherwise set to the optimum of each batch, must not change either.
     batch_optimal = Gaussian(1, "batch_optimal")
     before, after, metrics = train_scored(images, frozen=True, likelihood=batch_optimal)
     for params in (after.params, after.ema_params):
         for part in ("encoder", "decoder"):
             jax.tree.map(np.testing.assert_array_equal, params[part], before.params[part])
-        # The loss is scale^2 and not minus log p(z): another has no gradient.
+        # The loss is scale^2 and not minus log p(z), whose parameters have no gradient.
         assert params["prior"]["log_prior"] == -1.5
     np.testing.assert_allclose(after.params["prior"]["scale"], 2.0 - 0.1 * 4.0, rtol=1e-6)
     # The first average after a step with warm-up is 0.1 e + 0.9 p.
@@ -501,7 +501,7 @@ def test_step_on_a_frozen_vae_minimises_the_priors_loss_and_changes_nothing_else
     np.testing.assert_allclose(metrics["grad_norm"], 4.0, rtol=1e-6)
     np.testing.assert_allclose(metrics["update_norm"], 0.4, rtol=1e-5)
     np.testing.assert_allclose(metrics["param_norm"], np.hypot(1.6, 1.5), rtol=1e-5)
-    # KL(N(0.3, 1), N(0, 1)) less what the prior says more of z than N(0, 1) does.
+    # KL(N(0.3, 1), N(0, 1)) minus the log-density ratio of the prior and N(0, 1).
     z = scored_draws(images)
     log_normal = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
     rate = 0.5 * 0.3**2 - (z - 1.5 - log_normal).mean()
@@ -523,7 +523,7 @@ def test_step_in_joint_training_minimises_the_bound_with_the_learned_prior(image
         "mean": (2 * (z + 0.7)).mean() + 0.5 * (0.3 - (1.0 + z).mean()),
         "bias": (2 * (z + 0.7)).mean(),
         "log_prior": -0.5,
-        "scale": 0.0,  # another loss than the bound's has no place here
+        "scale": 0.0,  # only the loss of the bound counts here
     }
     for part in ("encoder", "decoder", "prior"):
         for name, old in before.params[part].items():
@@ -632,7 +632,7 @@ def test_grey_levels_become_the_unit_interval():
 # Gradient accumulation
 
 
-def test_parts_of_a_batch_are_all_of_it(images):
+def test_parts_of_a_batch_add_up_to_it(images):
     batch = losses.Batch(jnp.asarray(images), jnp.arange(len(images)), jax.random.key(0))
     parts = losses.split_batch(batch, 2)
     assert parts.x.shape == (2, len(images) // 2, *images.shape[1:])
@@ -676,7 +676,9 @@ def test_parts_of_a_batch_are_in_memory_one_at_a_time_but_not_on_a_cpu(backend, 
     loss_fn = losses.make_loss_fn(model, DiscretizedLogistic(1))
     params = model.init(jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
     batch = losses.Batch(jnp.zeros((64, *IMAGE_SHAPE)), jnp.zeros((64, 4)), jax.random.key(0))
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)  # but all is compiled for the CPU
+    monkeypatch.setattr(
+        jax, "default_backend", lambda: backend
+    )  # but everything is compiled for the CPU
     whole, accumulated = (
         jax.jit(steps.make_gradient_fn(loss_fn, frozen_vae=False, num_parts=num_parts))
         .lower(params, batch, 1.0)
