@@ -274,7 +274,7 @@ def test_density_has_no_bits_per_dim(tmp_path, images, test_split):
     vae = DensityVAE(make_config(tmp_path))
     zeros = np.zeros((NUM_TEST, 4), np.float32)
     terms = ElboTerms(np.arange(NUM_TEST, dtype=np.float32), zeros, zeros[:, 0])
-    computed = bounds._bound_metrics(vae, test_split, terms)
+    computed = bounds._elbo_metrics(vae, test_split, terms)
     computed |= bounds._iw_metrics(vae, test_split, images, terms.elbo, KEY)
     assert computed.keys() == {"elbo", "rate", "distortion", "iw_elbo"}
 
