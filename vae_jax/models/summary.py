@@ -1,12 +1,17 @@
-"""A count of the parameters, module by module."""
+"""A table of the number of parameters in each module."""
 
 import math
 
 import flax.traverse_util
 
+from vae_jax.typing import PyTree
 
-def parameter_table(params) -> str:
-    """Markdown table: parameters of each module two levels deep, with its share, and the total."""
+
+def parameter_table(params: PyTree) -> str:
+    """Returns a Markdown table of the parameters of each module, with their share and the total.
+
+    Modules are listed two levels deep.
+    """
     counts: dict[str, int] = {}
     for path, value in flax.traverse_util.flatten_dict(params).items():
         name = "/".join(path[:2])

@@ -1,8 +1,8 @@
-"""Convolutional encoder, decoder and VAE: architecture only, no loss, no sampling.
+"""Convolutional encoder, decoder and VAE: the architecture only, without losses.
 
-Stage i works at resolution image / (patch_size * 2^i) with `widths[i]` channels. A latent of shape
-(D,) is read off the flattened last stage by a dense layer; one of shape (h, w, c) by a 1x1
-convolution, and then (h, w) is the last stage's resolution.
+Stage i works at resolution image / (patch_size * 2^i) with `widths[i]` channels. A dense layer
+computes a latent of shape (D,) from the flattened last stage. A 1x1 convolution computes a latent
+of shape (h, w, c), where (h, w) is the resolution of the last stage.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,22 @@ from vae_jax.blocks import (
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.errors import InputError
 from vae_jax.priors import Prior, StandardNormal
+from vae_jax.typing import ImageShape
 
-# softplus(raw) + MIN_STD grows linearly in the raw output where exp(raw) would overflow, and keeps
-# the log-density of the posterior finite.
+# The standard deviation is softplus(raw) + MIN_STD. It grows linearly in the raw output where
+# exp(raw) would overflow, and keeps the log-density of the posterior finite.
 MIN_STD = 1e-4
 
 
 class Stage(nn.Module):
-    """`num_blocks` residual blocks at one resolution, then self-attention where asked for.
+    """Residual blocks at one resolution, then self-attention if configured for its height.
 
-    With `remat` the backward pass computes each block's activations anew instead of keeping them.
+    Attributes:
+      num_blocks: number of residual blocks.
+      attention_resolutions: heights of feature maps that are followed by self-attention.
+      dtype: type of the activations.
+      remat: whether the backward pass recomputes the activations of each block instead of keeping
+        them.
     """
 
     num_blocks: int
@@ -43,7 +49,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
         def create(block: type[nn.Module], number: int) -> nn.Module:
-            name = f"{block.__name__}_{number}"  # nn.remat would give another
+            name = f"{block.__name__}_{number}"  # nn.remat would choose another name
             return (nn.remat(block) if self.remat else block)(dtype=self.dtype, name=name)
 
         for i in range(self.num_blocks):
@@ -54,7 +60,10 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, C] in [0, 1] -> posterior over z, float32 [B, *latent_shape]."""
+    """Maps images [B, H, W, C] in [0, 1] to q(z | x), float32 [B, *latent_shape].
+
+    The attributes are those of `VAE`.
+    """
 
     latent_shape: tuple[int, ...]
     widths: tuple[int, ...]
@@ -89,13 +98,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, *latent_shape] -> parameters of the likelihood, float32 [B, H, W, num_outputs].
+    """Maps latents [B, *latent_shape] to likelihood parameters, float32 [B, H, W, num_outputs].
 
     With `has_log_std` the last output channel is one learned scalar, the same for all pixels and
-    images.
+    images. The attributes are those of `VAE`.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     num_outputs: int
     widths: tuple[int, ...]
     num_blocks: tuple[int, ...]
@@ -130,7 +139,7 @@ class Decoder(nn.Module):
                 h = depth_to_space(upsample(h), 2)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         num_maps = self.num_outputs - int(self.has_log_std)
-        # float32: near 1, bfloat16 is coarser than the 256 levels of an image.
+        # In float32, because near 1 bfloat16 is coarser than the 256 levels of an image.
         h = nn.Conv(num_maps * self.patch_size**2, (3, 3), dtype=jnp.float32, name="head")(h)
         outputs = depth_to_space(h, self.patch_size)
         if self.has_log_std:
@@ -148,17 +157,17 @@ class VAE(nn.Module):
       image_shape: (H, W, C).
       latent_shape: (D,) or (h, w, c).
       num_outputs: likelihood parameters per pixel.
-      has_log_std: whether the last of them is one learned scalar.
+      has_log_std: whether the last of these parameters is one learned scalar.
       widths: channels of each stage, from the highest resolution to the lowest.
       num_blocks: residual blocks of each stage, in the encoder and again in the decoder.
       patch_size: side of the pixel patches that the first stage sees as one position.
       attention_resolutions: heights of feature maps that are followed by self-attention.
-      dtype: of activations; parameters, the last layers and outputs are float32.
-      remat: whether the backward pass computes activations anew, for less memory and more time.
-      make_prior: from the encoder, which the prior may share, to p(z); None: N(0, I).
+      dtype: type of the activations; parameters, the last layers and outputs are float32.
+      remat: whether the backward pass recomputes activations, which saves memory but takes longer.
+      make_prior: function from the encoder, which the prior may share, to p(z); None: N(0, I).
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     latent_shape: tuple[int, ...]
     num_outputs: int
     has_log_std: bool = False
@@ -170,7 +179,7 @@ class VAE(nn.Module):
     remat: bool = False
     make_prior: Callable[[nn.Module], Prior] | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = Encoder(
             latent_shape=self.latent_shape,
             widths=self.widths,
@@ -195,19 +204,19 @@ class VAE(nn.Module):
         self.prior = make_prior(self.encoder) if make_prior else StandardNormal(self.latent_shape)
 
     def encode(self, x: jax.Array) -> DiagonalGaussian:
-        """Images [B, H, W, C] in [0, 1] -> q(z | x)."""
+        """Maps images [B, H, W, C] in [0, 1] to q(z | x)."""
         return self.encoder(x)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Latents [B, *latent_shape] -> likelihood parameters [B, H, W, num_outputs]."""
+        """Maps latents [B, *latent_shape] to likelihood parameters [B, H, W, num_outputs]."""
         return self.decoder(z)
 
     def prior_log_prob(self, z: jax.Array, keys: jax.Array) -> jax.Array:
-        """log p(z), [B], or an estimate of a lower bound on it; see `Prior.log_prob`."""
+        """Returns log p(z), [B], or an estimate of a lower bound on it; see `Prior.log_prob`."""
         return self.prior.log_prob(z, keys)
 
     def prior_loss(self, z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(what training minimises of the prior, log p(z) or its bound), both [B]."""
+        """Returns (what training minimises, log p(z) or its bound), both [B]; see `Prior.loss`."""
         return self.prior.loss(z, key)
 
     def sample_prior(self, key: jax.Array, num_samples: int, temperature: float) -> jax.Array:
@@ -215,22 +224,22 @@ class VAE(nn.Module):
         return self.prior.sample(key, num_samples, temperature)
 
     def latents_to_noise(self, z: jax.Array) -> jax.Array:
-        """Latents -> noise, both [B, *latent_shape]; see `Prior.to_noise`."""
+        """Maps latents to noise, both [B, *latent_shape]; see `Prior.to_noise`."""
         return self.prior.to_noise(z)
 
     def latents_from_noise(self, noise: jax.Array) -> jax.Array:
-        """Noise -> latents, both [B, *latent_shape]; see `Prior.from_noise`."""
+        """Maps noise to latents, both [B, *latent_shape]; see `Prior.from_noise`."""
         return self.prior.from_noise(noise)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Decodes the posterior mean: one path through all parameters, for `init`."""
-        z = self.encode(x).mean
+        """Decodes the posterior mean; for `init`, on a path through all parameters."""
+        z = jnp.asarray(self.encode(x).mean)
         self.prior_loss(z, jax.random.key(0))
         return self.decode(z)
 
 
 def check_shapes(model: VAE) -> None:
-    """Raises a ValueError where the attributes do not fit one another or the images."""
+    """Raises an InputError if the attributes do not fit one another or the images."""
     widths, num_blocks, latent_shape = model.widths, model.num_blocks, model.latent_shape
     if len(num_blocks) != len(widths) or any(n < 0 for n in num_blocks):
         raise InputError(
@@ -242,12 +251,13 @@ def check_shapes(model: VAE) -> None:
     if height % factor or width % factor:
         raise InputError(
             f"model.patch_size = {model.patch_size} with {len(widths)} model.widths divides images "
-            f"by {factor}, of which {height}x{width} is no multiple: use another patch size or "
-            "fewer widths."
+            f"by {factor}, but {height}x{width} is not a multiple of {factor}: use another patch "
+            "size or fewer widths."
         )
     if len(latent_shape) not in (1, 3) or any(n < 1 for n in latent_shape):
         raise InputError(
-            f"model.latent_shape = {latent_shape} must be (D,), a vector, or (h, w, c), a grid."
+            f"model.latent_shape = {latent_shape} must be (D,) for a vector or (h, w, c) for a "
+            "grid, all at least 1."
         )
     resolution = (height // factor, width // factor)
     if len(latent_shape) == 3 and tuple(latent_shape[:2]) != resolution:
@@ -256,9 +266,10 @@ def check_shapes(model: VAE) -> None:
             f"{resolution}: change it, model.patch_size or the number of model.widths."
         )
     stages = {height // (model.patch_size * 2**i): width for i, width in enumerate(widths)}
-    for resolution in model.attention_resolutions:
-        if resolution not in stages or stages[resolution] % NUM_HEADS:
+    for attended in model.attention_resolutions:
+        if attended not in stages or stages[attended] % NUM_HEADS:
             raise InputError(
                 f"model.attention_resolutions = {model.attention_resolutions} must be heights of "
-                f"stages whose width is a multiple of {NUM_HEADS}; height: width is {stages}."
+                f"stages whose width is a multiple of {NUM_HEADS}: choose from "
+                f"(height: width) {stages}."
             )

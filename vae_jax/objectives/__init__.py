@@ -1,4 +1,4 @@
-"""The evidence lower bound, and the loss that training minimises."""
+"""The evidence lower bound (ELBO), and the loss that training minimises."""
 
 from vae_jax.objectives.bound import (
     ElboTerms,

@@ -1,10 +1,10 @@
-"""Terms of the evidence lower bound, one value per image, in nats.
+"""Terms of the evidence lower bound (ELBO), one value per image, in nats.
 
-elbo = -(distortion + rate)                                     what is reported, weight always 1
-loss = mean(distortion) + kl_weight * free_bits(mean rate)      what is minimised (by default)
+elbo = -(distortion + rate)                                     reported, always with weight 1
+loss = mean(distortion) + kl_weight * free_bits(mean rate)      minimised (by default)
 
-The rate is KL(q, N(0, I)) in closed form plus an estimate of E_q[log N(z; 0, I) - log p(z)], at the
-z of the distortion: unbiased for KL(q, p), and free of noise where p is N(0, I).
+The rate is KL(q, N(0, I)) in closed form plus an estimate of E_q[log N(z; 0, I) - log p(z)] at the
+same z as the distortion. It is unbiased for KL(q, p), and exact if p is N(0, I).
 """
 
 import math
@@ -15,10 +15,11 @@ import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, sum_event
 from vae_jax.likelihoods import Likelihood
+from vae_jax.typing import ImageShape
 
 
 def compute_rate(posterior: DiagonalGaussian, z: jax.Array, log_prior: jax.Array) -> jax.Array:
-    """KL(q(z | x), p(z)) estimated at one z ~ q(z | x) with its log p(z), [B]."""
+    """Estimates KL(q(z | x), p(z)), [B], from one z ~ q(z | x) and its log p(z)."""
     ratio = log_prior - standard_normal_log_prob(z)
     return sum_event(posterior.kl_to_standard_normal()) - ratio
 
@@ -29,10 +30,10 @@ class ElboTerms:
 
     Attributes:
       distortion: -log p(x | z) at one z ~ q(z | x), [B].
-      rate_per_dim: KL(q(z | x), N(0, I)) of each latent dimension, [B, *latent_shape]. Other
-        priors do not split by dimension.
-      log_prior_ratio: log p(z) - log N(z; 0, I) at the same z, [B]: 0 where p is N(0, I). Where
-        log p(z) is bounded from below, so is the ELBO.
+      rate_per_dim: KL(q(z | x), N(0, I)) of each latent dimension, [B, *latent_shape]. The rate of
+        other priors does not split by dimension.
+      log_prior_ratio: log p(z) - log N(z; 0, I) at the same z, [B]; 0 if p is N(0, I). If log p(z)
+        is an estimate of a lower bound, the ELBO is one as well.
     """
 
     distortion: jax.Array
@@ -41,12 +42,12 @@ class ElboTerms:
 
     @property
     def rate(self) -> jax.Array:
-        """KL(q(z | x), p(z)), [B]: exact for N(0, I), else an unbiased estimate."""
+        """KL(q(z | x), p(z)), [B]; exact for N(0, I), otherwise an unbiased estimate."""
         return sum_event(self.rate_per_dim) - self.log_prior_ratio
 
     @property
     def elbo(self) -> jax.Array:
-        """Evidence lower bound, [B]; never carries beta, warm-up or free bits."""
+        """Evidence lower bound, [B], always without beta, warm-up and free bits."""
         return -(self.distortion + self.rate)
 
 
@@ -58,12 +59,12 @@ def compute_elbo_terms(
     outputs: jax.Array,
     x: jax.Array,
 ) -> ElboTerms:
-    """Both terms of the bound, given the decoder's outputs at one posterior sample.
+    """Computes both terms of the bound from the decoder's outputs at one posterior sample.
 
     Args:
       likelihood: p(x | z).
       posterior: q(z | x), [B, *latent_shape].
-      z: drawn from it.
+      z: a sample from the posterior, [B, *latent_shape].
       log_prior: log p(z), or an estimate of a lower bound on it, [B].
       outputs: decoder outputs at z, [B, H, W, num_outputs].
       x: images in [0, 1], [B, H, W, C].
@@ -76,13 +77,14 @@ def compute_elbo_terms(
 
 
 def apply_free_bits(rate_per_dim: jax.Array, free_bits: float) -> jax.Array:
-    """sum_d max(free_bits, mean_b rate[b, d]) (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
+    """Returns sum_d max(free_bits, mean_b rate[b, d]).
 
-    The maximum is over the batch mean, so that single images may use a dimension less than others.
+    Source: Kingma et al. 2016, arXiv:1606.04934, eq. 15. The maximum is taken after the mean
+    over the batch, so that single images may use a dimension less than others.
 
     Args:
       rate_per_dim: nats, [B, *latent_shape].
-      free_bits: nats of each latent dimension that cost nothing; 0 gives the mean rate.
+      free_bits: nats that are free in each latent dimension; 0 gives the mean rate.
 
     Returns:
       A scalar, nats per image.
@@ -96,10 +98,9 @@ def compute_loss(
     free_bits: float,
     distortion_weight: float = 1.0,
 ) -> jax.Array:
-    """The scalar that training minimises, nats per image where the distortion's weight is 1.
+    """Returns the scalar that training minimises, in nats per image if `distortion_weight` is 1.
 
-    Free bits are of a rate that splits by dimension: with a prior other than N(0, I) they must be
-    0.
+    Free bits need a rate that splits by dimension, so they must be 0 unless the prior is N(0, I).
     """
     rate = apply_free_bits(terms.rate_per_dim, free_bits) - terms.log_prior_ratio.mean()
     return distortion_weight * terms.distortion.mean() + kl_weight * rate
@@ -113,22 +114,22 @@ def compute_log_weights(
     outputs: jax.Array,
     x: jax.Array,
 ) -> jax.Array:
-    """log p(x | z) + log p(z) - log q(z | x) at one z ~ q(z | x), [B].
+    """Returns log p(x | z) + log p(z) - log q(z | x) at one z ~ q(z | x), [B].
 
-    `log_prior` has to be exact: the exponential of an estimate of a bound may on average exceed
-    p(z), and the importance-weighted bound then log p(x).
+    `log_prior` has to be exact. The exponential of an estimate of a bound may exceed p(z) on
+    average, and then the importance-weighted bound may exceed log p(x).
     """
     return likelihood.log_prob(outputs, x) + log_prior - posterior.log_prob(z)
 
 
 def compute_iw_elbo(log_weights: jax.Array) -> jax.Array:
-    """Importance-weighted bound (Burda et al. 2016, arXiv:1509.00519) of each image.
+    """Computes the importance-weighted bound of each image (Burda et al. 2016, arXiv:1509.00519).
 
-    The log-mean-exp is over the samples of one image: averaging weights over a batch first would be
-    no bound on log p(x).
+    The log-mean-exp is over the samples of one image. Averaging the weights over a batch first
+    would not give a bound on log p(x).
 
     Args:
-      log_weights: [K, B].
+      log_weights: log-weights of K samples for each image, [K, B].
 
     Returns:
       log(mean_k exp(log_weights[k])), nats, [B]; equals the ELBO in expectation at K = 1.
@@ -136,7 +137,7 @@ def compute_iw_elbo(log_weights: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
 
 
-def bits_per_dim(elbo: float, image_shape: tuple[int, int, int]) -> float:
-    """-elbo / (H W C ln 2), where the likelihood is a mass function over 256 levels."""
+def bits_per_dim(elbo: float, image_shape: ImageShape) -> float:
+    """Returns -elbo / (H W C ln 2), for likelihoods that are mass functions over 256 levels."""
     height, width, channels = image_shape
     return -elbo / (height * width * channels * math.log(2.0))

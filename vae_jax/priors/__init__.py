@@ -1,4 +1,4 @@
-"""Priors p(z), all with one protocol (`Prior`): log_prob, loss and sample, as linen modules."""
+"""Priors p(z): linen modules with one interface, `Prior`, of log_prob, loss and sample."""
 
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
 from vae_jax.priors.creation import PRIORS, check_options, create_prior

@@ -1,4 +1,4 @@
-"""What every prior p(z) offers, and the two that need nothing learned."""
+"""The interface of all priors p(z), the standard normal prior, and standardisation for others."""
 
 import math
 
@@ -12,27 +12,38 @@ from vae_jax.distributions import standard_normal_log_prob
 class Prior(nn.Module):
     """A density over latents [B, *latent_shape], in nats, float32.
 
-    `is_exact` tells whether `log_prob` is the log-density or a random number whose expectation is
-    a lower bound on it; `samples_in_steps` whether `sample` jits its own steps, instead of being
-    one thing to jit; `has_noise_map` whether `to_noise` and `from_noise` exist.
+    Attributes:
+      latent_shape: (D,) or (h, w, c).
     """
 
     latent_shape: tuple[int, ...]
-    is_exact = True
-    samples_in_steps = False
-    has_noise_map = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether `log_prob` is exact, not a random number whose mean is a lower bound on it."""
+        return True
+
+    @property
+    def samples_in_steps(self) -> bool:
+        """Whether `sample` jits its own steps and must not be jitted as a whole."""
+        return False
+
+    @property
+    def has_noise_map(self) -> bool:
+        """Whether `to_noise` and `from_noise` are implemented."""
+        return False
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """log p(z), [B], or an unbiased estimate of a lower bound on it.
+        """Returns log p(z), [B], or an unbiased estimate of a lower bound on it.
 
         Args:
-          z: [B, *latent_shape].
-          keys: one key per row, [B]; only where the prior is not exact.
+          z: latents, [B, *latent_shape].
+          keys: one random key per row, [B]; needed only if the prior is not exact.
         """
         raise NotImplementedError
 
     def loss(self, z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What training minimises and log p(z) of the same draws (or its bound), both [B]."""
+        """Returns (what training minimises, log p(z) or its bound for the same draws), both [B]."""
         log_prob = self.log_prob(z, jax.random.split(key, z.shape[0]))
         return -log_prob, log_prob
 
@@ -40,24 +51,30 @@ class Prior(nn.Module):
         """Draws [num_samples, *latent_shape].
 
         Args:
-          key: of the draws.
-          num_samples: how many.
-          temperature: factor on every standard deviation that noise is drawn with; other than 1 it
-            is another model, of which `log_prob` says nothing.
+          key: random key of the draws.
+          num_samples: number of draws.
+          temperature: factor on every standard deviation that noise is drawn with. Unless it is 1,
+            the draws are not from the density of `log_prob`.
         """
         raise NotImplementedError
 
     def to_noise(self, z: jax.Array) -> jax.Array:
-        """Latents [B, *latent_shape] -> what `from_noise` makes them of; N(0, I) if z ~ p(z)."""
+        """Returns the noise from which `from_noise` makes the latents z, both [B, *latent_shape].
+
+        It is N(0, I) if z ~ p(z).
+        """
         raise NotImplementedError
 
     def from_noise(self, noise: jax.Array) -> jax.Array:
-        """Noise [B, *latent_shape] -> latents: p(z) where the noise is N(0, I), without a draw."""
+        """Maps noise to latents, both [B, *latent_shape], without drawing anything.
+
+        The latents have the density p(z) if the noise is N(0, I).
+        """
         raise NotImplementedError
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """The standard normal distribution, N(0, I)."""
 
     has_noise_map = True
 
@@ -75,16 +92,20 @@ class StandardNormal(Prior):
 
 
 class Standardised(Prior):
-    """`base` over (z - mean) / std, with the Jacobian of that map in the density.
+    """The prior `base` over standardised latents (z - mean) / std, as a density over z.
 
-    Mean and standard deviation of every latent dimension are parameters that no gradient reaches:
-    0 and 1 until they are set to the aggregate posterior's. They are flat, as biases and scales
-    are, which no weight decay reaches either.
+    The density includes the Jacobian of the standardisation. The mean and the standard deviation of
+    each latent dimension are parameters without a gradient: 0 and 1 until they are set to those of
+    the aggregate posterior. They are stored flat, like biases and scales, so that weight decay does
+    not reach them either.
+
+    Attributes:
+      base: prior over the standardised latents.
     """
 
     base: Prior
 
-    def setup(self):
+    def setup(self) -> None:
         size = (math.prod(self.latent_shape),)
         self.mean = self.param("mean", nn.initializers.zeros, size)
         self.std = self.param("std", nn.initializers.ones, size)
@@ -102,12 +123,12 @@ class Standardised(Prior):
         return self.base.has_noise_map
 
     def _moments(self) -> tuple[jax.Array, jax.Array]:
-        """(mean, std) as [*latent_shape]."""
-        moments = jax.lax.stop_gradient((self.mean, self.std))
-        return tuple(values.reshape(self.latent_shape) for values in moments)
+        """Returns (mean, std), both [*latent_shape]."""
+        mean, std = jax.lax.stop_gradient((self.mean, self.std))
+        return mean.reshape(self.latent_shape), std.reshape(self.latent_shape)
 
     def _standardise(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """((z - mean) / std, log-determinant of its Jacobian)."""
+        """Returns ((z - mean) / std, log-determinant of the Jacobian of this map)."""
         mean, std = self._moments()
         return (z - mean) / std, -jnp.log(std).sum()
 

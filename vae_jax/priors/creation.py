@@ -1,4 +1,4 @@
-"""Priors by their names in a configuration."""
+"""Creates a prior from its name and options in a configuration, and checks the options."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from vae_jax.priors.base import Prior, Standardised, StandardNormal
 from vae_jax.priors.flow import Flow, coupling_masks
 from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
 from vae_jax.priors.vamp import VampPrior
+from vae_jax.typing import ImageShape
 
 PRIORS = ("standard_normal", "vamp", "mixture", "ex_post_mixture", "flow", "diffusion")
 
@@ -17,7 +18,7 @@ PRIORS = ("standard_normal", "vamp", "mixture", "ex_post_mixture", "flow", "diff
 def create_prior(
     name: str,
     latent_shape: tuple[int, ...],
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     encoder: nn.Module,
     num_components: int = 100,
     num_couplings: int = 8,
@@ -29,26 +30,31 @@ def create_prior(
     num_sampling_steps: int = 50,
     dtype: jnp.dtype = jnp.float32,
 ) -> Prior:
-    """The prior of a config's name; those that are learned from codes see them standardised.
+    """Returns the prior `name`; all but N(0, I) and the VampPrior see standardised codes.
 
     Args:
       name: one of PRIORS.
       latent_shape: (D,) or (h, w, c).
-      image_shape: (H, W, C), of the VampPrior's pseudo-inputs.
-      encoder: that of the VAE, which a VampPrior shares.
-      num_components: of the mixtures and the VampPrior.
-      num_couplings: of the flow.
-      widths: channels of the networks: a diffusion's levels; the flow and vectors use the first.
+      image_shape: (H, W, C), shape of the VampPrior's pseudo-inputs.
+      encoder: encoder of the VAE, which the VampPrior shares.
+      num_components: number of components of a mixture or of the VampPrior.
+      num_couplings: number of couplings of the flow.
+      widths: channels of the levels of a diffusion's U-Net. A diffusion of vectors and the flow use
+        the first only.
       num_blocks: residual blocks of each level, or of each coupling.
       attention_resolutions: heights at which a diffusion's blocks are followed by self-attention.
       weighting, sampler, num_sampling_steps: as in `Diffusion`.
-      dtype: of a diffusion network's activations.
+      dtype: type of the activations of a diffusion's network.
+
+    Raises:
+      InputError: an option is unknown or does not fit the latent; see `check_options`.
     """
     check_options(name, latent_shape, widths, weighting, sampler, attention_resolutions)
     if name == "standard_normal":
         return StandardNormal(latent_shape)
     if name == "vamp":
         return VampPrior(latent_shape, image_shape, encoder, num_components)
+    base: Prior
     if name == "mixture":
         base = GaussianMixture(latent_shape, num_components)
     elif name == "ex_post_mixture":
@@ -56,6 +62,7 @@ def create_prior(
     elif name == "flow":
         base = Flow(latent_shape, num_couplings, widths[0], num_blocks)
     else:
+        network: nn.Module
         if len(latent_shape) == 1:
             network = networks.MLP(widths[0], num_blocks, dtype)
         else:
@@ -78,7 +85,7 @@ def check_options(
     sampler: str,
     attention_resolutions: tuple[int, ...] = (),
 ) -> None:
-    """Raises a ValueError for an unknown name, or for what does not fit the latent."""
+    """Raises an InputError if a name is unknown or an option does not fit the latent."""
     for key, value, valid in (
         ("prior.name", name, PRIORS),
         ("prior.weighting", weighting, diffusion.WEIGHTINGS),
@@ -96,12 +103,14 @@ def check_options(
     if any(n % factor for n in latent_shape[:2]):
         raise InputError(
             f"prior.widths = {widths} halves the latent grid {latent_shape[:2]} "
-            f"{len(widths) - 1} times, of which it is no multiple: use fewer widths."
+            f"{len(widths) - 1} times, so its sides must be multiples of {factor}: use fewer "
+            "widths."
         )
     levels = {latent_shape[0] // 2**i: width for i, width in enumerate(widths)}
     for height in attention_resolutions:
         if height not in levels or levels[height] % NUM_HEADS:
             raise InputError(
                 f"prior.attention_resolutions = {attention_resolutions} must be heights of levels "
-                f"whose width is a multiple of {NUM_HEADS}; height: width is {levels}."
+                f"whose width is a multiple of {NUM_HEADS}: choose from "
+                f"(height: width) {levels}."
             )

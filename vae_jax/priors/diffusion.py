@@ -1,22 +1,25 @@
 """A diffusion model of the latents, with a lower bound on log p(z).
 
-Variational diffusion models (Kingma et al. 2021, arXiv:2107.00630) in continuous time:
+This is a variational diffusion model (VDM; Kingma et al. 2021, arXiv:2107.00630) in continuous
+time:
 
     z_t = alpha(t) z + sigma(t) noise,   alpha^2 = sigmoid(-gamma(t)),   sigma^2 = sigmoid(gamma(t))
 
 where gamma = log(sigma^2 / alpha^2) rises from `gamma_min` to `gamma_max`. The network predicts
-v = alpha noise - sigma z (Salimans & Ho 2022, arXiv:2202.00512). Predicting 0 is the exact model
-N(0, I), so the network learns what differs from it (as LSGM's mixed score does: Vahdat et al. 2021,
-arXiv:2106.05931), and the bound splits into a closed form and an estimate of that difference:
+v = alpha noise - sigma z (Salimans & Ho 2022, arXiv:2202.00512). A network that predicts 0 gives
+the exact model N(0, I), so the network learns only the difference from it (like the mixed score of
+LSGM: Vahdat et al. 2021, arXiv:2106.05931). The bound splits into a closed form and an estimate of
+that difference:
 
     -log p(z) <= closed form at v = 0  +  1/2 E[alpha^2 (|v - v_predicted|^2 - |v|^2) / p(gamma)]
 
-with the expectation over gamma ~ p and noise: unbiased for every p, and free of noise where the
-prior is N(0, I).
+with the expectation over gamma ~ p and noise. The estimate is unbiased for every p, and has no
+variance if the prior is N(0, I).
 """
 
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,28 +28,36 @@ import jax.numpy as jnp
 from vae_jax.distributions import sum_event
 from vae_jax.priors import samplers
 from vae_jax.priors.base import Prior
+from vae_jax.typing import PyTree
 
 WEIGHTINGS = ("bound", "simple")
-NUM_BINS = 50  # of the noise schedule
-NUM_MAP_STEPS = 50  # of Heun's method between latents and noise
-UNIFORM_SHARE = 0.2  # of it, so that no noise level is forgotten and 1 / p(gamma) stays small
+NUM_BINS = 50  # bins of the noise schedule
+# Uniform part of the schedule's density p, so that 1 / p(gamma) stays small and no noise level is
+# forgotten.
+UNIFORM_SHARE = 0.2
+NUM_MAP_STEPS = 50  # steps of Heun's method between latents and noise
 
 
 class NoiseSchedule(nn.Module):
-    """gamma(t), learned and monotone: the quantile function of a density p over noise levels.
+    """The learned, monotone noise schedule gamma(t): the quantile function of a density p.
 
-    p is a histogram of equal bins. The bound holds for every p; its variance is least where p is
-    proportional to what a noise level contributes, which `fit` draws it towards. VDM learns a
-    monotone network to the same end, and the end points too; these are fixed here.
+    p is a density over noise levels, a histogram with bins of equal width. The bound holds for
+    every p. Its variance is smallest if p is proportional to the contribution of each noise level,
+    and `fit` moves p towards that. VDM learns a monotone network for the same purpose, and the end
+    points as well; here the end points are fixed.
+
+    Attributes:
+      gamma_min, gamma_max: end points of the schedule.
     """
 
     gamma_min: float
     gamma_max: float
 
-    def setup(self):
+    def setup(self) -> None:
         self.logits = self.param("logits", nn.initializers.zeros, (NUM_BINS,))
 
     def _probabilities(self) -> jax.Array:
+        """Returns the probability of each bin, [NUM_BINS]."""
         return (1.0 - UNIFORM_SHARE) * nn.softmax(self.logits) + UNIFORM_SHARE / NUM_BINS
 
     @property
@@ -54,25 +65,25 @@ class NoiseSchedule(nn.Module):
         return (self.gamma_max - self.gamma_min) / NUM_BINS
 
     def gamma(self, t: jax.Array) -> jax.Array:
-        """Noise levels at times t in [0, 1]; no gradient flows through them."""
+        """Returns noise levels at times t in [0, 1]; no gradient flows through them."""
         edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(self._probabilities())])
         levels = jnp.linspace(self.gamma_min, self.gamma_max, NUM_BINS + 1)
         return jax.lax.stop_gradient(jnp.interp(t, edges / edges[-1], levels))
 
     def density(self, gamma: jax.Array) -> jax.Array:
-        """p(gamma) = dt / dgamma."""
+        """Returns p(gamma) = dt / dgamma."""
         bins = ((gamma - self.gamma_min) / self._bin_width).astype(jnp.int32)
         return self._probabilities()[jnp.clip(bins, 0, NUM_BINS - 1)] / self._bin_width
 
     def fit(self, gamma: jax.Array, contributions: jax.Array) -> jax.Array:
-        """A term of value 0 whose gradient draws p towards the (non-negative) contributions.
+        """Returns a term of value 0, [B], whose gradient moves p towards the contributions.
 
-        The gradient is that of the cross-entropy between the contributions' share of each noise
-        level and p. It is scaled to be free of the size of the contributions.
+        The gradient is that of the cross-entropy between each noise level's share of the
+        contributions and p. It is scaled so that it does not depend on their size.
 
         Args:
-          gamma: noise levels, [B].
-          contributions: of each to the bound, drawn with density p, [B].
+          gamma: noise levels drawn with density p, [B].
+          contributions: non-negative contribution of each noise level to the bound, [B].
         """
         weights = jax.lax.stop_gradient(contributions / (contributions.mean() + 1e-12))
         cross_entropy = -weights * jnp.log(self.density(gamma))
@@ -80,17 +91,19 @@ class NoiseSchedule(nn.Module):
 
 
 class Diffusion(Prior):
-    """Attributes:
-    network: (z_t [B, *latent_shape], gamma [B]) -> predicted v [B, *latent_shape]; 0 at first.
-    gamma_min, gamma_max: ends of the noise schedule. Below the first the prior is as smooth as
-      N(0, exp(gamma_min)), which has to be far below the posteriors' variances; at the second
-      nothing of z must be left.
-    weighting: of noise levels in training: 'bound', or 'simple', the one of DDPM (Ho et al. 2020,
-      arXiv:2006.11239) on a cosine schedule, which cares less for the finest noise. `log_prob` is
-      the bound either way.
-    num_draws: noise levels per row that `log_prob` averages over.
-    sampler: one of `samplers.SAMPLERS`.
-    num_sampling_steps: of the sampler.
+    """A diffusion model of the latents.
+
+    Attributes:
+      network: (z_t [B, *latent_shape], gamma [B]) -> predicted v [B, *latent_shape]; 0 at first.
+      gamma_min: lowest noise level. The prior is as smooth as N(0, exp(gamma_min)), whose variance
+        must be far below those of the posteriors.
+      gamma_max: highest noise level, at which nothing of z may be left.
+      weighting: weighting of noise levels in training: 'bound', or 'simple', that of DDPM (Ho et
+        al. 2020, arXiv:2006.11239) on a cosine schedule, which gives less weight to the finest
+        noise. `log_prob` is the bound in both cases.
+      num_draws: number of noise levels per row over which `log_prob` averages.
+      sampler: one of `samplers.SAMPLERS`.
+      num_sampling_steps: number of steps of the sampler.
     """
 
     network: nn.Module
@@ -104,10 +117,11 @@ class Diffusion(Prior):
     samples_in_steps = True
     has_noise_map = True
 
-    def setup(self):
+    def setup(self) -> None:
         self.schedule = NoiseSchedule(self.gamma_min, self.gamma_max)
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Returns an unbiased estimate of the lower bound on log p(z), [B]; needs `keys`."""
         keys = jax.vmap(lambda key: jax.random.split(key, 1 + self.num_draws))(keys)  # [B, 1 + K]
         offset = jax.vmap(jax.random.uniform)(keys[:, 0])
         # One time in each of K equal parts of [0, 1].
@@ -120,7 +134,7 @@ class Diffusion(Prior):
 
     def loss(self, z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         time_key, noise_key = jax.random.split(key)
-        # Evenly over the batch with one common offset: less variance than independent times (VDM).
+        # Even over the batch with one common offset: less variance than independent times (VDM).
         times = (jax.random.uniform(time_key) + jnp.arange(len(z)) / len(z)) % 1.0
         gamma, error, difference = self._estimate(z, times, jax.random.normal(noise_key, z.shape))
         learn_schedule = self.schedule.fit(gamma, jnp.abs(difference))
@@ -132,7 +146,16 @@ class Diffusion(Prior):
     def _estimate(
         self, z: jax.Array, t: jax.Array, noise: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Noise level, weighted error of the network, and that minus the error of N(0, I), [B]."""
+        """Returns noise levels, weighted errors of the network, and these minus those of N(0, I).
+
+        Args:
+          z: latents, [B, *latent_shape].
+          t: times, [B].
+          noise: N(0, I), [B, *latent_shape].
+
+        Returns:
+          Three arrays [B].
+        """
         gamma = self.schedule.gamma(t)
         alpha, sigma = samplers.alpha_sigma(_column(gamma, z.ndim))
         v = alpha * noise - sigma * z
@@ -143,7 +166,7 @@ class Diffusion(Prior):
         return gamma, weight * sum_event((v - predicted) ** 2), difference
 
     def _base_log_prob(self, z: jax.Array) -> jax.Array:
-        """The bound in closed form where the network predicts 0, [B].
+        """Returns the bound, in closed form, for a network that predicts 0, [B].
 
         It is log N(z; 0, I) up to terms of the order of sigma^2 at `gamma_min`.
         """
@@ -164,23 +187,29 @@ class Diffusion(Prior):
         return samplers.from_noise(self._predict_v(), noise, self._levels(NUM_MAP_STEPS))
 
     def _levels(self, num_steps: int) -> jax.Array:
-        """Equal steps of log(alpha^2 / sigma^2) (DPM-Solver: Lu et al. 2022, arXiv:2206.00927).
+        """Returns noise levels in equal steps of gamma, from the highest to the lowest.
 
-        The schedule has its levels where the bound is won, and few where much noise is taken away.
+        Equal steps of log(alpha^2 / sigma^2) are those of DPM-Solver (Lu et al. 2022,
+        arXiv:2206.00927). The learned schedule would not do: its levels are dense where they
+        contribute most to the bound, and sparse where a sampler removes most of the noise.
         """
         return jnp.linspace(self.gamma_max, self.gamma_min, num_steps + 1)
 
     def _predict_v(self) -> samplers.PredictV:
+        """Returns the network with its parameters as a compiled function."""
         network, variables = self.network.clone(parent=None), self.network.variables
         return functools.partial(apply_network, network, variables)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply_network(network: nn.Module, variables, z: jax.Array, gamma: jax.Array) -> jax.Array:
-    """Predicted v at one noise level; compiled once per network and shape."""
-    return network.apply(variables, z, jnp.full(z.shape[:1], gamma))
+def apply_network(
+    network: nn.Module, variables: PyTree, z: jax.Array, gamma: jax.Array
+) -> jax.Array:
+    """Returns v predicted at one noise level; compiled once per network and shape."""
+    v: Any = network.apply(variables, z, jnp.full(z.shape[:1], gamma))
+    return v
 
 
 def _column(values: jax.Array, ndim: int) -> jax.Array:
-    """[B] -> [B, 1, ..., 1]."""
+    """Reshapes [B] to [B, 1, ..., 1] with `ndim` axes."""
     return values.reshape(-1, *[1] * (ndim - 1))

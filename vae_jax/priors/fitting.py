@@ -1,8 +1,8 @@
-"""What of a prior is set from data before training, or instead of it.
+"""Sets those parameters of a prior that come from data, before training or instead of it.
 
-A prior's parameters are set in place of their random initial values: the standardisation to the
-moments of the aggregate posterior, a mixture's components to codes, a VampPrior's pseudo-inputs to
-images, an ex-post mixture to what expectation maximisation finds.
+They replace random initial values: the standardisation is set to the moments of the aggregate
+posterior, a mixture's components to codes, a VampPrior's pseudo-inputs to images, and an ex-post
+mixture to the result of expectation maximisation.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from vae_jax.priors.mixture import fit_full_mixture, initialise_components
 from vae_jax.priors.vamp import initialise_pseudo_inputs
 
-MIN_STD = 1e-3  # of a latent dimension, so that one that never varies divides nothing by 0
+MIN_STD = 1e-3  # of a latent dimension; avoids a division by 0 if the dimension is constant
 
 
 def set_from_data(
@@ -21,19 +21,22 @@ def set_from_data(
     num_components: int,
     seed: int,
 ) -> dict:
-    """Parameters of the prior `name` with all that comes from data.
+    """Returns the parameters of a prior, with those that come from data set.
 
     Args:
       name: one of PRIORS.
-      params: of the prior, as initialised.
-      images: of the training split, uint8 [N, H, W, C].
-      z: one draw from q(z | x) each, [N, *latent_shape], where the VAE is frozen; None where it is
-        still to be learned, so that its codes mean nothing yet.
-      num_components: of a mixture.
-      seed: of the choice of components.
+      params: initial parameters of the prior.
+      images: images of the training split, uint8 [N, H, W, C].
+      z: one draw from q(z | x) for each image, [N, *latent_shape], if the VAE is frozen; None if
+        the VAE is not trained yet, so that its codes are meaningless.
+      num_components: number of components of a mixture or of a VampPrior.
+      seed: random seed for the choice of components.
 
     Returns:
       A tree like `params`.
+
+    Raises:
+      InputError: images that are not uint8, or too few latents for an ex-post mixture.
     """
     rng = np.random.default_rng(seed)
     if name == "vamp":

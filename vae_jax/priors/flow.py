@@ -1,4 +1,4 @@
-"""A normalising flow: affine couplings (RealNVP) between learned invertible linear maps (Glow).
+"""A normalising flow of affine couplings (RealNVP), each after a learned linear map (Glow).
 
 Dinh et al. 2017, arXiv:1605.08803; Kingma & Dhariwal 2018, arXiv:1807.03039.
 """
@@ -16,16 +16,20 @@ from vae_jax.distributions import standard_normal_log_prob, sum_event
 from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior
 
-# One coupling stretches by at most exp(2): unbounded, a single unlucky latent overflows the density
-# or the inverse, and training does not come back from that.
+# One coupling stretches by at most exp(2). Without a limit, a single unlucky latent overflows the
+# density or the inverse, and training does not recover from that.
 MAX_LOG_SCALE = 2.0
 
 
 def coupling_masks(latent_shape: tuple[int, ...], num_couplings: int) -> list[np.ndarray]:
-    """What each coupling keeps (1) and what it transforms (0), float32 [*latent_shape] each.
+    """Returns a mask for each coupling: 1 where it keeps the latent, 0 where it transforms it.
 
-    A checkerboard over the positions of a grid takes turns with halves of the last axis, then
-    come the complements of both. A split that would leave one side empty is not used.
+    The masks, float32 [*latent_shape], cycle through a checkerboard over the positions of a grid, a
+    half of the last axis, and the complements of both. A split that would leave one side empty is
+    not used.
+
+    Raises:
+      InputError: the latent has a single dimension.
     """
     if math.prod(latent_shape) == 1:
         raise InputError(
@@ -45,10 +49,14 @@ def coupling_masks(latent_shape: tuple[int, ...], num_couplings: int) -> list[np
 
 
 class CouplingNetwork(nn.Module):
-    """Kept latents [B, *latent_shape], 0 elsewhere -> (log_scale, shift) of the same shape.
+    """Maps kept latents [B, *latent_shape], 0 elsewhere, to (log_scale, shift) of the same shape.
 
-    Both start at 0, with which the coupling is the identity. Convolutions for grids, dense layers
-    for vectors.
+    Both start at 0, so that the coupling starts as the identity. The network has convolutions for
+    grids and dense layers for vectors.
+
+    Attributes:
+      width: channels or units of the hidden layers.
+      num_blocks: residual blocks for a grid, hidden layers for a vector.
     """
 
     width: int
@@ -73,16 +81,16 @@ class CouplingNetwork(nn.Module):
 
 
 class Flow(Prior):
-    """The density of z = inverse(u), u ~ N(0, I); exact.
+    """The exact density of z = inverse(u) with u ~ N(0, I).
 
     Each of `num_couplings` steps multiplies the last axis by a full matrix (Glow's invertible 1x1
     convolution; for a vector, one matrix over all dimensions), then scales and shifts one part of
-    the latent given the other. It starts as a rotation, so that its density starts as N(0, I)'s.
+    the latent given the other. The flow starts as a rotation, so its density starts as N(0, I).
 
     Attributes:
-      num_couplings: affine couplings, each with its linear map.
+      num_couplings: number of affine couplings, each with its own linear map.
       width: channels or units of the coupling networks' hidden layers.
-      num_blocks: of each coupling network: residual blocks for a grid, hidden layers for a vector.
+      num_blocks: residual blocks (grid) or hidden layers (vector) of each coupling network.
     """
 
     num_couplings: int = 8
@@ -90,7 +98,7 @@ class Flow(Prior):
     num_blocks: int = 1
     has_noise_map = True
 
-    def setup(self):
+    def setup(self) -> None:
         self.masks = coupling_masks(self.latent_shape, self.num_couplings)
         num_channels = self.latent_shape[-1]
         self.matrices = [
@@ -102,28 +110,29 @@ class Flow(Prior):
         ]
 
     def _log_scale_and_shift(self, step: int, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of coupling number `step`, [B, *latent_shape], 0 in what it keeps.
+        """Returns (log_scale, shift) of coupling number `step`, [B, *latent_shape].
 
-        Before and after the coupling the kept part is the same: either may be given.
+        Both are 0 where the coupling keeps the latent. The kept part is the same before and after
+        the coupling, so `z` may be the latent before or after it.
         """
         mask = self.masks[step]
-        log_scale, shift = self.networks[step](mask * z)
-        return (1.0 - mask) * log_scale, (1.0 - mask) * shift
+        log_scale, shift = self.networks[step](z * mask)
+        return log_scale * (1.0 - mask), shift * (1.0 - mask)
 
     def forward(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Latents -> (base noise u [B, *latent_shape], log |det du/dz| [B]), float32."""
+        """Maps latents to (base noise u [B, *latent_shape], log |det du/dz| [B]), float32."""
         num_positions = math.prod(self.latent_shape[:-1])
         log_det = jnp.zeros(z.shape[0])
         for step, matrix in enumerate(self.matrices):
             z = _multiply(z, matrix)
             log_scale, shift = self._log_scale_and_shift(step, z)
             z = z * jnp.exp(log_scale) + shift
-            log_abs_det = jnp.linalg.slogdet(matrix).logabsdet  # of one position's map
+            log_abs_det = jnp.linalg.slogdet(matrix).logabsdet  # of the map at one position
             log_det += num_positions * log_abs_det + sum_event(log_scale)
         return z, log_det
 
     def inverse(self, u: jax.Array) -> jax.Array:
-        """Base noise -> latents, both [B, *latent_shape]."""
+        """Maps base noise to latents, both [B, *latent_shape]."""
         for step in reversed(range(self.num_couplings)):
             log_scale, shift = self._log_scale_and_shift(step, u)
             u = (u - shift) * jnp.exp(-log_scale)
@@ -146,8 +155,8 @@ class Flow(Prior):
 
 
 def _multiply(z: jax.Array, matrix: jax.Array) -> jax.Array:
-    """z @ matrix over the last axis, at full float32.
+    """Returns z @ matrix over the last axis, in full float32 precision.
 
-    Accelerators round the factors of a product by default: inverses would no longer be inverses.
+    By default, accelerators round the factors of a product, and the inverse would not be exact.
     """
     return jnp.matmul(z, matrix, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians, learned with the VAE or fitted to its latents afterwards."""
+"""Mixtures of Gaussians as priors: learned with the VAE, or fitted to its latents afterwards."""
 
 import functools
 import logging
@@ -18,30 +18,30 @@ from vae_jax.priors.base import Prior
 
 LOGGER = logging.getLogger(__name__)
 
-# Accelerators otherwise round the factors of a product to 8 or 11 bits.
+# By default, accelerators round the factors of a product to 8 or 11 bits.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
-# Below it a latent dimension counts as constant: its density would be infinite.
+# Lower bound on the standard deviation of a latent dimension; a constant one has infinite density.
 MIN_STD = 1e-4
 
 
 def mixture_log_prob(
     z: jax.Array, log_weights: jax.Array, means: jax.Array, log_stds: jax.Array
 ) -> jax.Array:
-    """log sum_k w_k N(z; m_k, diag(s_k^2)), nats, [B].
+    """Returns log sum_k w_k N(z; m_k, diag(s_k^2)), nats, [B].
 
-    The squares (z - m)^2 / s^2 are expanded, for matrix products instead of an array [B, K, D].
-    That loses the digits in which z and m agree. It is harmless where the two are far apart, as the
-    result is large then, so that two measures suffice: a common centre of the means is subtracted,
-    and the likeliest component of each row is computed again without expansion.
+    The squares (z - m)^2 / s^2 are expanded, to compute matrix products instead of an array
+    [B, K, D]. This loses the digits in which z and m agree. If the two are far apart, the result is
+    large and the loss is harmless, so two measures suffice: a common centre of the means is
+    subtracted, and the likeliest component of each row is computed again without the expansion.
 
     Args:
-      z: [B, D].
+      z: latents, [B, D].
       log_weights: logarithms of weights that sum to 1, [K].
-      means, log_stds: [K, D].
+      means, log_stds: means and log standard deviations, [K, D].
     """
-    # XLA's CPU backend (jaxlib 0.10.2) returns wrong numbers where these are a constant of equal
-    # entries under jit.
+    # Under jit, XLA's CPU backend (jaxlib 0.10.2) returns wrong numbers if log_stds is a constant
+    # whose entries are all equal.
     log_stds = jax.lax.optimization_barrier(log_stds)
     # The result does not depend on the centre, and neither should the rounding of its gradient.
     centre = jax.lax.stop_gradient(means.mean(axis=0))
@@ -54,7 +54,7 @@ def mixture_log_prob(
     log_scales = log_stds.sum(axis=1) + 0.5 * means.shape[1] * math.log(2.0 * math.pi)
     joint = log_weights - log_scales - 0.5 * quadratic
 
-    # One-hot products rather than indexing, whose gradient adds up in random order on a GPU.
+    # One-hot products, because the gradient of indexing is summed in random order on a GPU.
     likeliest = jax.nn.one_hot(joint.argmax(axis=1), len(means), dtype=means.dtype)
     mean, log_std = matmul(likeliest, means), matmul(likeliest, log_stds)
     exact = matmul(likeliest, log_weights) + sum_event(normal_log_prob(z, mean, log_std))
@@ -64,24 +64,24 @@ def mixture_log_prob(
 def draw_components(
     key: jax.Array, num_samples: int, log_weights: jax.Array, dimension: int
 ) -> tuple[jax.Array, jax.Array]:
-    """(component of each sample, int [N]; standard normal noise [N, dimension])."""
+    """Draws (component of each sample, int [N]; standard normal noise [N, dimension])."""
     component_key, noise_key = jax.random.split(key)
     components = jax.random.categorical(component_key, log_weights, shape=(num_samples,))
     return components, jax.random.normal(noise_key, (num_samples, dimension))
 
 
 class DiagonalMixture(Prior):
-    """A mixture of Gaussians with diagonal covariances; subclasses say which."""
+    """A mixture of Gaussians with diagonal covariances; subclasses define its components."""
 
     def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(log-weights [K], means [K, D], log standard deviations [K, D])."""
+        """Returns (log-weights [K], means [K, D], log standard deviations [K, D])."""
         raise NotImplementedError
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         return mixture_log_prob(z.reshape(z.shape[0], -1), *self.components())
 
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
-        """Draws [num_samples, *latent_shape]; components are chosen alike at any temperature."""
+        """Draws [num_samples, *latent_shape]; the components do not depend on the temperature."""
         log_weights, means, log_stds = self.components()
         chosen, noise = draw_components(key, num_samples, log_weights, means.shape[1])
         z = means[chosen] + temperature * jnp.exp(log_stds[chosen]) * noise
@@ -89,14 +89,18 @@ class DiagonalMixture(Prior):
 
 
 class GaussianMixture(DiagonalMixture):
-    """K Gaussians whose weights, means and standard deviations are learned with the VAE."""
+    """A mixture of K Gaussians; weights, means and standard deviations are learned in training.
+
+    Attributes:
+      num_components: K.
+    """
 
     num_components: int = 64
 
-    def setup(self):
+    def setup(self) -> None:
         shape = (self.num_components, math.prod(self.latent_shape))
         self.logits = self.param("logits", nn.initializers.zeros, shape[:1])
-        # Equal components would receive equal gradients and remain so.
+        # Random means, because equal components would receive equal gradients and stay equal.
         self.means = self.param("means", nn.initializers.normal(0.5), shape)
         self.log_stds = self.param("log_stds", nn.initializers.zeros, shape)
 
@@ -105,16 +109,19 @@ class GaussianMixture(DiagonalMixture):
 
 
 class FullGaussianMixture(Prior):
-    """K Gaussians with full covariances; N(0, I) until set to what `fit_full_mixture` returns.
+    """A mixture of K Gaussians with full covariances, set to the result of `fit_full_mixture`.
 
-    Ex-post density estimation: Ghosh et al. 2020 (arXiv:1903.12436). As in scikit-learn's
-    `precisions_cholesky_`, component k has the precision P P^T with P upper triangular, and
-    (z - mean) P is standard normal; entries below the diagonal are ignored.
+    It starts as N(0, I). Source: ex-post density estimation, Ghosh et al. 2020 (arXiv:1903.12436).
+    As in scikit-learn's `precisions_cholesky_`, component k has the precision P P^T with P upper
+    triangular, and (z - mean) P is standard normal. Entries below the diagonal are ignored.
+
+    Attributes:
+      num_components: K.
     """
 
     num_components: int = 10
 
-    def setup(self):
+    def setup(self) -> None:
         num_components, dimension = self.num_components, math.prod(self.latent_shape)
         self.logits = self.param("logits", nn.initializers.zeros, (num_components,))
         self.means = self.param("means", nn.initializers.zeros, (num_components, dimension))
@@ -126,32 +133,34 @@ class FullGaussianMixture(Prior):
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         z = z.reshape(z.shape[0], -1)
 
-        def component_log_prob(component):
+        def component_log_prob(component: tuple[jax.Array, jax.Array]) -> jax.Array:
             mean, cholesky = component
             whitened = matmul(z - mean, cholesky)
             log_det = jnp.log(jnp.abs(jnp.diagonal(cholesky))).sum()
             return sum_event(normal_log_prob(whitened, 0.0, 0.0)) + log_det
 
-        # Fitted as a whole: no training step is to change it.
+        # The mixture is fitted as a whole; no training step may change it.
         logits, means, cholesky = jax.lax.stop_gradient(
             (self.logits, self.means, jnp.triu(self.precision_cholesky))
         )
-        # One component at a time: a few products [B, D] x [D, D], and memory for one.
+        # One component at a time: few products [B, D] x [D, D], and the memory of one.
         log_probs = jax.lax.map(component_log_prob, (means, cholesky))
         return logsumexp(jax.nn.log_softmax(logits)[:, None] + log_probs, axis=0)
 
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
-        """Draws [num_samples, *latent_shape]; components are chosen alike at any temperature."""
+        """Draws [num_samples, *latent_shape]; the components do not depend on the temperature."""
         log_weights, dimension = jax.nn.log_softmax(self.logits), self.means.shape[1]
         chosen, noise = draw_components(key, num_samples, log_weights, dimension)
 
-        def add_component(deviations, component):
+        def add_component(
+            deviations: jax.Array, component: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, None]:
             index, cholesky = component
             solved = solve_triangular(cholesky, noise.T, trans=1).T  # z - mean = noise P^-1
             return jnp.where((chosen == index)[:, None], solved, deviations), None
 
-        # All noise through every component: K times the work, but no factor [D, D] per sample. The
-        # solution reads nothing below the diagonal.
+        # All noise passes through every component: K times the work, but no factor [D, D] for each
+        # sample. The solver reads nothing below the diagonal.
         parameters = (jnp.arange(self.num_components), self.precision_cholesky)
         deviations, _ = jax.lax.scan(add_component, jnp.zeros_like(noise), parameters)
         z = self.means[chosen] + temperature * deviations
@@ -159,22 +168,22 @@ class FullGaussianMixture(Prior):
 
 
 def choose_rows(num_rows: int, num_chosen: int, rng: np.random.Generator) -> np.ndarray:
-    """Random indices of different rows, int [num_chosen]; repeated only where rows run out."""
+    """Returns random row indices, int [num_chosen]; they repeat only if there are too few rows."""
     return np.resize(rng.permutation(num_rows), num_chosen)
 
 
 def initialise_components(
     z: np.ndarray, num_components: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Parameters of GaussianMixture: the kernel density of `num_components` random latents.
+    """Returns parameters of a GaussianMixture: a kernel density of `num_components` random latents.
 
-    All components get the latents' standard deviations times K^(-1 / (D + 4)), Scott's rule
-    (Scott 1992, Multivariate Density Estimation): nearly 1 in many dimensions.
+    All components get the standard deviations of the latents times K^(-1 / (D + 4)), a factor close
+    to 1 in many dimensions (Scott's rule; Scott 1992, Multivariate Density Estimation).
 
     Args:
-      z: [N, *latent_shape].
+      z: latents, [N, *latent_shape].
       num_components: K.
-      rng: chooses the latents.
+      rng: random generator that chooses the latents.
     """
     z = np.asarray(z, np.float64).reshape(len(z), -1)
     dimension = z.shape[1]
@@ -187,14 +196,17 @@ def initialise_components(
 
 
 def fit_full_mixture(z: np.ndarray, num_components: int, seed: int) -> dict[str, np.ndarray]:
-    """Parameters of FullGaussianMixture by expectation maximisation, in float64.
+    """Fits the parameters of a FullGaussianMixture by expectation maximisation, in float64.
 
     Args:
-      z: [N, *latent_shape], N more than D and at least `num_components`.
+      z: latents, [N, *latent_shape], with N greater than D and at least `num_components`.
       num_components: K.
-      seed: of the k-means that EM starts from.
+      seed: random seed of the k-means from which EM starts.
+
+    Raises:
+      InputError: too few latents.
     """
-    # Imported here: it takes a second, and nothing else needs it.
+    # Imported here because the import takes a second and nothing else needs it.
     from sklearn import mixture
     from sklearn.exceptions import ConvergenceWarning
 
@@ -210,7 +222,7 @@ def fit_full_mixture(z: np.ndarray, num_components: int, seed: int) -> dict[str,
         num_components, covariance_type="full", reg_covar=1e-6, max_iter=100, random_state=seed
     )
     with warnings.catch_warnings():
-        # Logged below; k-means' own warning of the same class, of equal latents, is not hidden.
+        # Logged below. The warning of k-means about equal latents has the same class but is shown.
         warnings.filterwarnings("ignore", ".*did not converge", ConvergenceWarning)
         model.fit(z)
     if not model.converged_:

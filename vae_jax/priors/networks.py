@@ -1,6 +1,10 @@
-"""Networks that predict v from a noisy latent and its noise level: 0 at first."""
+"""Networks of the diffusion prior: they predict v from a noisy latent and its noise level.
+
+All start by predicting 0.
+"""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -9,11 +13,11 @@ import jax.numpy as jnp
 from vae_jax.blocks import AttentionBlock, depth_to_space, group_norm, space_to_depth
 
 NUM_FREQUENCIES = 32
-FIRST_FREQUENCY, LAST_FREQUENCY = 0.1, 10.0  # radians per unit of gamma, which spans some 20
+FIRST_FREQUENCY, LAST_FREQUENCY = 0.1, 10.0  # radians per unit of gamma, whose range is about 20
 
 
 class NoiseEmbedding(nn.Module):
-    """gamma [B] -> [B, width]: sines and cosines of it, through two dense layers."""
+    """Maps gamma [B] to [B, width]: its sines and cosines, then two dense layers."""
 
     width: int
     dtype: jnp.dtype
@@ -29,10 +33,10 @@ class NoiseEmbedding(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """x + f(silu(norm(f(silu(norm(x)))) * (1 + scale) + shift)): a residual block at a noise level.
+    """Residual block at a noise level: x + f(silu(norm(f(silu(norm(x)))) * (1 + scale) + shift)).
 
-    Scale and shift are read off the embedding [B, E]. f is a 3x3 convolution for x [B, H, W, C] and
-    a dense layer for x [B, C]. It starts as the identity.
+    A dense layer computes scale and shift from the embedding [B, E]. f is a 3x3 convolution for x
+    [B, H, W, C] and a dense layer for x [B, C]. The block starts as the identity.
     """
 
     dtype: jnp.dtype
@@ -40,8 +44,10 @@ class ModulatedBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        layer = nn.Dense if x.ndim == 2 else functools.partial(nn.Conv, kernel_size=(3, 3))
-        layer = functools.partial(layer, width, dtype=self.dtype)
+        layer_type: Callable[..., nn.Module] = nn.Dense
+        if x.ndim != 2:
+            layer_type = functools.partial(nn.Conv, kernel_size=(3, 3))
+        layer = functools.partial(layer_type, width, dtype=self.dtype)
         h = group_norm(width, self.dtype)(layer()(nn.silu(group_norm(width, self.dtype)(x))))
         modulation = nn.Dense(2 * width, dtype=self.dtype, name="modulation")(embedding)
         modulation = modulation.reshape(-1, *[1] * (x.ndim - 2), 2 * width)
@@ -51,7 +57,13 @@ class ModulatedBlock(nn.Module):
 
 
 class MLP(nn.Module):
-    """For vectors: (z [B, D], gamma [B]) -> [B, D]."""
+    """Network for vectors: (z [B, D], gamma [B]) -> v [B, D].
+
+    Attributes:
+      width: units of each layer.
+      num_blocks: number of residual blocks.
+      dtype: type of the activations; the output is float32.
+    """
 
     width: int
     num_blocks: int
@@ -68,13 +80,15 @@ class MLP(nn.Module):
 
 
 class UNet(nn.Module):
-    """For grids: (z [B, h, w, c], gamma [B]) -> [B, h, w, c] (Ronneberger et al. 2015, 1505.04597).
+    """U-Net for grids: (z [B, h, w, c], gamma [B]) -> v [B, h, w, c].
+
+    Source: Ronneberger et al. 2015, arXiv:1505.04597.
 
     Attributes:
-      widths: channels of each level; each halves the resolution of the one before.
-      num_blocks: of each level on the way down and again on the way up.
+      widths: channels of each level; each level halves the resolution of the one before.
+      num_blocks: residual blocks of each level on the way down, and again on the way up.
       attention_resolutions: heights at which every block is followed by self-attention.
-      dtype: of activations; the output is float32.
+      dtype: type of the activations; the output is float32.
     """
 
     widths: tuple[int, ...]
@@ -86,7 +100,7 @@ class UNet(nn.Module):
     def __call__(self, z: jax.Array, gamma: jax.Array) -> jax.Array:
         embedding = NoiseEmbedding(4 * self.widths[0], self.dtype)(gamma)
         h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")(z)
-        # Latents are laid out as the images are, and these are not the same everywhere.
+        # A learned position: latents are arranged like the image, which differs between positions.
         h += self.param("position", nn.initializers.zeros, h.shape[1:]).astype(h.dtype)
         skips = []
         for i, width in enumerate(self.widths):
@@ -107,12 +121,14 @@ class UNet(nn.Module):
         return _head(functools.partial(nn.Conv, kernel_size=(3, 3)), z.shape[-1])(h)
 
     def _block(self, h: jax.Array, embedding: jax.Array) -> jax.Array:
+        """Applies a residual block, then self-attention if it is configured for this height."""
         h = ModulatedBlock(self.dtype)(h, embedding)
         if h.shape[1] in self.attention_resolutions:
             h = AttentionBlock(dtype=self.dtype)(h)
         return h
 
 
-def _head(layer, num_outputs: int) -> nn.Module:
+def _head(layer: Callable[..., nn.Module], num_outputs: int) -> nn.Module:
+    """Creates the last layer, which starts at 0 and returns float32."""
     zeros = nn.initializers.zeros
     return layer(num_outputs, kernel_init=zeros, dtype=jnp.float32, name="head")

@@ -1,4 +1,4 @@
-"""From noise to latents with a network that predicts v, in a given number of steps.
+"""Samplers: from noise to latents in a given number of steps, with a network that predicts v.
 
 z_t = alpha z + sigma noise with alpha^2 = sigmoid(-gamma) and v = alpha noise - sigma z, so that
 z = alpha z_t - sigma v and noise = sigma z_t + alpha v.
@@ -14,12 +14,19 @@ PredictV = Callable[[jax.Array, jax.Array], jax.Array]  # (z_t [B, ...], gamma s
 
 
 def alpha_sigma(gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(alpha, sigma) of noise levels."""
+    """Returns (alpha, sigma) of noise levels."""
     return jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma))
 
 
-def _ancestral_step(predict_v: PredictV, z, gamma, next_gamma, noise):
-    """A draw from the model's own transition (Kingma et al. 2021, arXiv:2107.00630, eq. 33)."""
+def _ancestral_step(
+    predict_v: PredictV,
+    z: jax.Array,
+    gamma: jax.Array,
+    next_gamma: jax.Array,
+    noise: jax.Array | None,
+) -> jax.Array:
+    """Draws from the model's own transition (Kingma et al. 2021, arXiv:2107.00630, eq. 33)."""
+    assert noise is not None
     alpha, sigma = alpha_sigma(gamma)
     next_alpha, next_sigma = alpha_sigma(next_gamma)
     predicted_noise = sigma * z + alpha * predict_v(z, gamma)
@@ -28,8 +35,17 @@ def _ancestral_step(predict_v: PredictV, z, gamma, next_gamma, noise):
     return mean + next_sigma * jnp.sqrt(c) * noise
 
 
-def _ddim_step(predict_v: PredictV, z, gamma, next_gamma, noise):
-    """Deterministic (Song et al. 2021, arXiv:2010.02502): a rotation in the plane of (z_t, v)."""
+def _ddim_step(
+    predict_v: PredictV,
+    z: jax.Array,
+    gamma: jax.Array,
+    next_gamma: jax.Array,
+    noise: jax.Array | None,
+) -> jax.Array:
+    """Takes the deterministic step of DDIM (Song et al. 2021, arXiv:2010.02502).
+
+    It is a rotation in the plane of (z_t, v).
+    """
     del noise
     alpha, sigma = alpha_sigma(gamma)
     next_alpha, next_sigma = alpha_sigma(next_gamma)
@@ -37,8 +53,17 @@ def _ddim_step(predict_v: PredictV, z, gamma, next_gamma, noise):
     return next_alpha * (alpha * z - sigma * v) + next_sigma * (sigma * z + alpha * v)
 
 
-def _heun_step(predict_v: PredictV, z, gamma, next_gamma, noise):
-    """Second order for d(z / alpha) / d(sigma / alpha) = noise (Karras et al. 2022, 2206.00364)."""
+def _heun_step(
+    predict_v: PredictV,
+    z: jax.Array,
+    gamma: jax.Array,
+    next_gamma: jax.Array,
+    noise: jax.Array | None,
+) -> jax.Array:
+    """Takes a step of Heun's second-order method (Karras et al. 2022, arXiv:2206.00364).
+
+    It solves d(z / alpha) / d(sigma / alpha) = noise.
+    """
     del noise
     alpha, sigma = alpha_sigma(gamma)
     next_alpha, next_sigma = alpha_sigma(next_gamma)
@@ -60,16 +85,16 @@ def sample(
     gammas: jax.Array,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """Latents of a shape [B, ...], by a loop that is not to be jitted as a whole.
+    """Draws latents of a shape [B, ...] in a loop that must not be jitted as a whole.
 
     As one program it would take minutes to compile, and inside a `lax.scan` convolutions run many
     times slower on the CPU backend (jax-ml/jax#12868).
 
     Args:
       name: one of SAMPLERS.
-      predict_v: the network.
-      key: of all noise.
-      shape: of the result.
+      predict_v: network that predicts v.
+      key: random key of all noise.
+      shape: shape of the result.
       gammas: noise levels from the highest to the lowest, [steps + 1].
       temperature: factor on all noise.
     """
@@ -84,9 +109,10 @@ def sample(
 
 
 def from_noise(predict_v: PredictV, noise: jax.Array, gammas: jax.Array) -> jax.Array:
-    """Where Heun's method comes to from this noise, both [B, ...]: `sample` without a draw.
+    """Returns the latents that Heun's method reaches from given noise, both [B, ...].
 
-    `gammas` as there; not to be jitted as a whole either.
+    Like `sample`, but without a draw: `gammas` has the same meaning, and the loop must not be
+    jitted as a whole either.
     """
     z = noise
     for i in range(len(gammas) - 1):
@@ -95,10 +121,10 @@ def from_noise(predict_v: PredictV, noise: jax.Array, gammas: jax.Array) -> jax.
 
 
 def to_noise(predict_v: PredictV, z: jax.Array, gammas: jax.Array) -> jax.Array:
-    """The noise that `from_noise` makes z of, by the same curve backwards.
+    """Returns the noise from which `from_noise` makes z, by following the same curve backwards.
 
-    Exact where the curve is (the probability flow of Song et al. 2021, arXiv:2011.13456); the two
-    differ by what the steps of each deviate from it.
+    The curve is the probability flow (Song et al. 2021, arXiv:2011.13456). The two functions would
+    be exact inverses if their steps did not deviate from it.
     """
     z = alpha_sigma(gammas[-1])[0] * z
     for i in reversed(range(len(gammas) - 1)):

@@ -1,4 +1,4 @@
-"""The VampPrior: a mixture of the encoder's own posteriors at learned images."""
+"""The VampPrior: a mixture of the encoder's posteriors of learned pseudo-inputs."""
 
 import math
 
@@ -10,26 +10,27 @@ from scipy.special import logit
 
 from vae_jax.errors import InputError
 from vae_jax.priors.mixture import DiagonalMixture, choose_rows
+from vae_jax.typing import ImageShape
 
 
 class VampPrior(DiagonalMixture):
     """1/K sum_k q(z | u_k) with pseudo-inputs u_k (Tomczak & Welling 2018, arXiv:1705.07120).
 
-    The pseudo-inputs are the sigmoid of parameters: clipping to [0, 1] would stop the gradients of
-    pixels at either end, which most are in images on a uniform background.
+    The pseudo-inputs are the sigmoid of parameters. Clipping to [0, 1] would instead stop the
+    gradients of pixels at either end, and most pixels of images on a uniform background are there.
 
     Attributes:
-      image_shape: (H, W, C) of a pseudo-input.
-      encoder: images [B, H, W, C] in [0, 1] -> DiagonalGaussian over z. Where it is a submodule of
-        the module that creates this prior, that module owns its parameters and this one has none.
+      image_shape: (H, W, C), shape of a pseudo-input.
+      encoder: images [B, H, W, C] in [0, 1] -> DiagonalGaussian over z. If it is a submodule of the
+        module that creates this prior, that module owns its parameters.
       num_components: K.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     encoder: nn.Module
     num_components: int = 128
 
-    def setup(self):
+    def setup(self) -> None:
         self.pseudo_inputs = self.param(
             "pseudo_inputs", nn.initializers.normal(1.0), (self.num_components, *self.image_shape)
         )
@@ -44,12 +45,17 @@ class VampPrior(DiagonalMixture):
 def initialise_pseudo_inputs(
     images: np.ndarray, num_components: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Parameters of VampPrior: random images, clipped to [0.01, 0.99] to have finite logits.
+    """Returns parameters of a VampPrior: logits of random images, clipped to [0.01, 0.99].
+
+    Without the clipping the logits would be infinite.
 
     Args:
       images: uint8 [N, H, W, C].
       num_components: K.
-      rng: chooses the images.
+      rng: random generator that chooses the images.
+
+    Raises:
+      InputError: images that are not uint8.
     """
     if images.dtype != np.uint8:
         raise InputError(f"Images must be uint8 in 0..255, not {images.dtype}.")
