@@ -116,8 +116,9 @@ class Flow(Prior):
         the coupling, so `z` may be the latent before or after it.
         """
         mask = self.masks[step]
-        log_scale, shift = self.networks[step](z * mask)
-        return log_scale * (1.0 - mask), shift * (1.0 - mask)
+        transformed = 1.0 - mask
+        log_scale, shift = self.networks[step](jnp.multiply(mask, z))
+        return jnp.multiply(transformed, log_scale), jnp.multiply(transformed, shift)
 
     def forward(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps latents to (base noise u [B, *latent_shape], log |det du/dz| [B]), float32."""
