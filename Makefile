@@ -43,9 +43,10 @@ report: $(VENV)/.requirements ## write the numbers and pictures of README.md and
 	$(PY) -m scripts.overview
 	$(PY) -m scripts.architecture
 
-lint: $(VENV)/.requirements-dev ## check style with ruff
+lint: $(VENV)/.requirements-dev ## check style with ruff and types with mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(VENV)/.requirements-dev ## fix the style; write requirements*.txt from pyproject.toml
 	$(PY) -m scripts.requirements
@@ -53,7 +54,7 @@ format: $(VENV)/.requirements-dev ## fix the style; write requirements*.txt from
 	$(PY) -m ruff format .
 
 clean: ## remove .venv and caches (workdir/ and the data stay)
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
 # The numbers go to this file; `demo` prints them even if there was nothing left to do.
 $(DEMO)/eval/metrics.json: $(VENV)/.requirements $(DATA_DIR)/fashion_mnist/train_images.npy configs/demo.py configs/default.py

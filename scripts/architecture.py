@@ -2,9 +2,9 @@
 
     python -m scripts.architecture      # or: make report
 
-`FLOORS` is the rule that tests/test_imports.py checks: a room imports rooms of lower floors only. A
-room is a folder of vae_jax/, or a file beside the folders. The picture shows an arrow from a room to
-each room that it imports, but for those that it reaches through another one as well.
+`FLOORS` is the rule that tests/test_imports.py checks: a room imports rooms of lower floors only.
+A room is a folder of vae_jax/, or a file beside the folders. An arrow goes from a room to each room
+that it imports; it is left out where another arrow leads there as well.
 """
 
 import ast

@@ -8,10 +8,9 @@ import tomllib
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 HEADERS = {
-    "requirements.txt": "# All packages for training and evaluation, for Python 3.11 to 3.13. For a "
-    'GPU, also: pip install "jax[cuda13]"\n',
-    "requirements-dev.txt": "# The packages that the tests and benchmarks need as well.\n"
-    "-r requirements.txt\n",
+    "requirements.txt": "# All packages for training and evaluation with Python 3.11 to 3.13.\n"
+    '# For a GPU, also: pip install "jax[cuda13]"\n',
+    "requirements-dev.txt": "# The packages that the tests and benchmarks need as well.\n",
 }
 GENERATED = "# Made from pyproject.toml by scripts/requirements.py.\n"
 
@@ -22,10 +21,10 @@ def render() -> dict[str, str]:
     extras = project["optional-dependencies"]
     packages = {
         "requirements.txt": project["dependencies"] + extras["tensorboard"] + extras["datasets"],
-        "requirements-dev.txt": extras["dev"],
+        "requirements-dev.txt": ["-r requirements.txt", *extras["dev"]],
     }
     return {
-        name: HEADERS[name].replace("\n", f"\n{GENERATED}", 1) + "\n".join([*lines, ""])
+        name: HEADERS[name] + GENERATED + "\n".join([*lines, ""])
         for name, lines in packages.items()
     }
 

@@ -147,10 +147,12 @@ def read_state(workdir: pathlib.Path, which="latest"):
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Shares one cache among the processes that the tests start; most compile the same programs."""
+    """Shares one cache among the tests and the processes they start; most compile the same."""
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         directory = directory.parent  # shared by all workers
+    jax.config.update("jax_compilation_cache_dir", str(directory / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

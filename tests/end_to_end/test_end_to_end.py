@@ -216,7 +216,7 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
     names_of_galleries = ["worst_reconstructions", "worst_perceptual", "worst_samples"]
     assert [g["name"] for g in galleries] == names_of_galleries
     assert [g["num_candidates"] for g in galleries] == [NUM_TEST, 12, 12]
-    assert ("Missing: `fid` and all else on 2048 features" in section) != is_full
+    assert ("Missing: `fid` and all other metrics on 2048 features" in section) != is_full
     for name in names:
         assert f"`{name}`" in section
     for name in image_sets.SETS:
