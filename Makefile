@@ -18,7 +18,7 @@ demo: $(DEMO)/eval/metrics.json ## train a small VAE on Fashion-MNIST on the CPU
 	@$(PY) -m vae_jax.report $(DEMO)
 
 test: lint ## check style and run the tests (at most 15 minutes on 2 cores)
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.requirements-dev ## run only the longer tests
 	$(PY) -m pytest -m long

@@ -63,6 +63,30 @@ SMALL_PRIOR = {
 }
 
 
+# The files that take longest come first, so that no worker is left alone with one at the end.
+LONGEST_FILES = (
+    "training/test_loop.py",
+    "end_to_end/test_end_to_end.py",
+    "training/test_frozen_vae.py",
+    "training/test_steps.py",
+    "end_to_end/test_processes.py",
+    "configs/test_pathologies.py",
+    "studies/test_ablation.py",
+    "studies/test_priors.py",
+    "faults/test_not_finite.py",
+    "runtime/test_sharding.py",
+    "faults/test_full_disk.py",
+    "test_extending.py",
+    "packaging/test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the tests by file, the longest files first."""
+    rank = {REPOSITORY / "tests" / name: i for i, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 def smooth_images(num_images: int, seed: int = 0, num_channels: int = 1) -> np.ndarray:
     """Random images without edges, uint8 [N, 16, 16, C]."""
     corners = np.random.default_rng(seed).random((num_images, 4, 4, num_channels))

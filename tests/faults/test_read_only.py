@@ -54,7 +54,9 @@ def test_path_that_cannot_be_created(runs, bound, tmp_path):
         completed = runs.train(workdir, prefix=bound)
         assert_one_line(completed, "train.py", f"train.py: {workdir}: {reason}")
     completed = runs.train(tmp_path / "file")
-    assert_one_line(completed, "train.py", f"{tmp_path / 'file'}: File exists. It must be a directory")
+    assert_one_line(
+        completed, "train.py", f"{tmp_path / 'file'}: File exists. It must be a directory"
+    )
 
 
 def test_missing_path_is_no_run_to_evaluate(runs, tmp_path):
