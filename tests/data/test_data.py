@@ -309,6 +309,17 @@ def test_one_chained_error_names_the_ways_to_get_the_data(tmp_path, monkeypatch,
     assert ("apt-get install dataset-fashion-mnist" in message) == (name == "fashion_mnist")
     manual = str(tmp_path / "tensorflow_datasets" / "downloads" / "manual")
     assert (manual in message and "img_align_celeba.zip" in message) == (name == "celeb_a")
+    assert "vae_jax[datasets]" in message
+
+
+def test_installed_tfds_is_not_recommended(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(preparation, "open_data_sources", fail)
+    with pytest.raises(ValueError, match="Ways to get it") as caught:
+        data.prepare("cifar10", tmp_path)
+    assert "vae_jax[datasets]" not in str(caught.value)
 
 
 # Batches

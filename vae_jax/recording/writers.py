@@ -30,7 +30,8 @@ def _create_tensorboard_writer(workdir: pathlib.Path) -> Any:
         from clu import metric_writers
     except ImportError as error:
         LOGGER.warning(
-            "TensorBoard summaries are off (%s): pip install tensorflow-cpu tensorboard clu. "
+            "TensorBoard summaries are off (%s): pip install tensorflow-cpu tensorboard clu, the "
+            "extra vae_jax[tensorboard]. "
             "metrics.jsonl, curves and images are written anyway.",
             error,
         )

@@ -1,6 +1,7 @@
 """Decodes a named dataset into arrays, and says how to get it if that fails."""
 
 import functools
+import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -107,9 +108,15 @@ def _list_ways(
     name: str, directory: pathlib.Path, tfds_directory: pathlib.Path, reason: str
 ) -> str:
     """Returns a message with the ways to get a dataset that could not be prepared."""
-    ways = [
+    ways = []
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        ways.append(
+            "pip install tensorflow-datasets beautifulsoup4, the extra vae_jax[datasets], and run "
+            "again"
+        )
+    ways.append(
         f"place train_images.npy and test_images.npy (uint8 [N, H, W, C], 0 to 255) in {directory}"
-    ]
+    )
     if name == "fashion_mnist":
         ways.append("apt-get install dataset-fashion-mnist (Debian, Ubuntu)")
     ways.append(
