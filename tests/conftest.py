@@ -122,19 +122,24 @@ def user_environment(num_devices: int = 1) -> dict[str, str]:
     }
 
 
-def run_python(
-    *arguments, timeout: int = 300, num_devices: int = 1, **kwargs
+def run_command(
+    *command, cwd: pathlib.Path = REPOSITORY, timeout: int = 300, num_devices: int = 1, **kwargs
 ) -> subprocess.CompletedProcess:
-    """Runs Python in the repository, as a user would."""
+    """Runs a command in a directory, as a user would."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=REPOSITORY,
+        [*map(str, command)],
+        cwd=cwd,
         env=user_environment(num_devices),
         capture_output=True,
         text=True,
         timeout=timeout,
         **kwargs,
     )
+
+
+def run_python(*arguments, **kwargs) -> subprocess.CompletedProcess:
+    """Runs Python, by default in the repository."""
+    return run_command(sys.executable, *arguments, **kwargs)
 
 
 def raise_sigterm_after(monkeypatch, step: int) -> None:

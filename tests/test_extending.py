@@ -1,15 +1,14 @@
 """The recipes of docs/extending.md, applied to a copy of the repository and run."""
 
 import json
+import math
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, TINY, user_environment
+from tests.conftest import REPOSITORY, TINY, run_python
 
 BLOCK = re.compile(r"```(python|diff)\n# (\S+)\n(.*?)```", re.DOTALL)
 # What each recipe is checked with, in the copy.
@@ -72,17 +71,9 @@ def copy(tmp_path_factory) -> pathlib.Path:
     return directory
 
 
-def run(directory: pathlib.Path, *arguments: object) -> str:
-    completed = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=directory,
-        env=user_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run(directory: pathlib.Path, *arguments: object) -> None:
+    completed = run_python(*arguments, cwd=directory)
     assert completed.returncode == 0, completed.stderr
-    return completed.stdout
 
 
 @pytest.mark.parametrize(
@@ -108,9 +99,6 @@ def test_run_with_all_recipes(copy, tmp_path):
     metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
     assert 0 < metrics["mae"]["value"] < 1
     assert metrics["mae"]["num_images"] == 16
-    assert metrics["elbo"]["value"] == metrics["elbo"]["value"]  # not NaN
+    assert math.isfinite(metrics["elbo"]["value"])
     assert "iw_elbo" in metrics  # the prior is exact
-    assert (
-        "student_t" in (workdir / "parameters.md").read_text()
-        or "log_scale" in (workdir / "parameters.md").read_text()
-    )
+    assert "log_scale" in (workdir / "parameters.md").read_text()
