@@ -75,6 +75,12 @@ def test_broken_links_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_line_begins_with_a_comment_and_goes_on(page):
+    """Markdown takes such a line as HTML: it ends the paragraph, and links in it are not links."""
+    assert not re.findall(r"^<!--.*?-->.+$", page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_named_files_exist(page):
     if page.name == "CHANGELOG.md":
         pytest.skip("names files of earlier versions")
