@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 TAIL = 0.05  # share of the candidates that stand out
 MIN_WORSE = 0.6  # share of the pairs
@@ -112,8 +111,15 @@ def share_worse(attribute: Attribute, badness: np.ndarray, failures: np.ndarray)
     tail, others = _split(attribute, badness, failures)
     if not len(tail) or not len(others):
         return None
-    ranks = rankdata(np.concatenate([tail, others]))[: len(tail)]
+    ranks = _ranks(np.concatenate([tail, others]))[: len(tail)]
     return float((ranks.mean() - (len(tail) + 1) / 2.0) / len(others))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Returns the ranks of the values, from 1 on; equal values share the mean of theirs."""
+    from scipy.stats import rankdata  # takes half a second, which most commands need not spend
+
+    return rankdata(values)
 
 
 def _split(
@@ -149,7 +155,7 @@ def explain(attributes: Sequence[Attribute], badness: np.ndarray) -> list[list[A
       attributes: attributes of N candidates.
       badness: larger is worse, [N].
     """
-    ranks = rankdata(badness)
+    ranks = _ranks(badness)
     found: list[list[tuple[float, Attribute]]] = [[] for _ in ranks]
     for attribute in attributes:
         extremeness = attribute.extremeness

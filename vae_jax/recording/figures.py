@@ -7,11 +7,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot, which has a global state that is the user's
+from PIL import Image
 
 TARGET_TILE = 64  # pixels; smaller images are enlarged by an integer factor to about this size
 
@@ -76,19 +74,14 @@ def save_labelled_rows(path: pathlib.Path, rows: Mapping[str, np.ndarray]) -> No
     strips = {label: image_grid(images, len(images)) for label, images in rows.items()}
     height, width, _ = next(iter(strips.values())).shape
     scale = 14.0 / width  # inches per pixel
-    figure, axes = plt.subplots(
-        len(strips),
-        1,
-        figsize=(14.0, len(strips) * (scale * height + 0.25)),
-        layout="constrained",
-        squeeze=False,
-    )
+    size = (14.0, len(strips) * (scale * height + 0.25))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(strips), 1, squeeze=False)
     for axis, (label, strip) in zip(axes.flat, strips.items(), strict=True):
         axis.imshow(strip)
         axis.set_title(label, loc="left", fontsize=10)
         axis.axis("off")
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 CURVES = (
@@ -139,9 +132,8 @@ class Panel:
 def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 4) -> None:
     """Writes a PNG of several panels, row by row."""
     num_rows = -(-len(panels) // num_columns)
-    figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=(15, 3.4 * num_rows), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(15, 3.4 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, panel in zip(axes.flat, panels, strict=False):
@@ -160,7 +152,6 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def save_scatter_panels(
@@ -168,15 +159,8 @@ def save_scatter_panels(
 ) -> None:
     """Writes a PNG with one scatter plot of points [N, 2] per title, all on the same scales."""
     num_rows = -(-len(panels) // num_columns)
-    figure, axes = plt.subplots(
-        num_rows,
-        num_columns,
-        figsize=(3.2 * num_columns, 2.6 * num_rows),
-        layout="constrained",
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    figure = Figure(figsize=(3.2 * num_columns, 2.6 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
@@ -185,7 +169,6 @@ def save_scatter_panels(
         axis.tick_params(labelbottom=True, labelleft=True)  # below it there may be no panel
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None:
@@ -195,7 +178,8 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
       path: path of the PNG.
       records: records as `read_metrics` reads them from metrics.jsonl.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes = figure.subplots(2, 3)
     for axis, (title, names, scale) in zip(axes.flat, CURVES, strict=True):
         plotted = []
         for name in names:
@@ -212,7 +196,6 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
         if plotted and len(names) > 1:
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -299,10 +282,9 @@ def save_ablation(path: pathlib.Path, panels: Sequence[tuple[str, str, Mapping]]
         number.
     """
     num_rows = -(-len(panels) // 3)
-    with plt.rc_context({"font.size": 10, "legend.fontsize": 9, "axes.titlesize": 11}):
-        figure, axes = plt.subplots(
-            num_rows, 3, figsize=(12, 3 * num_rows), layout="constrained", squeeze=False
-        )
+    with matplotlib.rc_context({"font.size": 10, "legend.fontsize": 9, "axes.titlesize": 11}):
+        figure = Figure(figsize=(12, 3 * num_rows), layout="constrained")
+        axes = figure.subplots(num_rows, 3, squeeze=False)
         for axis, (kind, title, content) in zip(axes.flat, panels, strict=False):
             ABLATION_PANELS[kind](axis, content)
             axis.set_title(title)
@@ -310,4 +292,3 @@ def save_ablation(path: pathlib.Path, panels: Sequence[tuple[str, str, Mapping]]
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         figure.savefig(path, dpi=100)
-        plt.close(figure)

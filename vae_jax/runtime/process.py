@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -45,6 +46,7 @@ def log_to_stderr(debug: bool = False) -> logging.Logger:
         if not debug:  # `checkpoints` reports these failures in one line, without tracebacks
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             sys.unraisablehook = _ignore_abandoned_writes(sys.unraisablehook)
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         PACKAGE_LOGGER.addHandler(handler)
