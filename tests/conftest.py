@@ -3,12 +3,14 @@
 train.py makes the run once, in a process of its own. Tests must not change it: they copy it first.
 """
 
+import fcntl
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -24,12 +26,14 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import create_train_state
 from vae_jax.training import steps
 
-# Compilation is most of the tests' time; these make it twice as fast. JAX reads the environment and
-# its options when it is first asked for devices.
-XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# Compilation is most of the tests' time, so they do with little optimisation. All this must be set
+# before JAX is asked for its devices.
+XLA_FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+)
 os.environ["XLA_FLAGS"] = XLA_FLAGS
-jax.config.update("jax_disable_most_optimizations", True)
-
+jax.config.update("jax_disable_most_optimizations", True)  # level 0
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -179,43 +183,58 @@ def read_state(workdir: pathlib.Path, which="latest"):
         return checkpoints.restore(template, which)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Shares one cache among the tests and the processes they start; most compile the same."""
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory) -> pathlib.Path:
+    """A temporary directory that all workers of pytest-xdist share."""
     directory = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # shared by all workers
-    jax.config.update("jax_compilation_cache_dir", str(directory / "compiled"))
+    return directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory
+
+
+def make_once(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """Makes a file or directory unless another worker has; waits while another one does."""
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = path.with_name(f"unfinished_{path.name}")
+            make(unfinished)
+            unfinished.rename(path)
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(shared_dir):
+    """Shares one cache among the tests and the processes they start; most compile the same."""
+    directory = str(shared_dir / "compiled")
+    jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", directory)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory) -> pathlib.Path:
+def data_dir(shared_dir) -> pathlib.Path:
     """A directory with the dataset `tiny`."""
-    directory = tmp_path_factory.mktemp("data")
-    (directory / "tiny").mkdir()
-    train = smooth_images(NUM_TRAIN + NUM_VALIDATION)
-    np.save(directory / "tiny" / "train_images.npy", train)
-    np.save(directory / "tiny" / "test_images.npy", smooth_images(NUM_TEST, seed=1))
-    return directory
+
+    def make(directory: pathlib.Path) -> None:
+        (directory / "tiny").mkdir(parents=True)
+        train = smooth_images(NUM_TRAIN + NUM_VALIDATION)
+        np.save(directory / "tiny" / "train_images.npy", train)
+        np.save(directory / "tiny" / "test_images.npy", smooth_images(NUM_TEST, seed=1))
+
+    return make_once(shared_dir / "data", make)
 
 
 @pytest.fixture(scope="session")
-def trained(data_dir, tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
-    """The workdir of a run of train.py that was never interrupted, and its process."""
-    workdir = tmp_path_factory.mktemp("runs") / "trained"
-    process = run_python("train.py", f"--workdir={workdir}", *config_flags(data_dir))
-    assert process.returncode == 0, process.stderr
-    return workdir, process
+def trained_workdir(data_dir, shared_dir) -> pathlib.Path:
+    """The workdir of a run of train.py that was never interrupted."""
 
+    def train(workdir: pathlib.Path) -> None:
+        process = run_python("train.py", f"--workdir={workdir}", *config_flags(data_dir))
+        assert process.returncode == 0, process.stderr
 
-@pytest.fixture(scope="session")
-def trained_workdir(trained) -> pathlib.Path:
-    return trained[0]
+    return make_once(shared_dir / "trained", train)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def digits_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def optimised():
-    """Turns optimisations on: with hundreds of steps, compilation is not most of the time."""
+    """Turns some optimisations on, because the runs have hundreds of steps."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

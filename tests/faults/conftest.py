@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, config_flags, read_state, user_environment
+from tests.conftest import REPOSITORY, config_flags, make_once, read_state, user_environment
 from vae_jax.checkpoints import DIRECTORY
 from vae_jax.recording.writers import read_metrics
 
@@ -71,12 +71,14 @@ def runs(data_dir) -> Runs:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(runs, tmp_path_factory) -> pathlib.Path:
+def undisturbed(runs, shared_dir) -> pathlib.Path:
     """The workdir of a run without faults. It must not be changed: copy it first."""
-    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    completed = runs.train(workdir)
-    assert completed.returncode == 0, completed.stderr
-    return workdir
+
+    def train(workdir: pathlib.Path) -> None:
+        completed = runs.train(workdir)
+        assert completed.returncode == 0, completed.stderr
+
+    return make_once(shared_dir / "undisturbed", train)
 
 
 def read_records(workdir: pathlib.Path) -> list[dict]:

@@ -13,6 +13,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -46,6 +47,14 @@ def no_tensorflow():
     """Training does not need it, and importing it would take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def figures_without_layout():
+    """The figure is drawn after every run, and finding its layout is most of that time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "Figure", lambda layout=None, **options: Figure(**options))
         yield
 
 
