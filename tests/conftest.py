@@ -29,8 +29,9 @@ from vae_jax.training import steps
 # Compilation is most of the tests' time, so they do with little optimisation. All this must be set
 # before JAX is asked for its devices.
 XLA_FLAGS = (
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true "
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters,xla_cpu_disable_tiled_emitter "
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 jax.config.update("jax_disable_most_optimizations", True)  # level 0
