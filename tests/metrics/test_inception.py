@@ -115,7 +115,7 @@ def released(request) -> InceptionWeights:
 @pytest.fixture(scope="module")
 def released_network(released):
     """pytorch-fid's network with the released weights; batch normalisation is the identity."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     network, _ = torch_reference.random_fid_inception(seed=1)
     # torchvision defines the branches in the order in which TensorFlow counts the towers, so this

@@ -38,7 +38,9 @@ def environment(wheel, tmp_path_factory) -> pathlib.Path:
     (site_packages / "dependencies.pth").write_text(f"{own}\n")
     python = directory / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    subprocess.run([*install, "--no-deps", str(wheel)], check=True, timeout=300)
+    subprocess.run(
+        [*install, "--no-deps", "--ignore-installed", str(wheel)], check=True, timeout=300
+    )
     return directory / "bin"
 
 
