@@ -96,6 +96,27 @@ def test_curves_are_drawn(tmp_path):
     assert num_coloured_pixels(tmp_path / "curves.png") > 500
 
 
+def test_comparison_of_variants_is_drawn(tmp_path):
+    """In its real layout, which the tests of ablations leave out; a layout that fails warns."""
+    xs, ys = {"light": [1.0, 2.0], "a_heavy_one": [3.0]}, {"light": [5.0, 4.0], "a_heavy_one": []}
+    curves = {"light": [[(1, 2.0), (9, 3.0)]], "a_heavy_one": [[(1, 2.0), (9, float("nan"))]]}
+    panels = [
+        ("trade_off", "trade-off", {"rate": xs, "distortion": xs}),
+        ("metrics", "two metrics", {"psnr": xs, "kid": ys}),
+        ("curves", "curves", {"train/rate": curves}),
+        ("metrics", "one metric", {"rate": xs}),
+    ]
+    figures.save_ablation(tmp_path / "ablation.png", panels)
+    assert num_coloured_pixels(tmp_path / "ablation.png") > 500
+
+
+def test_panels_are_drawn(tmp_path):
+    lines = {"a": (np.arange(9), np.arange(9.0) ** 2)}
+    panels = [figures.Panel("squares", "x", lines, {"limit": 3.0}, log_y=y) for y in (True, False)]
+    figures.save_panels(tmp_path / "panels.png", panels)
+    assert num_coloured_pixels(tmp_path / "panels.png") > 500
+
+
 @pytest.mark.parametrize("prefix", ["train", "validation", "none"])
 def test_curves_can_be_drawn_from_one_kind_of_record(tmp_path, prefix):
     """An evaluation may come before the first log."""

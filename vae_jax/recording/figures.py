@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # not pyplot, which has a global state that is the user's
+from matplotlib.figure import Figure  # not pyplot: its global state belongs to the user
 from PIL import Image
 
 TARGET_TILE = 64  # pixels; smaller images are enlarged by an integer factor to about this size
@@ -78,7 +78,7 @@ def _create_axes(
     constrained layout and titles that find their own place, drawing takes three times as long, and
     a run draws at every evaluation.
     """
-    left, right, bottom, top = 0.8, 0.15, 0.5, 0.35
+    left, right, bottom, top = 0.8, 0.25, 0.5, 0.35
     figure = Figure(figsize=(num_columns * width, num_rows * height))
     figure.subplots_adjust(
         left=left / (num_columns * width),
@@ -212,6 +212,7 @@ def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None
                 plotted += points
         axis.set_title(title, y=1.0)
         axis.set(xlabel="step", yscale=_scale(scale, [v for _, v in plotted]))
+        axis.locator_params(axis="x", nbins=5)  # so that long numbers do not overlap
         if scale == "linear" and "KL" not in title:
             _limit_to_settled(axis, plotted)
         axis.grid(alpha=0.3)
