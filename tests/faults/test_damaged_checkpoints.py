@@ -22,6 +22,7 @@ from vae_jax.checkpoints import (
     DIRECTORY,
     METADATA_FILE,
     Checkpoints,
+    CheckpointsDamagedError,
 )
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.checkpoints.verification import compute_checksums
@@ -158,7 +159,7 @@ def flip_in_array(directory: pathlib.Path) -> None:
         flip_bit(seed)(file)
         try:
             read_state(directory.parent.parent, int(directory.name))
-        except Exception as error:
+        except CheckpointsDamagedError as error:
             if "does not match its saved checksum" in str(error):
                 return
         file.write_bytes(intact)
