@@ -314,7 +314,7 @@ def memorisation(config: ConfigDict, e: Examination) -> Finding | None:
     """Reports samples nearer to training images than to unseen images (Meehan et al. 2020)."""
     nearer, n = e.num_nearest_train, e.num_nearest
     expected = e.num_train / (e.num_train + e.num_validation)
-    p_value = bdtrc(nearer - 1, n, expected)  # of at least so many
+    p_value = bdtrc(nearer - 1, n, expected)  # probability of at least `nearer`
     share = nearer / n
     odds = share * (1.0 - expected) / max((1.0 - share) * expected, 0.5 / n * expected)
     if odds < COPY_WARNING or p_value > P_VALUE:

@@ -31,8 +31,7 @@ def _create_tensorboard_writer(workdir: pathlib.Path) -> Any:
     except ImportError as error:
         LOGGER.warning(
             "TensorBoard summaries are off (%s): pip install tensorflow-cpu tensorboard clu, the "
-            "extra vae_jax[tensorboard]. "
-            "metrics.jsonl, curves and images are written anyway.",
+            "extra vae_jax[tensorboard]. metrics.jsonl, curves and images are written anyway.",
             error,
         )
         return None
