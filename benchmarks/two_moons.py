@@ -20,7 +20,7 @@ import optax
 from scipy.special import logsumexp
 
 from vae_jax.distributions import DiagonalGaussian
-from vae_jax.priors import Prior, create_prior, set_from_data
+from vae_jax.priors import Prior, create_prior, start_from_data
 from vae_jax.recording import figures
 
 NOISE = 0.1  # standard deviation around half circles of radius 1
@@ -103,11 +103,11 @@ def fit(name: str, z: np.ndarray, num_steps: int, seed: int) -> tuple[Prior, dic
     images = np.round(255.0 * (z - low) / (high - low)).astype(np.uint8).reshape(-1, 1, 2, 1)
     encoder = Encoder(tuple(low.tolist()), tuple(high.tolist()))
     num_components = NUM_COMPONENTS.get(name, 1)
-    prior = create_prior(name, (2,), images.shape[1:], encoder, num_components)
+    prior = create_prior(name, (2,), images.shape[1:], encoder, num_components=num_components)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     init = jax.jit(functools.partial(prior.init, method="log_prob"))
     params = init(init_key, z[:1], jax.random.split(init_key, 1))["params"]
-    params = set_from_data(name, params, images, z, num_components, seed)
+    params = start_from_data(name, params, images, z, seed, num_components=num_components)
     if not num_steps:
         return prior, params
 

@@ -19,6 +19,7 @@ PICTURE = REPOSITORY / "docs" / "images" / "architecture.svg"
 # From the ground floor up, with what each room is for.
 FLOORS: tuple[dict[str, str], ...] = (
     {"errors": "errors a user can fix", "typing": "types of annotations"},
+    {"registry": "kinds of a component, by name"},
     {
         "distributions": "Gaussians in closed form",
         "recording": "metrics, figures, tables",

@@ -26,13 +26,24 @@ np.testing.assert_allclose(laplace.log_prob(outputs, x), expected, rtol=1e-5)
 PRIOR = """
 import jax, jax.numpy as jnp, numpy as np
 from scipy import stats
-from vae_jax.priors.student_t import DEGREES_OF_FREEDOM, StudentT
-prior = StudentT((3,))
+from vae_jax.priors.student_t import StudentT
+prior = StudentT((3,), degrees=4.0)
 z = jax.random.normal(jax.random.key(0), (7, 3))
 scale = jnp.array([0.5, 1.0, 2.0])
 log_prob = prior.apply({"params": {"log_scale": jnp.log(scale)}}, z, method="log_prob")
-expected = stats.t.logpdf(z, DEGREES_OF_FREEDOM, scale=scale).sum(axis=1)
+expected = stats.t.logpdf(z, 4.0, scale=scale).sum(axis=1)
 np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+"""
+SAMPLER = """
+import jax, jax.numpy as jnp, numpy as np
+from vae_jax.priors import samplers
+def predict_v(z_t, gamma):  # if every latent is 0.7
+    alpha, sigma = samplers.alpha_sigma(gamma)
+    return alpha * (z_t - alpha * 0.7) / sigma - sigma * 0.7
+gammas = jnp.linspace(8.0, -10.0, 5)
+z = samplers.sample("renoise", predict_v, jax.random.key(0), (100, 2), gammas)
+np.testing.assert_allclose(z, 0.7, atol=0.05)  # the last noise has the standard deviation exp(-5)
+assert 0.003 < z.std() < 0.01
 """
 FINDING = """
 import types
@@ -77,7 +88,9 @@ def run(directory: pathlib.Path, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", [LIKELIHOOD, PRIOR, FINDING], ids=["likelihood", "prior", "finding"]
+    "check",
+    [LIKELIHOOD, PRIOR, SAMPLER, FINDING],
+    ids=["likelihood", "prior", "sampler", "finding"],
 )
 def test_recipe_computes_what_it_says(copy, check):
     run(copy, "-c", check)

@@ -120,7 +120,9 @@ def load_split(config: ConfigDict, split: str) -> data.Split:
       split: 'train', 'validation' or 'test'.
     """
     c = config.data
-    return data.load_split(c.name, split, c.dir, c.validation_size, c.crop, c.image_size)
+    known = data.sources.REGISTRY.keys()
+    options = {key: value for key, value in c.items() if f"data.{key}" in known}
+    return data.load_split(c.name, split, c.dir, c.validation_size, **options)
 
 
 def binarize_key(config: ConfigDict) -> jax.Array:

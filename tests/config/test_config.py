@@ -221,7 +221,7 @@ def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
         likelihood__gaussian_std=0.2,
     )
     likelihood = experiment.create_likelihood(config, 1)
-    assert (likelihood.variance, likelihood.std) == (variance, 0.2)
+    assert (likelihood.variance, likelihood.fixed_std) == (variance, 0.2)
     model = experiment.create_model(config, (16, 16, 1))
     tx = experiment.create_optimizer(config)
     state = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
@@ -231,7 +231,12 @@ def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
 # Errors
 
 
-@pytest.mark.parametrize("key", configuration.POSITIVE_KEYS)
+PRIOR_COUNTS = ("num_components", "num_couplings", "num_blocks", "num_sampling_steps")
+
+
+@pytest.mark.parametrize(
+    "key", [*configuration.POSITIVE_KEYS, *(f"prior.{name}" for name in PRIOR_COUNTS)]
+)
 def test_counts_below_one_are_refused(tmp_path, key):
     with pytest.raises(ValueError, match=f"{key} = 0 must be at least 1"):
         experiment.validate(make_config(tmp_path, **{key: 0}))

@@ -268,7 +268,7 @@ def test_largest_validation_size_leaves_one_training_image(tmp_path):
 def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
     write_dataset(tmp_path / "mine")
     match = (
-        f"'cifar': not one of fashion_mnist, cifar10, celeb_a, and {tmp_path}/cifar .*: mine.*Place"
+        f"'cifar': not one of celeb_a, cifar10, fashion_mnist, and {tmp_path}/cifar .*: mine.*Place"
     )
     with pytest.raises(ValueError, match=match):
         data.load_split("cifar", "train", tmp_path)
@@ -297,7 +297,7 @@ def test_impossible_crop_or_size_is_refused(tmp_path, crop, image_size):
         data.prepare("celeb_a", tmp_path, crop, image_size)
 
 
-@pytest.mark.parametrize("name", sources.NAMES)
+@pytest.mark.parametrize("name", sources.names())
 def test_one_chained_error_names_the_ways_to_get_the_data(tmp_path, monkeypatch, no_tfds, name):
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIRECTORY", tmp_path / "absent")
     with pytest.raises(ValueError, match="Ways to get it") as caught:

@@ -19,10 +19,10 @@ MIN_P_VALUE = 1e-3  # for tests of samplers, with fixed keys
 
 LIKELIHOODS = {
     name: likelihoods.create_likelihood(name, num_channels=3, num_mixtures=NUM_MIXTURES)
-    for name in likelihoods.LIKELIHOODS
+    for name in likelihoods.names()
 }
 DISCRETE = [name for name, likelihood in LIKELIHOODS.items() if likelihood.is_discrete]
-all_likelihoods = pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
+all_likelihoods = pytest.mark.parametrize("name", likelihoods.names())
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -441,7 +441,7 @@ def test_fixed_variance_is_scipys_normal_without_a_parameter(std, num_channels):
 
 
 def test_fixed_variance_is_that_of_the_samples():
-    likelihood = likelihoods.Gaussian(num_channels=1, variance="fixed", std=0.05)
+    likelihood = likelihoods.Gaussian(num_channels=1, variance="fixed", fixed_std=0.05)
     x = np.float64(sample(likelihood, 6, repeat(pixel(0.3)))).ravel()
     # The edges are 8 standard deviations away.
     assert scipy.stats.kstest(x, scipy.stats.norm(expit(0.3), 0.05).cdf).pvalue > MIN_P_VALUE
@@ -599,7 +599,7 @@ def test_options_reach_the_likelihood():
     assert create("bernoulli", 1, binarize=True).binarize
     assert not create("bernoulli", 1).binarize
     assert create("gaussian", 1, gaussian_variance="batch_optimal").variance == "batch_optimal"
-    assert create("gaussian", 1, gaussian_variance="fixed", gaussian_std=0.3).std == 0.3
+    assert create("gaussian", 1, gaussian_variance="fixed", gaussian_std=0.3).fixed_std == 0.3
     assert create("discretized_logistic_mixture", 1, num_mixtures=4).num_mixtures == 4
 
 

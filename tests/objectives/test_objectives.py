@@ -121,7 +121,7 @@ def test_elbo_is_minus_distortion_minus_the_summed_rate(learned):
     np.testing.assert_allclose(terms.elbo, -np.float64(terms.distortion) - rate, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
+@pytest.mark.parametrize("name", likelihoods.names())
 def test_terms_of_an_image_do_not_depend_on_the_others(name):
     likelihood = likelihoods.create_likelihood(name, num_channels=1, num_mixtures=2)
     rng = np.random.default_rng(0)

@@ -614,7 +614,7 @@ def test_elbo_of_another_prior_is_on_average_below_the_evidence():
 # Samples
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", samplers.names())
 def test_samples_come_from_the_sampler_in_equal_steps_of_gamma(name):
     prior = Diffusion((3,), SMALL_MLP, sampler=name, num_sampling_steps=5)
     params = random_params(prior, scale=0.5)

@@ -31,14 +31,14 @@ from vae_jax.checkpoints.state import create_train_state
 from vae_jax.inference import TrainedVAE
 from vae_jax.inference.steps import EvalSteps
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
+from vae_jax.priors.creation import MIN_STD
 from vae_jax.priors.diffusion import Diffusion
-from vae_jax.priors.fitting import MIN_STD
 from vae_jax.priors.flow import Flow
 from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
 from vae_jax.priors.vamp import VampPrior
 from vae_jax.runtime import sharding
 
-LEARNED = priors.PRIORS[1:]
+LEARNED = priors.names()[1:]
 GRID = (4, 4, 2)
 KEY = jax.random.key(5)
 NUM_IMAGES = 11  # not a multiple of the batch size, 8
@@ -149,7 +149,7 @@ def test_training_and_evaluation_see_the_same_density(name):
     np.testing.assert_allclose(log_prob, evaluated, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", priors.PRIORS)
+@pytest.mark.parametrize("name", priors.names())
 def test_samples_are_as_many_as_asked_for_and_a_function_of_the_key(name):
     vae = make_vae(name, init_params(name))
     z = vae.sample_prior(KEY, 5)
@@ -160,7 +160,7 @@ def test_samples_are_as_many_as_asked_for_and_a_function_of_the_key(name):
     assert vae.prior_is_exact == (name != "diffusion")
 
 
-@pytest.mark.parametrize("name", [n for n in priors.PRIORS if n != "vamp"])
+@pytest.mark.parametrize("name", [n for n in priors.names() if n != "vamp"])
 def test_temperature_scales_the_noise_of_a_standard_normal(name):
     """At 0 no noise is left; the steps of a sampler are linear if the network predicts 0."""
     vae = make_vae(name, standard_normal_params(name, (4,)) if name in LEARNED else {})
@@ -321,12 +321,12 @@ def test_parameters_set_from_data_have_the_shapes_of_the_initial_ones(name, late
     initial = init_params(name, latent_shape)["prior"]
     before = jax.tree.map(np.copy, initial)
     z = draw_codes(latent_shape)
-    actual = priors.set_from_data(name, initial, images, z, 3, seed=0)
+    actual = priors.start_from_data(name, initial, images, z, seed=0)
     jax.tree.map(np.testing.assert_array_equal, initial, before)  # not changed in place
     assert jax.tree.structure(actual) == jax.tree.structure(initial)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(initial), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    again = priors.set_from_data(name, initial, images, z, 3, seed=0)
+    again = priors.start_from_data(name, initial, images, z, seed=0)
     jax.tree.map(np.testing.assert_array_equal, actual, again)
     if name == "vamp":
         return
@@ -340,14 +340,14 @@ def test_parameters_set_from_data_have_the_shapes_of_the_initial_ones(name, late
 def test_means_of_a_mixture_are_standardised_codes(images):
     z = draw_codes(GRID)
     initial = init_params("mixture", GRID)["prior"]
-    actual = priors.set_from_data("mixture", initial, images, z, 3, seed=0)
+    actual = priors.start_from_data("mixture", initial, images, z, seed=0)
     rows = np.float64(z.reshape(len(z), -1))
     codes = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     distances = np.abs(actual["base"]["means"][:, None] - codes).max(axis=2)
     np.testing.assert_allclose(distances.min(axis=1), 0.0, atol=1e-5)
     chosen = distances.argmin(axis=1)
     assert len(set(chosen)) == 3
-    other = priors.set_from_data("mixture", initial, images, z, 3, seed=1)
+    other = priors.start_from_data("mixture", initial, images, z, seed=1)
     assert np.any(other["base"]["means"] != actual["base"]["means"])
     # Put back, they are codes as they were.
     means = actual["mean"] + actual["std"] * actual["base"]["means"]
@@ -359,7 +359,7 @@ def test_mixture_of_one_component_fitted_to_codes_has_their_covariance(images):
     z = (rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4)) + 3.0).astype(np.float32)
     _, model = make_model("ex_post_mixture", prior__num_components=1)
     initial = jax.jit(model.init)(KEY, jnp.zeros((1, *IMAGE_SHAPE)))["params"]["prior"]
-    prior = priors.set_from_data("ex_post_mixture", initial, images, z, 1, seed=0)
+    prior = priors.start_from_data("ex_post_mixture", initial, images, z, seed=0)
     log_prob = Standardised((4,), FullGaussianMixture((4,), 1)).apply(
         {"params": prior}, z, None, method="log_prob"
     )
@@ -372,16 +372,16 @@ def test_latent_that_never_varies_is_not_divided_by_0(images):
     z = draw_codes((4,))
     z[:, 2] = 0.7
     for name in ("flow", "mixture", "diffusion"):
-        prior = priors.set_from_data(name, init_params(name)["prior"], images, z, 3, seed=0)
+        prior = priors.start_from_data(name, init_params(name)["prior"], images, z, seed=0)
         np.testing.assert_allclose(prior["std"][2], MIN_STD)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(prior))
 
 
-@pytest.mark.parametrize("name", priors.PRIORS)
+@pytest.mark.parametrize("name", priors.names())
 def test_untrained_codes_set_nothing(name, images):
     """This is for joint training. Pseudo-inputs of a VampPrior still start as images."""
     initial = {} if name == "standard_normal" else init_params(name)["prior"]
-    actual = priors.set_from_data(name, initial, images, None, 3, seed=0)
+    actual = priors.start_from_data(name, initial, images, None, seed=0)
     if name != "vamp":
         jax.tree.map(np.testing.assert_array_equal, actual, initial)
         return
@@ -464,7 +464,10 @@ def test_options_of_a_diffusion_reach_it():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": "normal"}, "prior.name = 'normal' is unknown: use one of standard_normal, vamp"),
+        (
+            {"name": "normal"},
+            "prior.name = 'normal' is unknown: use one of standard_normal, diffusion",
+        ),
         ({"weighting": "snr"}, "prior.weighting = 'snr' is unknown: use one of bound, simple"),
         ({"sampler": "euler"}, "prior.sampler = 'euler' is unknown: use one of ancestral, ddim"),
         ({"widths": ()}, "prior.widths = () must be positive"),

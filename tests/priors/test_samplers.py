@@ -17,7 +17,7 @@ DETERMINISTIC = ("ddim", "heun")
 MEAN, STD = np.array([1.0, 0.0, -0.5]), np.array([0.3, 1.0, 2.0])
 NUM_SAMPLES = 20_000
 
-every_sampler = pytest.mark.parametrize("name", samplers.SAMPLERS)
+every_sampler = pytest.mark.parametrize("name", samplers.names())
 every_deterministic = pytest.mark.parametrize("name", DETERMINISTIC)
 
 
@@ -103,7 +103,7 @@ PAIRS = [(3.0, 2.0), (1.0, -1.0), (8.0, -10.0), (-4.0, -4.5)]
 def test_deterministic_steps_given_the_true_v_keep_latent_and_noise(name, gamma, next_gamma):
     z, noise = np.random.default_rng(0).normal(size=(2, 6, 3))
     z_t = jnp.asarray(noised(gamma, z, noise), jnp.float32)
-    stepped = samplers.STEPS[name](true_v(z, noise), z_t, gamma, next_gamma, None)
+    stepped = samplers.REGISTRY[name].step(true_v(z, noise), z_t, gamma, next_gamma, None)
     # At gamma = 8 dividing by alpha makes errors of rounding 50 times as large.
     np.testing.assert_allclose(stepped, noised(next_gamma, z, noise), atol=1e-4)
 
@@ -119,7 +119,7 @@ def test_ancestral_step_given_the_true_v_is_the_posterior_of_the_less_noisy(gamm
     precision = next_sigma**-2 + ratio**2 / added
     mean = (next_alpha * z / next_sigma**2 + ratio * z_t / added) / precision
     own_noise = np.random.default_rng(1).normal(size=z.shape)
-    stepped = samplers.STEPS["ancestral"](
+    stepped = samplers.REGISTRY["ancestral"].step(
         true_v(z, noise), jnp.asarray(z_t, jnp.float32), gamma, next_gamma, own_noise
     )
     np.testing.assert_allclose(stepped, mean + own_noise / np.sqrt(precision), atol=1e-4)
@@ -236,7 +236,7 @@ def test_deterministic_samplers_use_the_key_for_the_start_alone(name):
     z = jnp.asarray(draw_start(key=3, num_samples=50), jnp.float32)
     gammas = levels(12)
     for gamma, next_gamma in itertools.pairwise(gammas):
-        z = samplers.STEPS[name](nonlinear_v, z, gamma, next_gamma, None)
+        z = samplers.REGISTRY[name].step(nonlinear_v, z, gamma, next_gamma, None)
     samples = draw(name, nonlinear_v, 12, key=3, num_samples=50)
     np.testing.assert_allclose(samples, z / alpha_sigma(GAMMA_MIN)[0], rtol=1e-4, atol=1e-5)
 
@@ -253,7 +253,7 @@ def test_ancestral_noise_is_independent_of_the_start_and_of_other_steps():
     # Given v = 0 a sample is the sum of multiples of the start and of every step's noise. The
     # multiples are those that a step has for a start of 1 without noise, and the reverse.
     gammas = levels(3)
-    step = samplers.STEPS["ancestral"]
+    step = samplers.REGISTRY["ancestral"].step
     one, zero = jnp.ones(()), jnp.zeros(())
     variance = 1.0
     for gamma, next_gamma in itertools.pairwise(gammas):

@@ -33,7 +33,7 @@ from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.training import frozen_vae
 
 LONG = ("flow", "ex_post_mixture")
-LEARNED = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in priors.PRIORS[1:]]
+LEARNED = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in priors.names()[1:]]
 LATENT_SHAPE, NUM_STEPS = (4, 4, 2), 8
 SHORT = {
     "train__num_steps": NUM_STEPS,

@@ -4,10 +4,12 @@ Rules about one component, such as the names of likelihoods, are checked where t
 built; `experiment.validate` applies both kinds.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vae_jax import priors
+from vae_jax import likelihoods, priors
 from vae_jax.config.workdir import flatten
 from vae_jax.errors import InputError
 
@@ -25,10 +27,6 @@ POSITIVE_KEYS = (
     "eval.num_iw_samples",
     "optim.max_skipped_in_a_row",
     "model.patch_size",
-    "prior.num_components",
-    "prior.num_couplings",
-    "prior.num_blocks",
-    "prior.num_sampling_steps",
 )
 
 
@@ -80,45 +78,57 @@ def _check_batch(config: ConfigDict) -> None:
         raise InputError(
             f"train.accumulation_steps = {parts} must divide train.batch_size = {size}."
         )
-    needs_whole_batch = {
-        "kl.free_bits": config.kl.free_bits,
-        "likelihood.gaussian_variance": config.likelihood.gaussian_variance == "batch_optimal"
-        and config.likelihood.name == "gaussian",
-    }
-    for key, is_set in needs_whole_batch.items():
-        if parts > 1 and is_set:
-            raise InputError(
-                f"train.accumulation_steps = {parts} adds up gradients of parts of a batch, but "
-                f"{key} = {flatten(config)[key]!r} makes the loss depend on the whole batch: "
-                "change one of the two."
-            )
+    if parts == 1:
+        return
+    options = {key: value for key, value in config.likelihood.items() if key != "reduction"}
+    key = "kl.free_bits" if config.kl.free_bits else _key_of_optimal_scale(options)
+    if key:
+        raise InputError(
+            f"train.accumulation_steps = {parts} adds up gradients of parts of a batch, but "
+            f"{key} = {flatten(config)[key]!r} makes the loss depend on the whole batch: "
+            "change one of the two."
+        )
+
+
+def _key_of_optimal_scale(options: dict[str, Any]) -> str:
+    """Returns the key that gives a likelihood its optimal scale, or '' if it has none."""
+
+    def has_optimal_scale(options: dict[str, Any]) -> bool:
+        return likelihoods.create_likelihood(num_channels=1, **options).optimal_scale
+
+    if not has_optimal_scale(options):
+        return ""
+    for key in options:
+        others = {k: value for k, value in options.items() if k != key}
+        if key != "name" and not has_optimal_scale(others):
+            return f"likelihood.{key}"
+    return "likelihood.name"
 
 
 def _check_prior(config: ConfigDict) -> None:
-    c = config.prior
-    priors.check_options(
-        c.name,
-        config.model.latent_shape,
-        c.widths,
-        c.weighting,
-        c.sampler,
-        c.attention_resolutions,
-    )
+    c, kinds = config.prior, {name: priors.kind(name) for name in priors.names()}
+    options = {key: value for key, value in c.items() if key not in ("name", "temperature")}
+    priors.check_options(c.name, config.model.latent_shape, **options)
     if c.temperature < 0:
         raise InputError(f"prior.temperature = {c.temperature} must not be negative.")
-    if c.name != "standard_normal" and config.kl.free_bits:
+    if not kinds[c.name].splits_by_dimension and config.kl.free_bits:
+        having = " or ".join(repr(name) for name in kinds if kinds[name].splits_by_dimension)
         raise InputError(
             f"kl.free_bits = {config.kl.free_bits} needs a rate for each latent dimension, which "
-            f"only prior.name = 'standard_normal' has, not {c.name!r}: set it to 0."
+            f"only prior.name = {having} has, not {c.name!r}: set it to 0."
         )
-    if config.vae_workdir and c.name == "standard_normal":
+    if config.vae_workdir and not kinds[c.name].has_parameters:
+        trained = ", ".join(name for name in kinds if kinds[name].has_parameters)
         raise InputError(
-            f"prior.name = 'standard_normal' has no parameters to train on the frozen VAE of "
-            f"vae_workdir = {config.vae_workdir!r}: use one of {', '.join(priors.PRIORS[1:])}."
+            f"prior.name = {c.name!r} has no parameters to train on the frozen VAE of "
+            f"vae_workdir = {config.vae_workdir!r}: use one of {trained}."
         )
-    if not config.vae_workdir and (c.name == "ex_post_mixture" or c.weighting != "bound"):
-        key, value = ("name", c.name) if c.weighting == "bound" else ("weighting", c.weighting)
+    boundless = [] if kinds[c.name].gives_bound({}) else ["name"]
+    for key, value in options.items():  # of any prior, like the rules of the options
+        if any(k.gives_bound({}) and not k.gives_bound({key: value}) for k in kinds.values()):
+            boundless.insert(0, key)
+    if boundless and not config.vae_workdir:
         raise InputError(
-            f"prior.{key} = {value!r} is for a frozen VAE only, because it gives no bound to train "
-            "the VAE on: set vae_workdir to the workdir of a trained VAE."
+            f"prior.{boundless[0]} = {c[boundless[0]]!r} is for a frozen VAE only, because it "
+            "gives no bound to train the VAE on: set vae_workdir to the workdir of a trained VAE."
         )

@@ -12,22 +12,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vae_jax import likelihoods, priors
 from vae_jax.config import defaults
+from vae_jax.data import sources
 from vae_jax.errors import InputError, NotFoundError
 from vae_jax.typing import ImageShape
 
 LOGGER = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 DATA_HASH = "data_sha256"  # key in config.json: the hash of the images
-# Keys whose values are tuples, which JSON stores as lists.
-TUPLE_KEYS = (
-    "model.latent_shape",
-    "model.widths",
-    "model.num_blocks",
-    "model.attention_resolutions",
-    "prior.widths",
-    "prior.attention_resolutions",
-)
 # Keys that runs of earlier versions lack, with the values that reproduce how those runs behaved.
 ADDED_KEYS = {
     "likelihood.gaussian_std": 1.0,
@@ -124,19 +117,29 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
         *sections, name = key.split(".")
         (tree.setdefault(sections[0], {}) if sections else tree).setdefault(name, value)
     keys, known = flatten(tree).keys(), flatten(defaults.get_config()).keys()
-    if keys != known:
+    # A kind registered by a user's script may have options without a default.
+    options = sources.REGISTRY.keys() | likelihoods.REGISTRY.keys() | priors.REGISTRY.keys()
+    unknown, missing = keys - known - options, known - keys
+    if unknown or missing:
         commit = content.get("provenance", {}).get("git_commit")
         raise InputError(
             f"{pathlib.Path(workdir) / CONFIG_FILE} was written by another version of this program"
-            + _list_keys(", with keys that this version does not know", keys - known)
-            + _list_keys(", without keys that this version needs", known - keys)
+            + _list_keys(", with keys that this version does not know", unknown)
+            + _list_keys(", without keys that this version needs", missing)
             + f". The run was started at commit {commit or '(not recorded)'}: check out that "
             "commit, or give another --workdir."
         )
-    for key in TUPLE_KEYS:
-        section, name = key.split(".")
-        tree[section][name] = tuple(tree[section][name])
-    return ConfigDict(tree).lock()
+    return ConfigDict(_with_tuples(tree)).lock()
+
+
+def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tree with tuples, which JSON stores as lists."""
+    return {
+        key: _with_tuples(value)
+        if isinstance(value, dict)
+        else (tuple(value) if isinstance(value, list) else value)
+        for key, value in tree.items()
+    }
 
 
 def _list_keys(text: str, keys: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ decoded into such a directory once; any other directory of such arrays is used a
 """
 
 from vae_jax.data.batches import make_batch_indices
-from vae_jax.data.datasets import DEFAULT_DATA_DIR, dataset_directory, prepare
+from vae_jax.data.datasets import DEFAULT_DATA_DIR, dataset_directory, describe, prepare
 from vae_jax.data.splits import SPLITS, Split, hash_images, load_split
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "SPLITS",
     "Split",
     "dataset_directory",
+    "describe",
     "hash_images",
     "load_split",
     "make_batch_indices",

@@ -11,16 +11,14 @@ from vae_jax.runtime import process
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare a dataset and print its splits.")
-    parser.add_argument("name", help=f"{', '.join(sources.NAMES)}, or a directory of arrays")
+    parser.add_argument("name", help=f"{', '.join(sources.names())}, or a directory of arrays")
     parser.add_argument(
         "--data_dir", default=DEFAULT_DATA_DIR, help="directory of the prepared datasets"
     )
-    parser.add_argument(
-        "--crop", type=int, default=148, help="side of the crop in pixels, celeb_a only"
-    )
-    parser.add_argument(
-        "--image_size", type=int, default=64, help="side of the images in pixels, celeb_a only"
-    )
+    for option, default, meaning in (("crop", 148, "crop"), ("image_size", 64, "images")):
+        only = ", ".join(sources.REGISTRY.names_with(option))
+        text = f"side of the {meaning} in pixels, {only} only"
+        parser.add_argument(f"--{option}", type=int, default=default, help=text)
     arguments = parser.parse_args()
     with process.exit_on_user_error("error"):
         directory = prepare(**vars(arguments))

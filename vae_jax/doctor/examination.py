@@ -166,7 +166,7 @@ def _likelihood_std(vae: TrainedVAE) -> float | None:
     if not isinstance(vae.likelihood, Gaussian):
         return None
     if not vae.likelihood.has_log_std:
-        return float(vae.likelihood.std)
+        return float(vae.likelihood.fixed_std)
     return float(np.exp(vae.likelihood.log_std(vae.params["decoder"]["log_std"])))
 
 

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import sum_event
+from vae_jax.likelihoods.base import Likelihood, register
+from vae_jax.registry import Option
 
 
+@register("bernoulli", binarize=Option())
 @dataclasses.dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(Likelihood):
     """Bernoulli with logits: a mass function over {0, 1}.
 
     With `binarize`, the images are binary: each pixel is 1 with a probability equal to its grey
@@ -18,14 +21,15 @@ class Bernoulli:
     cross-entropy whose best value is minus the entropy of Bernoulli(x), not 0.
     """
 
-    num_channels: int
     binarize: bool = False
-    is_discrete = False
-    has_log_std = False
 
     @property
     def num_outputs(self) -> int:
         return self.num_channels
+
+    @property
+    def soft_targets(self) -> bool:
+        return not self.binarize
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         # x log s(l) + (1 - x) log(1 - s(l)) without ever forming s(l), which saturates in float32.
@@ -38,18 +42,13 @@ class Bernoulli:
         return jax.nn.sigmoid(outputs)
 
 
-@dataclasses.dataclass(frozen=True)
-class ContinuousBernoulli:
+@register("continuous_bernoulli")
+class ContinuousBernoulli(Likelihood):
     """Continuous Bernoulli with logits l (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845).
 
     Its density on [0, 1] is proportional to s(l)^x (1 - s(l))^(1 - x), where s is the sigmoid, with
     the normaliser l / tanh(l / 2).
     """
-
-    num_channels: int
-    binarize = False
-    is_discrete = False
-    has_log_std = False
 
     @property
     def num_outputs(self) -> int:

@@ -1,39 +1,63 @@
 """The Gaussian likelihood, with one standard deviation for all pixels."""
 
 import dataclasses
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vae_jax.distributions import normal_log_prob, sum_event
-from vae_jax.likelihoods.base import soft_floor
+from vae_jax.likelihoods.base import Likelihood, register, soft_floor
+from vae_jax.registry import Option, one_of
+from vae_jax.typing import PyTree
 
 GAUSSIAN_VARIANCES = ("learned", "batch_optimal", "fixed")
 MIN_GAUSSIAN_LOG_STD = -6.0  # soft floor, for pixels in [0, 1]
 
 
+@register(
+    "gaussian",
+    gaussian_variance=one_of(GAUSSIAN_VARIANCES),
+    gaussian_std=Option("must be positive", lambda value: value > 0),
+)
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Likelihood):
     """N(sigmoid(output), sigma^2) with one sigma for all pixels and images.
 
     Attributes:
-      num_channels: channels of an image.
       variance: 'learned': sigma is a parameter. 'batch_optimal': training uses the sigma that
         maximises the likelihood of the current batch (Rybkin et al. 2021, arXiv:2006.13202) and
         sets the parameter to it after each update, so that evaluation has a fixed sigma. 'fixed':
-        sigma is `std`, so that the distortion is a squared error over 2 std^2, up to a constant.
-      std: sigma of the variance 'fixed'.
+        sigma is `fixed_std`, so that the distortion is a squared error over 2 fixed_std^2, up to a
+        constant.
+      fixed_std: sigma of the variance 'fixed'.
     """
 
-    num_channels: int
     variance: str = "learned"
-    std: float = 1.0
-    binarize = False
-    is_discrete = False
+    fixed_std: float = 1.0
+
+    @classmethod
+    def create(
+        cls,
+        num_channels: int,
+        gaussian_variance: str = "learned",
+        gaussian_std: float = 1.0,
+        **options: Any,
+    ) -> Self:
+        return cls(num_channels, gaussian_variance, gaussian_std, **options)
 
     @property
     def has_log_std(self) -> bool:
         return self.variance != "fixed"
+
+    @property
+    def optimal_scale(self) -> bool:
+        return self.variance == "batch_optimal"
+
+    @property
+    def has_free_variance(self) -> bool:
+        return not self.optimal_scale
 
     @property
     def num_outputs(self) -> int:
@@ -42,12 +66,17 @@ class Gaussian:
     def _parameters(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (mean [B, H, W, C], log sigma that broadcasts to it)."""
         if not self.has_log_std:
-            return jax.nn.sigmoid(outputs), jnp.log(self.std)
+            return jax.nn.sigmoid(outputs), jnp.log(self.fixed_std)
         return jax.nn.sigmoid(outputs[..., :-1]), self.log_std(outputs[..., -1:])
 
     def log_std(self, raw: jax.Array) -> jax.Array:
         """Returns log sigma for the raw parameter, never below MIN_GAUSSIAN_LOG_STD."""
         return soft_floor(raw, MIN_GAUSSIAN_LOG_STD)
+
+    def std(self, params: PyTree) -> float | None:
+        if not self.has_log_std:
+            return float(self.fixed_std)
+        return float(np.exp(self.log_std(params["decoder"]["log_std"])))
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         mean, log_std = self._parameters(outputs)

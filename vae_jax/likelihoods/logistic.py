@@ -1,12 +1,10 @@
 """The discretised logistic likelihood, an exact mass function over the 256 levels of a pixel."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import sum_event
-from vae_jax.likelihoods.base import soft_floor
+from vae_jax.likelihoods.base import Likelihood, register, soft_floor
 
 # Soft floor of the log-scale for values in [-1, 1]; that of Salimans et al. 2017, arXiv:1701.05517.
 MIN_LOGISTIC_LOG_SCALE = -7.0
@@ -52,18 +50,15 @@ def to_unit(x: jax.Array) -> jax.Array:
     return 0.5 * (x + 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class DiscretizedLogistic:
+@register("discretized_logistic")
+class DiscretizedLogistic(Likelihood):
     """One logistic per pixel and channel, rounded to 256 levels.
 
     Source: Kingma et al. 2016, arXiv:1606.04934. `mean` is the location clipped to the range, which
     is the mean of the mass function up to edge effects of the order of the scale.
     """
 
-    num_channels: int
-    binarize = False
     is_discrete = True
-    has_log_std = False
 
     @property
     def num_outputs(self) -> int:

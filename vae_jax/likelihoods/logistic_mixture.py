@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import sum_event
-from vae_jax.likelihoods.base import soft_floor
+from vae_jax.likelihoods.base import Likelihood, register, soft_floor
 from vae_jax.likelihoods.logistic import (
     MIN_LOGISTIC_LOG_SCALE,
     discretized_logistic_log_prob,
@@ -14,10 +14,12 @@ from vae_jax.likelihoods.logistic import (
     to_symmetric,
     to_unit,
 )
+from vae_jax.registry import at_least
 
 
+@register("discretized_logistic_mixture", num_mixtures=at_least(1))
 @dataclasses.dataclass(frozen=True)
-class DiscretizedLogisticMixture:
+class DiscretizedLogisticMixture(Likelihood):
     """Mixture of discretised logistics with autoregressive channels.
 
     Source: Salimans et al. 2017, arXiv:1701.05517. All channels of a pixel share the mixture
@@ -26,11 +28,8 @@ class DiscretizedLogisticMixture:
     locations, each clipped to the range.
     """
 
-    num_channels: int
     num_mixtures: int = 10
-    binarize = False
     is_discrete = True
-    has_log_std = False
 
     @property
     def _num_coefficients(self) -> int:

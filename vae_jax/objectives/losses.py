@@ -1,7 +1,7 @@
 """Loss functions of training: from a batch of images, or their posteriors, to a scalar."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import flax.struct
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vae_jax import objectives
 from vae_jax.distributions import DiagonalGaussian
-from vae_jax.likelihoods import Gaussian, Likelihood
+from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
 from vae_jax.typing import Array, PyTree
 
@@ -61,7 +61,7 @@ class Batch:
 
 
 # (params, batch, kl_weight) -> (loss, (metrics, log_std)). The metrics are means over the batch;
-# log_std is the optimal one of a Gaussian with the variance 'batch_optimal', otherwise None.
+# log_std is the optimal one if the likelihood has `optimal_scale`, otherwise None.
 LossFn: TypeAlias = Callable[
     [PyTree, Batch, jax.typing.ArrayLike],
     tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array | None]],
@@ -112,11 +112,6 @@ def split_batch(batch: Batch, num_parts: int) -> Batch:
     return Batch(jax.tree.map(split, batch.x), split(batch.noise), prior_keys)
 
 
-def is_batch_optimal(likelihood: Likelihood) -> TypeGuard[Gaussian]:
-    """Returns whether the likelihood is a Gaussian with the variance 'batch_optimal'."""
-    return getattr(likelihood, "variance", None) == "batch_optimal"
-
-
 def _apply(model: VAE, params: PyTree, *arguments: Any, method: str) -> Any:
     """Calls a method of the model with given parameters."""
     return model.apply({"params": params}, *arguments, method=method)
@@ -155,7 +150,7 @@ def make_loss_fn(
         posterior, z, _, log_prior = _draw_and_score(model, params, batch)
         outputs = _apply(model, params, z, method="decode")
         log_std = None
-        if is_batch_optimal(likelihood):
+        if likelihood.optimal_scale:
             log_std = likelihood.batch_optimal_log_std(outputs, x)
             outputs = outputs.at[..., -1].set(log_std)
         terms = objectives.compute_elbo_terms(likelihood, posterior, z, log_prior, outputs, x)

@@ -1,15 +1,20 @@
 """Priors p(z): linen modules with one interface, `Prior`, of log_prob, loss and sample."""
 
-from vae_jax.priors.base import Prior, Standardised, StandardNormal
-from vae_jax.priors.creation import PRIORS, check_options, create_prior
-from vae_jax.priors.fitting import set_from_data
+from vae_jax.priors.base import REGISTRY, Prior, Standardised, StandardNormal, names, register
+from vae_jax.priors.creation import check_options, create_prior, kind, start_from_data
+from vae_jax.registry import import_modules
+
+import_modules(__name__, __path__)
 
 __all__ = [
-    "PRIORS",
+    "REGISTRY",
     "Prior",
     "StandardNormal",
     "Standardised",
     "check_options",
     "create_prior",
-    "set_from_data",
+    "kind",
+    "names",
+    "register",
+    "start_from_data",
 ]

@@ -1,22 +1,86 @@
 """The interface of all priors p(z), the standard normal prior, and standardisation for others."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vae_jax.distributions import standard_normal_log_prob
+from vae_jax.registry import Registry
+from vae_jax.typing import ImageShape, PyTree
 
 
 class Prior(nn.Module):
     """A density over latents [B, *latent_shape], in nats, float32.
+
+    A class that is registered can be asked for what depends on the kind of prior alone:
+
+      standardised: whether it is created inside `Standardised`.
+      has_parameters: whether there is anything to train.
+      splits_by_dimension: whether the rate is a sum over latent dimensions.
+      trains_in_steps: False for a prior that `start_from_data` fits completely.
 
     Attributes:
       latent_shape: (D,) or (h, w, c).
     """
 
     latent_shape: tuple[int, ...]
+    standardised = False
+    has_parameters = True
+    splits_by_dimension = False
+    trains_in_steps = True
+
+    @classmethod
+    def create(
+        cls,
+        latent_shape: tuple[int, ...],
+        image_shape: ImageShape,
+        encoder: nn.Module,
+        dtype: jnp.dtype,
+        **options: Any,
+    ) -> Self:
+        """Returns the prior.
+
+        Args:
+          latent_shape: (D,) or (h, w, c).
+          image_shape: (H, W, C).
+          encoder: encoder of the VAE.
+          dtype: type of the activations.
+          **options: those of the options it is registered with that have a value.
+        """
+        del image_shape, encoder, dtype
+        return cls(latent_shape, **options)
+
+    @classmethod
+    def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:
+        """Raises an InputError if the options fit neither each other nor the latent."""
+
+    @classmethod
+    def gives_bound(cls, options: Mapping[str, Any]) -> bool:
+        """Returns whether the loss is a bound that a VAE can be trained on together with it."""
+        del options
+        return True
+
+    @classmethod
+    def start_from_data(
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+    ) -> PyTree:
+        """Returns the parameters, with those that come from data set; a tree like `params`.
+
+        Args:
+          params: initial parameters of the prior.
+          images: images of the training split, uint8 [N, H, W, C].
+          z: one draw from q(z | x) for each image, [N, *latent_shape], standardised if the prior
+            is; None if the VAE is not trained yet.
+          seed: random seed.
+          **options: as in `create`.
+        """
+        del images, z, seed, options
+        return params
 
     @property
     def is_exact(self) -> bool:
@@ -73,10 +137,17 @@ class Prior(nn.Module):
         raise NotImplementedError
 
 
+REGISTRY: Registry[type[Prior]] = Registry("prior")
+register, names = REGISTRY.register, REGISTRY.names
+
+
+@register("standard_normal")
 class StandardNormal(Prior):
     """The standard normal distribution, N(0, I)."""
 
     has_noise_map = True
+    has_parameters = False
+    splits_by_dimension = True
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         return standard_normal_log_prob(z)

@@ -1,18 +1,17 @@
-"""Creates a prior from its name and options in a configuration, and checks the options."""
+"""Creates a prior from its name, checks its options, and sets its parameters from data."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from vae_jax.blocks import NUM_HEADS
-from vae_jax.errors import InputError
-from vae_jax.priors import diffusion, networks, samplers
-from vae_jax.priors.base import Prior, Standardised, StandardNormal
-from vae_jax.priors.flow import Flow, coupling_masks
-from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
-from vae_jax.priors.vamp import VampPrior
-from vae_jax.typing import ImageShape
+from vae_jax.priors.base import REGISTRY, Prior, Standardised
+from vae_jax.typing import ImageShape, PyTree
 
-PRIORS = ("standard_normal", "vamp", "mixture", "ex_post_mixture", "flow", "diffusion")
+MIN_STD = 1e-3  # of a latent dimension; avoids a division by 0 if the dimension is constant
+
+kind = REGISTRY.__getitem__
 
 
 def create_prior(
@@ -20,97 +19,69 @@ def create_prior(
     latent_shape: tuple[int, ...],
     image_shape: ImageShape,
     encoder: nn.Module,
-    num_components: int = 100,
-    num_couplings: int = 8,
-    widths: tuple[int, ...] = (64,),
-    num_blocks: int = 2,
-    attention_resolutions: tuple[int, ...] = (),
-    weighting: str = "bound",
-    sampler: str = "ddim",
-    num_sampling_steps: int = 50,
     dtype: jnp.dtype = jnp.float32,
+    **options: Any,
 ) -> Prior:
-    """Returns the prior `name`; all but N(0, I) and the VampPrior see standardised codes.
+    """Returns the prior `name`, inside `Standardised` if its kind asks for that.
 
     Args:
-      name: one of PRIORS.
+      name: one of `names()`.
       latent_shape: (D,) or (h, w, c).
       image_shape: (H, W, C), shape of the VampPrior's pseudo-inputs.
       encoder: encoder of the VAE, which the VampPrior shares.
-      num_components: number of components of a mixture or of the VampPrior.
-      num_couplings: number of couplings of the flow.
-      widths: channels of the levels of a diffusion's U-Net. A diffusion of vectors and the flow use
-        the first only.
-      num_blocks: residual blocks of each level, or of each coupling.
-      attention_resolutions: heights at which a diffusion's blocks are followed by self-attention.
-      weighting, sampler, num_sampling_steps: as in `Diffusion`.
       dtype: type of the activations of a diffusion's network.
+      **options: options of any prior; those of others are checked, but have no effect.
 
     Raises:
       InputError: an option is unknown or does not fit the latent; see `check_options`.
     """
-    check_options(name, latent_shape, widths, weighting, sampler, attention_resolutions)
-    if name == "standard_normal":
-        return StandardNormal(latent_shape)
-    if name == "vamp":
-        return VampPrior(latent_shape, image_shape, encoder, num_components)
-    base: Prior
-    if name == "mixture":
-        base = GaussianMixture(latent_shape, num_components)
-    elif name == "ex_post_mixture":
-        base = FullGaussianMixture(latent_shape, num_components)
-    elif name == "flow":
-        base = Flow(latent_shape, num_couplings, widths[0], num_blocks)
-    else:
-        network: nn.Module
-        if len(latent_shape) == 1:
-            network = networks.MLP(widths[0], num_blocks, dtype)
-        else:
-            network = networks.UNet(widths, num_blocks, attention_resolutions, dtype)
-        base = diffusion.Diffusion(
-            latent_shape,
-            network,
-            weighting=weighting,
-            sampler=sampler,
-            num_sampling_steps=num_sampling_steps,
-        )
-    return Standardised(latent_shape, base)
+    check_options(name, latent_shape, **options)
+    options = REGISTRY.options_of(name, options)
+    prior = kind(name).create(latent_shape, image_shape, encoder, dtype, **options)
+    return Standardised(latent_shape, prior) if prior.standardised else prior
 
 
-def check_options(
+def check_options(name: str, latent_shape: tuple[int, ...], **options: Any) -> None:
+    """Raises an InputError if a name is unknown, or an option breaks a rule or does not fit."""
+    REGISTRY.check({"name": name, **options})
+    kind(name).check(latent_shape, REGISTRY.options_of(name, options))
+
+
+def start_from_data(
     name: str,
-    latent_shape: tuple[int, ...],
-    widths: tuple[int, ...],
-    weighting: str,
-    sampler: str,
-    attention_resolutions: tuple[int, ...] = (),
-) -> None:
-    """Raises an InputError if a name is unknown or an option does not fit the latent."""
-    for key, value, valid in (
-        ("prior.name", name, PRIORS),
-        ("prior.weighting", weighting, diffusion.WEIGHTINGS),
-        ("prior.sampler", sampler, samplers.SAMPLERS),
-    ):
-        if value not in valid:
-            raise InputError(f"{key} = {value!r} is unknown: use one of {', '.join(valid)}.")
-    if not widths or any(width < 1 for width in widths):
-        raise InputError(f"prior.widths = {widths} must be positive channel counts.")
-    if name == "flow":
-        coupling_masks(latent_shape, num_couplings=1)
-    if name != "diffusion" or len(latent_shape) == 1:
-        return
-    factor = 2 ** (len(widths) - 1)
-    if any(n % factor for n in latent_shape[:2]):
-        raise InputError(
-            f"prior.widths = {widths} halves the latent grid {latent_shape[:2]} "
-            f"{len(widths) - 1} times, so its sides must be multiples of {factor}: use fewer "
-            "widths."
-        )
-    levels = {latent_shape[0] // 2**i: width for i, width in enumerate(widths)}
-    for height in attention_resolutions:
-        if height not in levels or levels[height] % NUM_HEADS:
-            raise InputError(
-                f"prior.attention_resolutions = {attention_resolutions} must be heights of levels "
-                f"whose width is a multiple of {NUM_HEADS}: choose from "
-                f"(height: width) {levels}."
-            )
+    params: dict,
+    images: np.ndarray,
+    z: np.ndarray | None,
+    seed: int,
+    **options: Any,
+) -> PyTree:
+    """Returns the parameters of a prior, with those that come from data set.
+
+    This is done before training, or instead of it. A standardised prior gets the moments of the
+    aggregate posterior, and then starts from standardised codes.
+
+    Args:
+      name: one of `names()`.
+      params: initial parameters of the prior.
+      images: images of the training split, uint8 [N, H, W, C].
+      z: one draw from q(z | x) for each image, [N, *latent_shape], if the VAE is frozen; None if
+        the VAE is not trained yet, so that its codes are meaningless.
+      seed: random seed for the choice of components.
+      **options: options of any prior.
+
+    Returns:
+      A tree like `params`.
+
+    Raises:
+      InputError: images that are not uint8, or too few latents for an ex-post mixture.
+    """
+    start, options = kind(name).start_from_data, REGISTRY.options_of(name, options)
+    if not kind(name).standardised:
+        return start(params, images, z, seed, **options)
+    if z is None:
+        return params
+    mean, std = z.mean(axis=0, dtype=np.float64), z.std(axis=0, dtype=np.float64)
+    std = np.maximum(std, MIN_STD)
+    standardised = ((z - mean) / std).astype(np.float32)
+    base = start(params["base"], images, standardised, seed, **options)
+    return {"mean": np.float32(mean).ravel(), "std": np.float32(std).ravel(), "base": base}

@@ -19,16 +19,20 @@ variance if the prior is N(0, I).
 
 import functools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax.blocks import NUM_HEADS
 from vae_jax.distributions import sum_event
-from vae_jax.priors import samplers
-from vae_jax.priors.base import Prior
-from vae_jax.typing import PyTree
+from vae_jax.errors import InputError
+from vae_jax.priors import networks, samplers
+from vae_jax.priors.base import Prior, register
+from vae_jax.registry import Option, at_least, one_of
+from vae_jax.typing import ImageShape, PyTree
 
 WEIGHTINGS = ("bound", "simple")
 NUM_BINS = 50  # bins of the noise schedule
@@ -90,6 +94,15 @@ class NoiseSchedule(nn.Module):
         return cross_entropy - jax.lax.stop_gradient(cross_entropy)
 
 
+@register(
+    "diffusion",
+    widths=networks.WIDTHS,
+    num_blocks=at_least(1),
+    attention_resolutions=Option(),
+    weighting=one_of(WEIGHTINGS),
+    sampler=one_of(samplers.REGISTRY),
+    num_sampling_steps=at_least(1),
+)
 class Diffusion(Prior):
     """A diffusion model of the latents.
 
@@ -102,7 +115,7 @@ class Diffusion(Prior):
         al. 2020, arXiv:2006.11239) on a cosine schedule, which gives less weight to the finest
         noise. `log_prob` is the bound in both cases.
       num_draws: number of noise levels per row over which `log_prob` averages.
-      sampler: one of `samplers.SAMPLERS`.
+      sampler: one of `samplers.names()`.
       num_sampling_steps: number of steps of the sampler.
     """
 
@@ -113,9 +126,54 @@ class Diffusion(Prior):
     num_draws: int = 8
     sampler: str = "ddim"
     num_sampling_steps: int = 50
+    standardised = True
     is_exact = False
     samples_in_steps = True
     has_noise_map = True
+
+    @classmethod
+    def create(
+        cls,
+        latent_shape: tuple[int, ...],
+        image_shape: ImageShape,
+        encoder: nn.Module,
+        dtype: jnp.dtype,
+        widths: tuple[int, ...] = (64,),
+        num_blocks: int = 2,
+        attention_resolutions: tuple[int, ...] = (),
+        **options: Any,
+    ) -> Self:
+        """As in `Prior`; vectors need the first of the widths only."""
+        network: nn.Module = networks.MLP(widths[0], num_blocks, dtype)
+        if len(latent_shape) > 1:
+            network = networks.UNet(widths, num_blocks, attention_resolutions, dtype)
+        return cls(latent_shape, network, **options)
+
+    @classmethod
+    def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:
+        if len(latent_shape) == 1:
+            return
+        widths = options.get("widths", (64,))
+        factor = 2 ** (len(widths) - 1)
+        if any(n % factor for n in latent_shape[:2]):
+            raise InputError(
+                f"prior.widths = {widths} halves the latent grid {latent_shape[:2]} "
+                f"{len(widths) - 1} times, so its sides must be multiples of {factor}: use fewer "
+                "widths."
+            )
+        levels = {latent_shape[0] // 2**i: width for i, width in enumerate(widths)}
+        attention_resolutions = options.get("attention_resolutions", ())
+        for height in attention_resolutions:
+            if height not in levels or levels[height] % NUM_HEADS:
+                raise InputError(
+                    f"prior.attention_resolutions = {attention_resolutions} must be heights of "
+                    f"levels whose width is a multiple of {NUM_HEADS}: choose from "
+                    f"(height: width) {levels}."
+                )
+
+    @classmethod
+    def gives_bound(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("weighting", "bound") == "bound"
 
     def setup(self) -> None:
         self.schedule = NoiseSchedule(self.gamma_min, self.gamma_max)

@@ -5,6 +5,8 @@ Dinh et al. 2017, arXiv:1605.08803; Kingma & Dhariwal 2018, arXiv:1807.03039.
 
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -14,7 +16,10 @@ import numpy as np
 from vae_jax.blocks import ResidualBlock, group_norm
 from vae_jax.distributions import standard_normal_log_prob, sum_event
 from vae_jax.errors import InputError
-from vae_jax.priors.base import Prior
+from vae_jax.priors.base import Prior, register
+from vae_jax.priors.networks import WIDTHS
+from vae_jax.registry import at_least
+from vae_jax.typing import ImageShape
 
 # One coupling stretches by at most exp(2). Without a limit, a single unlucky latent overflows the
 # density or the inverse, and training does not recover from that.
@@ -80,6 +85,7 @@ class CouplingNetwork(nn.Module):
         return MAX_LOG_SCALE * jnp.tanh(raw_log_scale / MAX_LOG_SCALE), shift
 
 
+@register("flow", num_couplings=at_least(1), widths=WIDTHS, num_blocks=at_least(1))
 class Flow(Prior):
     """The exact density of z = inverse(u) with u ~ N(0, I).
 
@@ -95,8 +101,26 @@ class Flow(Prior):
 
     num_couplings: int = 8
     width: int = 96
-    num_blocks: int = 1
+    num_blocks: int = 2
+    standardised = True
     has_noise_map = True
+
+    @classmethod
+    def create(
+        cls,
+        latent_shape: tuple[int, ...],
+        image_shape: ImageShape,
+        encoder: nn.Module,
+        dtype: jnp.dtype,
+        widths: tuple[int, ...] = (64,),
+        **options: Any,
+    ) -> Self:
+        """As in `Prior`; only the first of the widths is used."""
+        return cls(latent_shape, width=widths[0], **options)
+
+    @classmethod
+    def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:
+        coupling_masks(latent_shape, num_couplings=1)
 
     def setup(self) -> None:
         self.masks = coupling_masks(self.latent_shape, self.num_couplings)

@@ -4,6 +4,8 @@ import functools
 import logging
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +16,9 @@ from jax.scipy.special import logsumexp
 
 from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.errors import InputError
-from vae_jax.priors.base import Prior
+from vae_jax.priors.base import Prior, register
+from vae_jax.registry import at_least
+from vae_jax.typing import PyTree
 
 LOGGER = logging.getLogger(__name__)
 
@@ -88,6 +92,7 @@ class DiagonalMixture(Prior):
         return z.reshape(num_samples, *self.latent_shape)
 
 
+@register("mixture", num_components=at_least(1))
 class GaussianMixture(DiagonalMixture):
     """A mixture of K Gaussians; weights, means and standard deviations are learned in training.
 
@@ -95,7 +100,15 @@ class GaussianMixture(DiagonalMixture):
       num_components: K.
     """
 
-    num_components: int = 64
+    num_components: int = 100
+    standardised = True
+
+    @classmethod
+    def start_from_data(
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+    ) -> PyTree:
+        assert z is not None  # the codes of a trained VAE
+        return initialise_components(z, len(params["logits"]), np.random.default_rng(seed))
 
     def setup(self) -> None:
         shape = (self.num_components, math.prod(self.latent_shape))
@@ -108,6 +121,7 @@ class GaussianMixture(DiagonalMixture):
         return jax.nn.log_softmax(self.logits), self.means, self.log_stds
 
 
+@register("ex_post_mixture", num_components=at_least(1))
 class FullGaussianMixture(Prior):
     """A mixture of K Gaussians with full covariances, set to the result of `fit_full_mixture`.
 
@@ -119,7 +133,20 @@ class FullGaussianMixture(Prior):
       num_components: K.
     """
 
-    num_components: int = 10
+    num_components: int = 100
+    standardised = True
+    trains_in_steps = False
+
+    @classmethod
+    def gives_bound(cls, options: Mapping[str, Any]) -> bool:
+        return False
+
+    @classmethod
+    def start_from_data(
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+    ) -> PyTree:
+        assert z is not None  # the codes of a trained VAE
+        return fit_full_mixture(z, len(params["logits"]), seed)
 
     def setup(self) -> None:
         num_components, dimension = self.num_components, math.prod(self.latent_shape)

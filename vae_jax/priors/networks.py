@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.blocks import AttentionBlock, depth_to_space, group_norm, space_to_depth
+from vae_jax.registry import Option
 
+WIDTHS = Option(  # of networks of several levels
+    "must be positive channel counts",
+    lambda widths: len(widths) > 0 and all(width >= 1 for width in widths),
+)
 NUM_FREQUENCIES = 32
 FIRST_FREQUENCY, LAST_FREQUENCY = 0.1, 10.0  # radians per unit of gamma, whose range is about 20
 

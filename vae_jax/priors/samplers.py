@@ -5,12 +5,37 @@ z = alpha z_t - sigma v and noise = sigma z_t + alpha v.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-SAMPLERS = ("ancestral", "ddim", "heun")
+from vae_jax.registry import Registry
+
 PredictV = Callable[[jax.Array, jax.Array], jax.Array]  # (z_t [B, ...], gamma scalar) -> v
+# (predict_v, z_t [B, ...], its gamma, the next gamma, noise like z_t or None) -> z at the next one.
+Step = Callable[[PredictV, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+
+class Sampler(NamedTuple):
+    """A step, and whether it needs N(0, I) noise."""
+
+    step: Step
+    draws_noise: bool
+
+
+REGISTRY: Registry[Sampler] = Registry("prior", key="sampler")
+names = REGISTRY.names
+
+
+def register(name: str, draws_noise: bool = False) -> Callable[[Step], Step]:
+    """Returns a decorator that registers a step as the sampler `name`."""
+
+    def add(step: Step) -> Step:
+        REGISTRY.register(name)(Sampler(step, draws_noise))
+        return step
+
+    return add
 
 
 def alpha_sigma(gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -18,6 +43,7 @@ def alpha_sigma(gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma))
 
 
+@register("ancestral", draws_noise=True)
 def _ancestral_step(
     predict_v: PredictV,
     z: jax.Array,
@@ -35,6 +61,7 @@ def _ancestral_step(
     return mean + next_sigma * jnp.sqrt(c) * noise
 
 
+@register("ddim")
 def _ddim_step(
     predict_v: PredictV,
     z: jax.Array,
@@ -53,6 +80,7 @@ def _ddim_step(
     return next_alpha * (alpha * z - sigma * v) + next_sigma * (sigma * z + alpha * v)
 
 
+@register("heun")
 def _heun_step(
     predict_v: PredictV,
     z: jax.Array,
@@ -74,9 +102,6 @@ def _heun_step(
     return next_alpha * (z / alpha + 0.5 * step * (slope + next_slope))
 
 
-STEPS = dict(zip(SAMPLERS, (_ancestral_step, _ddim_step, _heun_step), strict=True))
-
-
 def sample(
     name: str,
     predict_v: PredictV,
@@ -91,20 +116,21 @@ def sample(
     times slower on the CPU backend (jax-ml/jax#12868).
 
     Args:
-      name: one of SAMPLERS.
+      name: one of `names()`.
       predict_v: network that predicts v.
       key: random key of all noise.
       shape: shape of the result.
       gammas: noise levels from the highest to the lowest, [steps + 1].
       temperature: factor on all noise.
     """
+    step, draws_noise = REGISTRY[name]
     start_key, step_key = jax.random.split(key)
     z = temperature * jax.random.normal(start_key, shape)
     for i in range(len(gammas) - 1):
         noise = None
-        if name == "ancestral":
+        if draws_noise:
             noise = temperature * jax.random.normal(jax.random.fold_in(step_key, i), shape)
-        z = STEPS[name](predict_v, z, gammas[i], gammas[i + 1], noise)
+        z = step(predict_v, z, gammas[i], gammas[i + 1], noise)
     return z / alpha_sigma(gammas[-1])[0]
 
 

@@ -1,6 +1,7 @@
 """The VampPrior: a mixture of the encoder's posteriors of learned pseudo-inputs."""
 
 import math
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -9,10 +10,13 @@ import numpy as np
 from scipy.special import logit
 
 from vae_jax.errors import InputError
+from vae_jax.priors.base import register
 from vae_jax.priors.mixture import DiagonalMixture, choose_rows
-from vae_jax.typing import ImageShape
+from vae_jax.registry import at_least
+from vae_jax.typing import ImageShape, PyTree
 
 
+@register("vamp", num_components=at_least(1))
 class VampPrior(DiagonalMixture):
     """1/K sum_k q(z | u_k) with pseudo-inputs u_k (Tomczak & Welling 2018, arXiv:1705.07120).
 
@@ -28,7 +32,25 @@ class VampPrior(DiagonalMixture):
 
     image_shape: ImageShape
     encoder: nn.Module
-    num_components: int = 128
+    num_components: int = 100
+
+    @classmethod
+    def create(
+        cls,
+        latent_shape: tuple[int, ...],
+        image_shape: ImageShape,
+        encoder: nn.Module,
+        dtype: jnp.dtype,
+        **options: Any,
+    ) -> Self:
+        return cls(latent_shape, image_shape, encoder, **options)
+
+    @classmethod
+    def start_from_data(
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+    ) -> PyTree:
+        num_components, rng = len(params["pseudo_inputs"]), np.random.default_rng(seed)
+        return {**params, **initialise_pseudo_inputs(images, num_components, rng)}
 
     def setup(self) -> None:
         self.pseudo_inputs = self.param(

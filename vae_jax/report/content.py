@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
-from vae_jax import doctor, gallery
+from vae_jax import data, doctor, gallery
 from vae_jax.inference.image_sets import SETS
 from vae_jax.metrics.metric import Metric
 from vae_jax.recording.tables import Table
@@ -97,7 +97,7 @@ def create_content(
     first = next(iter(metrics.values()))
     parameters = "averaged (EMA)" if config.eval.use_ema else "raw"
     return Content(
-        title=f"Evaluation on {_describe_data(config)}",
+        title=f"Evaluation on {data.describe(**config.data)}",
         summary=f"Checkpoint at step {first.checkpoint_step:,} of {config.train.num_steps:,}, "
         f"{parameters} parameters, likelihood `{config.likelihood.name}`, "
         f"prior `{config.prior.name}`, latent shape {config.model.latent_shape}, training seed "
@@ -112,15 +112,6 @@ def create_content(
         galleries=[gallery.describe(failure_set) for failure_set in failures],
         configuration=configuration.flatten(config),
     )
-
-
-def _describe_data(config: ConfigDict) -> str:
-    if config.data.name == "celeb_a":
-        return (
-            f"celeb_a, centre crop {config.data.crop} of 178x218, antialiased resize to "
-            f"{config.data.image_size}"
-        )
-    return config.data.name
 
 
 def _remarks(config: ConfigDict) -> list[str]:

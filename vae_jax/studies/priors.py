@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import checkpoints, evaluation, experiment, inference, training
+from vae_jax import checkpoints, evaluation, experiment, inference, priors, training
 from vae_jax import config as configuration
 from vae_jax.errors import InputError
 from vae_jax.evaluation import sample_quality
@@ -32,7 +32,6 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.reference import reference_features
-from vae_jax.priors.creation import PRIORS
 from vae_jax.recording import figures
 from vae_jax.runtime import process
 from vae_jax.runtime.workdir import WorkdirBusyError
@@ -321,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--workdir", required=True, type=pathlib.Path, help="workdir of a trained VAE"
     )
-    names = ",".join(PRIORS[1:])
+    names = ",".join(n for n in priors.names() if priors.kind(n).has_parameters)
     parser.add_argument("--priors", default=names, help=f"priors to fit; by default {names}")
     parser.add_argument(
         "--tempered",

@@ -24,8 +24,8 @@ def complete_config(config: ConfigDict) -> ConfigDict:
     """Returns `config` with the sections data, model and likelihood of the frozen VAE.
 
     Without a frozen VAE it returns `config`. The KL weight does not enter the training of a prior,
-    so there is no warm-up. An ex-post mixture is fitted completely before the first step, so one
-    step is enough.
+    so there is no warm-up. If the prior is fitted completely before the first step, one step is
+    enough.
 
     Raises:
       NotFoundError: no run was started in config.vae_workdir.
@@ -38,7 +38,7 @@ def complete_config(config: ConfigDict) -> ConfigDict:
     sections = {section: vae_config[section] for section in ("data", "model", "likelihood")}
     complete = ConfigDict({**config.to_dict(), **sections})
     complete.kl.warmup_steps = 0
-    if config.prior.name == "ex_post_mixture":
+    if not priors.kind(config.prior.name).trains_in_steps:
         complete.optim.warmup_steps = 0
         complete.train.steps_per_call = 0
         for key in ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
@@ -86,7 +86,7 @@ def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:
       NotFoundError, CheckpointsDamagedError: the frozen VAE cannot be loaded.
     """
     c = config.prior
-    if c.name == "standard_normal":
+    if not priors.kind(c.name).has_parameters:
         return params
     images = train.take(np.random.default_rng(config.seed).permutation(len(train))[:NUM_IMAGES])
     z = None
@@ -97,7 +97,8 @@ def set_initial_params(config: ConfigDict, params: dict, train: Split) -> dict:
         posterior = vae.encode(images)
         noise = jax.random.normal(jax.random.key(config.seed), posterior.mean.shape)
         z = np.asarray(posterior.reparameterise(noise))
-    prior_params = priors.set_from_data(
-        c.name, dict(params["prior"]), images, z, c.num_components, config.seed
+    options = {key: value for key, value in c.items() if key not in ("name", "temperature")}
+    prior_params = priors.start_from_data(
+        c.name, dict(params["prior"]), images, z, config.seed, **options
     )
     return {**params, "prior": prior_params}

@@ -21,7 +21,6 @@ from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
 from vae_jax.objectives.losses import (
     Batch,
-    is_batch_optimal,
     make_loss_fn,
     make_prior_loss_fn,
     prepare_batch,
@@ -119,7 +118,7 @@ def make_train_step(
       run; the step folds in its own number, so that resuming needs no stored key. The metrics are
       float32 scalars that describe this batch before the update, and the update.
     """
-    batch_optimal = is_batch_optimal(likelihood)
+    batch_optimal = likelihood.optimal_scale
     if frozen_vae:
         loss_fn = make_prior_loss_fn(model)
     else:

@@ -9,7 +9,10 @@ list), because TFDS 4.9.10 would look them up with `importlib_resources`, which 
 All imports of TFDS are inside functions, so that reading existing arrays does not need it.
 """
 
-from vae_jax.data.sources.celeb_a import CELEB_A_IMAGE_SIZE
-from vae_jax.data.sources.preparation import NAMES, prepare_arrays
+from vae_jax.data.sources.base import REGISTRY, Source, create_source, names, register
+from vae_jax.data.sources.preparation import prepare_arrays
+from vae_jax.registry import import_modules
 
-__all__ = ["CELEB_A_IMAGE_SIZE", "NAMES", "prepare_arrays"]
+import_modules(__name__, __path__)
+
+__all__ = ["REGISTRY", "Source", "create_source", "names", "prepare_arrays", "register"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vae_jax.data.sources.base import Source, register
+from vae_jax.registry import Option
+
 CELEB_A_IMAGE_SIZE = (178, 218)  # width, height of the aligned images, in pixels
+SUBSET = "celeb_a_10k_crop148_64"  # of configs/celeba_10k*.py; cannot be downloaded
+
+
+def _side(maximum: int | None = None) -> Option:
+    """Returns an option that is the side of a square, in pixels."""
+    upper = "" if maximum is None else f" and at most {maximum}"
+
+    def holds(value: Any) -> bool:
+        return hasattr(value, "__index__") and 1 <= value <= (maximum or value)
+
+    return Option(f"must be an integer, at least 1{upper}", holds)
 
 
 def crop_and_resize(image: np.ndarray, crop: int, image_size: int) -> np.ndarray:
@@ -31,11 +46,61 @@ def crop_and_resize(image: np.ndarray, crop: int, image_size: int) -> np.ndarray
     return np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
-def builder() -> type:
-    """Returns TFDS's CelebA builder, changed to unpack the archive with `zipfile`.
+@register(
+    "celeb_a",
+    crop=_side(CELEB_A_IMAGE_SIZE[0]),
+    image_size=_side(),
+)
+@dataclasses.dataclass(frozen=True)
+class CelebA(Source):
+    """CelebA, cropped and resized; it has a validation split and no labels.
 
-    CelebA has a validation split and no labels.
+    Attributes:
+      crop: side of the central square cut from an image, in pixels.
+      image_size: side of the result, in pixels.
     """
+
+    crop: int = 148
+    image_size: int = 64
+
+    @property
+    def directory_name(self) -> str:
+        return f"{self.name}_crop{self.crop}_{self.image_size}"
+
+    def builder(self) -> type:
+        return _builder()
+
+    def transform(self, image: np.ndarray) -> np.ndarray:
+        return crop_and_resize(image, self.crop, self.image_size)
+
+    def more_ways(self, tfds_directory: pathlib.Path) -> list[str]:
+        return [
+            "if Google Drive refuses the download (its quota is often exceeded), download "
+            "img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, "
+            "list_landmarks_align_celeba.txt and identity_CelebA.txt by hand from "
+            "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into "
+            f"{tfds_directory / 'downloads' / 'manual'} and run again"
+        ]
+
+    def describe(self) -> str:
+        width, height = CELEB_A_IMAGE_SIZE
+        return (
+            f"{self.name}, centre crop {self.crop} of {width}x{height}, antialiased resize to "
+            f"{self.image_size}"
+        )
+
+    @classmethod
+    def explain_missing(cls, name: str) -> str:
+        if name != SUBSET:
+            return ""
+        return (
+            ": it is a subset of CelebA, 10,000 faces cropped to 148 x 148 and resized to 64 x 64, "
+            "which cannot be downloaded; celeb_a prepares the whole dataset"
+        )
+
+
+def _builder() -> type:
+    """Returns TFDS's CelebA builder, changed to unpack the archive with `zipfile`."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
 

@@ -8,8 +8,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vae_jax.data.sources.base import Source, register
 
-def builder() -> type:
+
+@register("cifar10")
+class Cifar10(Source):
+    """CIFAR-10."""
+
+    def builder(self) -> type:
+        return _builder()
+
+
+def _builder() -> type:
     """Returns TFDS's CIFAR-10 builder, changed to unpack the archive with `tarfile`."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.image_classification.cifar import Cifar10

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vae_jax.data.sources.base import Source, register
+
 # Directory in which Debian's package `dataset-fashion-mnist` installs the original IDX files.
 DEBIAN_DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
 _SPLIT_FILES = {
@@ -18,7 +20,23 @@ _SPLIT_FILES = {
 IDX_FILES = [file for pair in _SPLIT_FILES.values() for file in pair]
 
 
-def builder(local_directory: pathlib.Path | None = None) -> type:
+@register("fashion_mnist")
+class FashionMnist(Source):
+    """Fashion-MNIST, from Debian's files if they are installed."""
+
+    @property
+    def local_directory(self) -> pathlib.Path | None:
+        found = all((DEBIAN_DIRECTORY / file).exists() for file in IDX_FILES)
+        return DEBIAN_DIRECTORY if found else None
+
+    def builder(self) -> type:
+        return _builder(self.local_directory)
+
+    def more_ways(self, tfds_directory: pathlib.Path) -> list[str]:
+        return ["apt-get install dataset-fashion-mnist (Debian, Ubuntu)"]
+
+
+def _builder(local_directory: pathlib.Path | None) -> type:
     """Returns TFDS's Fashion-MNIST builder, which reads the files in `local_directory` if given.
 
     Debian's files are recompressed. Their images are the same, but their checksums differ from

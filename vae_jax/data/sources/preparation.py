@@ -10,56 +10,42 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from vae_jax.data.sources import celeb_a, cifar10, fashion_mnist
+from vae_jax.data.sources.base import Source
 from vae_jax.errors import InputError
 
-BUILDERS = {
-    "fashion_mnist": fashion_mnist.builder,
-    "cifar10": cifar10.builder,
-    "celeb_a": celeb_a.builder,
-}
-NAMES = tuple(BUILDERS)
 CHUNK_SIZE = 512  # images decoded between two updates of the progress bar
 
 
-def prepare_arrays(
-    name: str, directory: pathlib.Path, tfds_directory: pathlib.Path, crop: int, image_size: int
-) -> None:
+def prepare_arrays(source: Source, directory: pathlib.Path, tfds_directory: pathlib.Path) -> None:
     """Writes `{split}_images.npy` and `{split}_labels.npy` of a named dataset into `directory`.
 
     The files are written to a temporary directory beside `directory`, which is renamed at the end.
     So `directory` either holds all arrays or does not exist, however the preparation ends.
 
     Args:
-      name: one of `NAMES`.
+      source: the dataset.
       directory: directory of the arrays; must be missing or empty.
       tfds_directory: directory of TFDS's downloads, kept so that another crop needs no download.
-      crop: side of the central square cut from a CelebA image, in pixels.
-      image_size: side of the CelebA images written, in pixels.
 
     Raises:
       InputError: no source could be read; the message lists the ways to get the data.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
-        use_debian = name == "fashion_mnist" and all(
-            (fashion_mnist.DEBIAN_DIRECTORY / file).exists() for file in fashion_mnist.IDX_FILES
-        )
-        if use_debian:  # copied again within seconds, so not worth keeping a second time on disk
+        origin = source.local_directory or "TensorFlow Datasets"
+        if (
+            source.local_directory
+        ):  # copied again within seconds, so not worth keeping twice on disk
             tfds_directory = pathlib.Path(scratch) / "tensorflow_datasets"
-        source = str(fashion_mnist.DEBIAN_DIRECTORY) if use_debian else "TensorFlow Datasets"
         try:
-            sources = open_data_sources(name, tfds_directory, use_debian)
+            splits = open_data_sources(source, tfds_directory)
         except Exception as error:
-            reason = f"{source} failed: {type(error).__name__}: {str(error).strip()[:300]}"
-            raise InputError(_list_ways(name, directory, tfds_directory, reason)) from error
-        transform = np.asarray
-        if name == "celeb_a":
-            transform = functools.partial(celeb_a.crop_and_resize, crop=crop, image_size=image_size)
+            reason = f"{origin} failed: {type(error).__name__}: {str(error).strip()[:300]}"
+            raise InputError(_list_ways(source, directory, tfds_directory, reason)) from error
         arrays = pathlib.Path(scratch) / "arrays"
         arrays.mkdir()
-        for split, examples in sources.items():
-            _write_split(examples, arrays, split, transform)
+        for split, examples in splits.items():
+            _write_split(examples, arrays, split, source.transform)
         try:
             arrays.rename(directory)
         except OSError:  # another process was faster; its arrays are the same
@@ -93,19 +79,15 @@ def _write_split(
             progress.update(len(rows))
 
 
-def open_data_sources(name: str, tfds_directory: pathlib.Path, use_debian: bool) -> dict[str, Any]:
-    """Prepares a dataset with TFDS and returns split -> sequence of examples."""
-    if use_debian:
-        builder_class = fashion_mnist.builder(fashion_mnist.DEBIAN_DIRECTORY)
-    else:
-        builder_class = BUILDERS[name]()
-    builder = builder_class(data_dir=tfds_directory)
+def open_data_sources(source: Source, tfds_directory: pathlib.Path) -> dict[str, Any]:
+    """Prepares a dataset with its builder and returns split -> sequence of examples."""
+    builder = source.builder()(data_dir=tfds_directory)
     builder.download_and_prepare(file_format="array_record")
     return builder.as_data_source()
 
 
 def _list_ways(
-    name: str, directory: pathlib.Path, tfds_directory: pathlib.Path, reason: str
+    source: Source, directory: pathlib.Path, tfds_directory: pathlib.Path, reason: str
 ) -> str:
     """Returns a message with the ways to get a dataset that could not be prepared."""
     ways = []
@@ -117,19 +99,13 @@ def _list_ways(
     ways.append(
         f"place train_images.npy and test_images.npy (uint8 [N, H, W, C], 0 to 255) in {directory}"
     )
-    if name == "fashion_mnist":
-        ways.append("apt-get install dataset-fashion-mnist (Debian, Ubuntu)")
     ways.append(
-        f"run `python -m vae_jax.data {name}` on a machine with a network, where TensorFlow "
+        f"run `python -m vae_jax.data {source.name}` on a machine with a network, where TensorFlow "
         f"Datasets downloads it, and copy the directory it prints to {directory}"
     )
-    if name == "celeb_a":
-        manual = tfds_directory / "downloads" / "manual"
-        ways.append(
-            "if Google Drive refuses the download (its quota is often exceeded), download "
-            "img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, "
-            "list_landmarks_align_celeba.txt and identity_CelebA.txt by hand from "
-            f"http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into {manual} and run again"
-        )
+    ways += source.more_ways(tfds_directory)
     numbered = "; ".join(f"({number}) {way}" for number, way in enumerate(ways, start=1))
-    return f"dataset {name!r}: no arrays in {directory}, and {reason}. Ways to get it: {numbered}."
+    return (
+        f"dataset {source.name!r}: no arrays in {directory}, and {reason}. Ways to get it: "
+        f"{numbered}."
+    )

@@ -1,0 +1,122 @@
+"""Registries: the kinds of a component by name, each with its options.
+
+The file of a kind registers it, and a room imports all of its files, so a new kind is one new file.
+A script can register a kind of its own as well.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from vae_jax.errors import InputError
+
+Kind = TypeVar("Kind")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a kind, with a rule for its values.
+
+    Attributes:
+      rule: the rule in words, such as 'must be positive', or a function that returns them.
+      holds: whether a value keeps the rule.
+    """
+
+    rule: str | Callable[[], str] = ""
+    holds: Callable[[Any], bool] = lambda value: True
+
+    def check(self, key: str, value: object) -> None:
+        """Raises an InputError that names the key if the value breaks the rule."""
+        if not self.holds(value):
+            rule = self.rule if isinstance(self.rule, str) else self.rule()
+            raise InputError(f"{key} = {value!r} {rule}.")
+
+
+def at_least(minimum: int) -> Option:
+    """Returns an option that is a number, at least `minimum`."""
+    return Option(f"must be at least {minimum}", lambda value: value >= minimum)
+
+
+def one_of(names: Iterable[str]) -> Option:
+    """Returns an option that is one of `names`, which may be a registry that still grows."""
+    return Option(lambda: f"is unknown: use one of {', '.join(names)}", lambda name: name in names)
+
+
+class Registry(Generic[Kind]):
+    """The kinds of a component, in the order in which they were registered; iterates over names.
+
+    Args:
+      section: section of the configuration, such as 'prior'.
+      key: key in that section that names the kind.
+    """
+
+    def __init__(self, section: str, key: str = "name") -> None:
+        self._section, self._key = section, key
+        self._kinds: dict[str, Kind] = {}
+        self._options: dict[str, dict[str, Option]] = {}
+
+    def register(self, name: str, **options: Option) -> Callable[[Kind], Kind]:
+        """Returns a decorator that registers a kind; raises an InputError if the name is taken."""
+
+        def add(kind: Kind) -> Kind:
+            if name in self._kinds:
+                raise InputError(f"{self._section}.{self._key} = {name!r} is taken.")
+            self._kinds[name], self._options[name] = kind, options
+            return kind
+
+        return add
+
+    def unregister(self, name: str) -> None:
+        """Removes a kind."""
+        del self._kinds[name], self._options[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of all kinds."""
+        return tuple(self)
+
+    def names_with(self, option: str) -> tuple[str, ...]:
+        """Returns the names of the kinds that have an option."""
+        return tuple(name for name in self if option in self._options[name])
+
+    def keys(self) -> set[str]:
+        """Returns the configuration's keys of all options, such as 'prior.widths'."""
+        return {f"{self._section}.{key}" for options in self._options.values() for key in options}
+
+    def __getitem__(self, name: str) -> Kind:
+        """Returns a kind; raises an InputError if the name is unknown."""
+        one_of(self).check(f"{self._section}.{self._key}", name)
+        return self._kinds[name]
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Checks the name, if `values` has one, and the options of all kinds, selected or not.
+
+        Raises:
+          InputError: a value breaks a rule.
+          TypeError: no kind has such an option.
+        """
+        known = {self._key}
+        for options in self._options.values():
+            known |= options.keys()
+            for key, option in options.items():
+                if key in values:
+                    option.check(f"{self._section}.{key}", values[key])
+        if unknown := values.keys() - known:
+            raise TypeError(f"no {self._section} has the options {sorted(unknown)}")
+        if self._key in values:
+            self[values[self._key]]
+
+    def options_of(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns those of `values` that are options of the kind `name`."""
+        self[name]
+        return {key: values[key] for key in self._options[name] if key in values}
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Imports all modules in a package with this `__path__`, so that their kinds are registered."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
