@@ -17,12 +17,7 @@ Kind = TypeVar("Kind")
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option of a kind, with a rule for its values.
-
-    Attributes:
-      rule: the rule in words, such as 'must be positive', or a function that returns them.
-      holds: whether a value keeps the rule.
-    """
+    """An option of a kind: the rule for its values in words ('must be positive'), and as a test."""
 
     rule: str | Callable[[], str] = ""
     holds: Callable[[Any], bool] = lambda value: True
@@ -45,12 +40,7 @@ def one_of(names: Iterable[str]) -> Option:
 
 
 class Registry(Generic[Kind]):
-    """The kinds of a component, in the order in which they were registered; iterates over names.
-
-    Args:
-      section: section of the configuration, such as 'prior'.
-      key: key in that section that names the kind.
-    """
+    """The kinds of a component, in the order of registration; `section`.`key` selects one."""
 
     def __init__(self, section: str, key: str = "name") -> None:
         self._section, self._key = section, key
@@ -95,9 +85,7 @@ class Registry(Generic[Kind]):
     def check(self, values: Mapping[str, Any]) -> None:
         """Checks the name, if `values` has one, and the options of all kinds, selected or not.
 
-        Raises:
-          InputError: a value breaks a rule.
-          TypeError: no kind has such an option.
+        Raises an InputError if a rule is broken, and a TypeError if no kind has such an option.
         """
         known = {self._key}
         for options in self._options.values():

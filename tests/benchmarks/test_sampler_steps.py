@@ -5,7 +5,8 @@ import pytest
 
 from benchmarks import sampler_steps
 from tests.priors.test_diffusion import GAMMA_MAX, GAMMA_MIN, Gaussian, schedule_params
-from vae_jax.priors.diffusion import NUM_BINS, Diffusion
+from vae_jax.priors.diffusion import Diffusion
+from vae_jax.priors.noise_schedule import NUM_BINS
 
 STD = 0.5
 LOGITS = {"uniform": np.zeros(NUM_BINS), "one bin": 50.0 * (np.arange(NUM_BINS) == 20)}

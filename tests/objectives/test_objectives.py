@@ -15,8 +15,9 @@ from vae_jax import likelihoods, objectives
 from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob
 from vae_jax.priors import Prior, Standardised, StandardNormal
 from vae_jax.priors.diffusion import Diffusion
+from vae_jax.priors.ex_post_mixture import FullGaussianMixture
 from vae_jax.priors.flow import Flow
-from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
+from vae_jax.priors.mixture import GaussianMixture
 
 # A linear Gaussian model: z ~ N(0, I), x ~ N(W z + b, s^2 I). With orthogonal columns of W the
 # posterior is diagonal: precision 1 + |w_d|^2 / s^2, mean W^T (x - b) / s^2 / precision.

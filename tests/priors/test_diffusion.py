@@ -25,13 +25,11 @@ from vae_jax.distributions import (
 from vae_jax.objectives import compute_rate
 from vae_jax.priors import samplers
 from vae_jax.priors.diffusion import (
-    NUM_BINS,
-    UNIFORM_SHARE,
     WEIGHTINGS,
     Diffusion,
-    NoiseSchedule,
 )
 from vae_jax.priors.networks import MLP
+from vae_jax.priors.noise_schedule import NUM_BINS, UNIFORM_SHARE, NoiseSchedule
 
 GAMMA_MIN, GAMMA_MAX = -10.0, 8.0  # of Diffusion
 RANGE = GAMMA_MAX - GAMMA_MIN

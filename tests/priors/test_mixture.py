@@ -1,4 +1,4 @@
-"""Tests of vae_jax/priors/mixture.py."""
+"""Tests of vae_jax/priors/mixture.py and vae_jax/priors/ex_post_mixture.py."""
 
 import math
 
@@ -11,10 +11,9 @@ import scipy.stats
 from scipy.special import logsumexp, softmax
 
 from vae_jax.distributions import standard_normal_log_prob
+from vae_jax.priors.ex_post_mixture import FullGaussianMixture, fit_full_mixture
 from vae_jax.priors.mixture import (
-    FullGaussianMixture,
     GaussianMixture,
-    fit_full_mixture,
     initialise_components,
     mixture_log_prob,
 )
@@ -360,7 +359,7 @@ def test_unconverged_fit_is_logged(monkeypatch, caplog):
         mixture, "GaussianMixture", lambda *args, **kw: patient(*args, **(kw | {"max_iter": 2}))
     )
     z = np.random.default_rng(0).normal(size=(300, 3))
-    with caplog.at_level("WARNING", "vae_jax.priors.mixture"):
+    with caplog.at_level("WARNING", "vae_jax.priors.ex_post_mixture"):
         params = fit_full_mixture(z, 5, seed=0)  # pytest makes any warning of Python's an error
     assert caplog.messages == [
         "The mixture of 5 Gaussians has not converged in 2 iterations of EM."

@@ -33,8 +33,9 @@ from vae_jax.inference.steps import EvalSteps
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
 from vae_jax.priors.creation import MIN_STD
 from vae_jax.priors.diffusion import Diffusion
+from vae_jax.priors.ex_post_mixture import FullGaussianMixture
 from vae_jax.priors.flow import Flow
-from vae_jax.priors.mixture import FullGaussianMixture, GaussianMixture
+from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.priors.vamp import VampPrior
 from vae_jax.runtime import sharding
 

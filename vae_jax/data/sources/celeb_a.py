@@ -46,11 +46,7 @@ def crop_and_resize(image: np.ndarray, crop: int, image_size: int) -> np.ndarray
     return np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
-@register(
-    "celeb_a",
-    crop=_side(CELEB_A_IMAGE_SIZE[0]),
-    image_size=_side(),
-)
+@register("celeb_a", crop=_side(CELEB_A_IMAGE_SIZE[0]), image_size=_side())
 @dataclasses.dataclass(frozen=True)
 class CelebA(Source):
     """CelebA, cropped and resized; it has a validation split and no labels.
