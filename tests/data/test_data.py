@@ -637,7 +637,8 @@ def test_two_preparations_at_once_agree(tmp_path, downloads):
     write_cifar10(downloads)
     directory = data.prepare("cifar10", tmp_path)
     before = (directory / "train_images.npy").stat().st_ino
-    preparation.prepare_arrays("cifar10", directory, tmp_path / "tensorflow_datasets", 148, 64)
+    source = sources.create_source("cifar10")
+    preparation.prepare_arrays(source, directory, tmp_path / "tensorflow_datasets")
     assert (directory / "train_images.npy").stat().st_ino == before
     assert sorted(os.listdir(tmp_path)) == ["cifar10", "downloads", "tensorflow_datasets"]
 
