@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from vae_jax.metrics import stored
 from vae_jax.recording.tables import Table
 from vae_jax.report.content import DISTANCES
 
@@ -37,6 +38,10 @@ RESULT_TITLES = {  # shorter, for the table of all datasets
 
 def _read(path: str):
     return json.loads((REPOSITORY / path).read_text())
+
+
+def _read_metrics(path: str):
+    return stored.read(REPOSITORY / path)
 
 
 def _table(titles, rows) -> str:
@@ -132,10 +137,10 @@ def results_reading() -> str:
 
 def steps(run: str) -> str:
     """Returns where the distance of a run arises, step by step."""
-    metrics = _read(f"{run}/eval/metrics.json")
+    metrics = _read_metrics(f"{run}/eval/metrics.json")
 
     def cell(name: str | None, metric: str, digits: int = 3) -> str:
-        return f"{metrics[f'{name}_vs_test/{metric}_768']['value']:.{digits}f}" if name else ""
+        return f"{metrics[f'{name}_vs_test/{metric}_768'].value:.{digits}f}" if name else ""
 
     titles = ["`fid_768` against test", "means of p(x|z)", "drawn from p(x|z)"]
     rows = [[label, cell(mean, "fid"), cell(drawn, "fid")] for label, mean, drawn in DISTANCES]
@@ -146,17 +151,16 @@ def steps(run: str) -> str:
 
 def bounds(run: str) -> str:
     """Returns the bound of a run, its rate and its reconstruction metrics."""
-    metrics = _read(f"{run}/eval/metrics.json")
+    metrics = _read_metrics(f"{run}/eval/metrics.json")
 
     def number(name: str, digits: int) -> str:
-        metric = metrics[name]
-        return f"{metric['value']:.{digits}f} ± {metric['standard_error']:.{digits}f}"
+        return f"{metrics[name].value:.{digits}f} ± {metrics[name].standard_error:.{digits}f}"
 
     bits = f" ({number('bits_per_dim', 3)} bits/dim)" if "bits_per_dim" in metrics else ""
     return (
         f"Test ELBO {number('elbo', 1)} nats{bits}, rate "
         f"{number('rate', 1)} nats, PSNR {number('psnr', 2)} dB, SSIM {number('ssim', 4)}, "
-        f"{metrics['active_units']['value']} {metrics['active_units']['unit']} dimensions active."
+        f"{metrics['active_units'].value} {metrics['active_units'].unit} dimensions active."
     )
 
 
@@ -169,7 +173,7 @@ def issues() -> str:
     """Returns the failures that cost most, with their evidence and their fix."""
     priors = _read("workdir/fashion_mnist_grid/priors/table.json")
     ablations = _read("workdir/ablation_fashion_mnist/ablation.json")["groups"]
-    run = _read(f"{RUN}/eval/metrics.json")
+    run = _read_metrics(f"{RUN}/eval/metrics.json")
 
     def prior(name: str, metric: str, digits: int = 3) -> str:
         return f"{priors[name]['samples'][metric][0]:.{digits}f}"
@@ -186,7 +190,7 @@ def issues() -> str:
         for name in priors
         if "elbo" in priors[name]
     }
-    posterior = run["aggregate_posterior_means_vs_test/fid_768"]["value"]
+    posterior = run["aggregate_posterior_means_vs_test/fid_768"].value
     rows = [
         [
             "samples are not garments, but reconstructions are good: a prior hole",

@@ -1,6 +1,5 @@
 """The recipes of docs/extending.md, applied to a copy of the repository and run."""
 
-import json
 import math
 import pathlib
 import re
@@ -9,6 +8,7 @@ import shutil
 import pytest
 
 from tests.conftest import REPOSITORY, TINY, run_python
+from vae_jax.metrics import stored
 
 BLOCK = re.compile(r"```(python|diff)\n# (\S+)\n(.*?)```", re.DOTALL)
 # What each recipe is checked with, in the copy.
@@ -109,9 +109,9 @@ def test_run_with_all_recipes(copy, tmp_path):
     flags = [f"--config.{key}={value}" for key, value in values.items()]
     run(copy, "train.py", "--config=default", f"--workdir={workdir}", *flags)
     run(copy, "evaluate.py", f"--workdir={workdir}", "--num_samples=0", "--num_failures=0")
-    metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
-    assert 0 < metrics["mae"]["value"] < 1
-    assert metrics["mae"]["num_images"] == 16
-    assert math.isfinite(metrics["elbo"]["value"])
+    metrics = stored.read(workdir / "eval" / "metrics.json")
+    assert 0 < metrics["mae"].value < 1
+    assert metrics["mae"].num_images == 16
+    assert math.isfinite(metrics["elbo"].value)
     assert "iw_elbo" in metrics  # the prior is exact
     assert "log_scale" in (workdir / "parameters.md").read_text()

@@ -14,10 +14,13 @@ from tests.conftest import NUM_TEST, NUM_VALIDATION, TINY, config_flags, run_pyt
 from vae_jax import config as configuration
 from vae_jax import evaluation, experiment
 from vae_jax.inference import image_sets
-from vae_jax.metrics import inception_weights
+from vae_jax.metrics import inception_weights, stored
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
 
-FIELDS = {"value", "unit", "split", "num_images", "seed", "checkpoint_step", "protocol"}
+FIELDS = {
+    *("name", "value", "unit", "image_set", "reference_split", "preprocessing", "tap"),
+    *("num_images", "seed", "checkpoint_step", "protocol", "is_biased", "standard_error"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +34,30 @@ def evaluated(trained_workdir, tmp_path_factory):
 
 def test_metrics_file_holds_every_number_with_its_protocol(evaluated):
     workdir, _ = evaluated
-    metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
+    content = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert content.keys() == {"version", "metrics"} and content["version"] == 2
+    metrics = content["metrics"]
     assert metrics.keys() >= {"elbo", "iw_elbo", "bits_per_dim", "psnr", "ssim", "active_units"}
     for name, metric in metrics.items():
-        assert metric.keys() == FIELDS | {"standard_error"}, name
+        assert metric.keys() == FIELDS and metric["name"] == name
         part = TINY["eval.num_iw_images"] if name.startswith("iw_") else NUM_TEST
-        assert metric["split"] == "test" and metric["num_images"] == part
+        assert metric["image_set"] == "test" and metric["num_images"] == part
+        assert metric["reference_split"] is metric["preprocessing"] is metric["tap"] is None
         assert np.isfinite(metric["value"])
 
 
 def test_numbers_are_those_of_the_loaded_model(evaluated, vae):
-    metrics = json.loads((evaluated[0] / "eval" / "metrics.json").read_text())
+    metrics = stored.read(evaluated[0] / "eval" / "metrics.json")
     expected, _ = evaluation.evaluate(vae, experiment.load_split(vae.config, "test"))
     assert metrics.keys() == expected.keys()
     for name, metric in expected.items():  # one device there, two here
-        np.testing.assert_allclose(metrics[name]["value"], metric.value, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(metrics[name].value, metric.value, rtol=1e-4, err_msg=name)
 
 
 def test_report_mentions_every_metric_and_its_pictures_open(evaluated):
     workdir, _ = evaluated
     report = (workdir / "eval" / "report.md").read_text()
-    for name in json.loads((workdir / "eval" / "metrics.json").read_text()):
+    for name in stored.read(workdir / "eval" / "metrics.json"):
         assert f"| `{name}` |" in report
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", report)
     assert len(pictures) == 9 + 2 + 1  # evaluation, failures, diagnosis
@@ -85,7 +91,7 @@ def test_console_names_every_metric_and_every_file(evaluated, vae):
     workdir, completed = evaluated
     first = completed.stdout.strip().splitlines()[0]
     assert str(workdir) in first and "test split" in first and f"step {vae.step}" in first
-    for name in json.loads((workdir / "eval" / "metrics.json").read_text()):
+    for name in stored.read(workdir / "eval" / "metrics.json"):
         assert re.search(rf"^  {name} +\S", completed.stdout, re.MULTILINE)
     files = [workdir / "eval" / name for name in ("report.md", "metrics.json", "gallery.json")]
     for path in [*files, *(workdir / "eval" / "images").iterdir()]:
@@ -117,10 +123,10 @@ def test_other_split_checkpoint_and_data_go_into_a_directory_of_their_own(
     )
     assert completed.returncode == 0, completed.stderr
     assert not (copied_workdir / "eval").exists()
-    metrics = json.loads((copied_workdir / "eval_validation" / "metrics.json").read_text())
-    assert {m["split"] for m in metrics.values()} == {"validation"}
-    assert {m["checkpoint_step"] for m in metrics.values()} == {20}
-    assert {m["num_images"] for m in metrics.values()} == {NUM_VALIDATION}
+    metrics = stored.read(copied_workdir / "eval_validation" / "metrics.json")
+    assert {m.image_set for m in metrics.values()} == {"validation"}
+    assert {m.checkpoint_step for m in metrics.values()} == {20}
+    assert {m.num_images for m in metrics.values()} == {NUM_VALIDATION}
     galleries = json.loads((copied_workdir / "eval_validation" / "gallery.json").read_text())
     assert [len(g["failures"]) for g in galleries] == [3, 3]
 
@@ -146,8 +152,8 @@ def test_without_weights_and_network_all_else_is_evaluated(copied_workdir, own_d
         "evaluate.py", f"--workdir={copied_workdir}", f"--data_dir={own_data_dir}"
     )
     assert completed.returncode == 0, completed.stderr
-    expected = json.loads((evaluated[0] / "eval" / "metrics.json").read_text())
-    assert json.loads((copied_workdir / "eval" / "metrics.json").read_text()) == expected
+    expected = stored.read(evaluated[0] / "eval" / "metrics.json")
+    assert stored.read(copied_workdir / "eval" / "metrics.json") == expected
     report = (copied_workdir / "eval" / "report.md").read_text()
     section = report.split("## Sample quality")[1].split("## Pictures")[0]
     assert section.strip().startswith("Missing: all metrics on Inception features")
@@ -197,8 +203,8 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
         timeout=1200,  # each Frechet distance of 2048 features takes seconds
     )
     assert completed.returncode == 0, completed.stderr
-    metrics = json.loads((copied_workdir / "eval" / "metrics.json").read_text())
-    plain = json.loads((evaluated[0] / "eval" / "metrics.json").read_text())
+    metrics = stored.read(copied_workdir / "eval" / "metrics.json")
+    plain = stored.read(evaluated[0] / "eval" / "metrics.json")
     assert {name: m for name, m in metrics.items() if "/" not in name} == plain
     # This run has no samples at a temperature other than 1.
     sets = [name for name in image_sets.SETS if not name.startswith("tempered_")]
@@ -208,8 +214,8 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
         assert {n for n in names if f"{name}_vs_test/{n}" in metrics} == names
     assert any(name.endswith("/fid") for name in metrics) == is_full
     for name, metric in metrics.items():
-        assert metric.keys() == FIELDS | {"standard_error"} and np.isfinite(metric["value"]), name
-        assert "/" not in name or metric["num_images"] == 12
+        assert metric.key == name and np.isfinite(metric.value), name
+        assert "/" not in name or metric.num_images == 12
     report = (copied_workdir / "eval" / "report.md").read_text()
     section = report.split("## Sample quality")[1].split("## Pictures")[0]
     galleries = json.loads((copied_workdir / "eval" / "gallery.json").read_text())

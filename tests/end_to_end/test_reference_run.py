@@ -1,13 +1,13 @@
 """The committed checkpoints give the numbers that are committed beside them."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
 from vae_jax import data, evaluation, experiment, inference
+from vae_jax.metrics import stored
 from vae_jax.metrics.metric import Metric
 
 # The metric and how far two computations of it may differ; a density has no bits per dimension.
@@ -21,9 +21,8 @@ RUNS = {
 def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
     """Returns the run's metric as (stored over all test images, new over random ones or all)."""
     workdir, metric = REPOSITORY / "workdir" / run, RUNS[run][0]
-    stored = json.loads((workdir / "eval" / "metrics.json").read_text())[metric]
-    stored = Metric(**stored)
-    vae = inference.load(workdir, stored.checkpoint_step)
+    before = stored.read(workdir / "eval" / "metrics.json")[metric]
+    vae = inference.load(workdir, before.checkpoint_step)
     directory = data.dataset_directory(vae.config.data.name, data.DEFAULT_DATA_DIR)
     if not (directory / "test_images.npy").exists():
         pytest.skip(f"no images at {directory}")
@@ -32,23 +31,23 @@ def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
     if num_images is not None:
         chosen = np.random.default_rng(0).permutation(len(split))[:num_images]
         split = dataclasses.replace(split, indices=chosen)
-    return stored, evaluation.evaluate_bounds(vae, split)[metric]
+    return before, evaluation.evaluate_bounds(vae, split)[metric]
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_metric_of_500_images(run):
     """The mean over 500 is within four of its standard errors of the stored mean over all."""
-    stored, found = evaluate(run, 500)
+    before, found = evaluate(run, 500)
     assert found.num_images == 500
-    assert found.value == pytest.approx(stored.value, abs=4 * found.standard_error)
+    assert found.value == pytest.approx(before.value, abs=4 * found.standard_error)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("run", RUNS)
 def test_metric_of_all_images(run):
-    stored, found = evaluate(run)
-    assert found.num_images == stored.num_images == (1000 if run == "celeba_10k" else 10_000)
-    assert found.value == pytest.approx(stored.value, abs=RUNS[run][1])
+    before, found = evaluate(run)
+    assert found.num_images == before.num_images == (1000 if run == "celeba_10k" else 10_000)
+    assert found.value == pytest.approx(before.value, abs=RUNS[run][1])
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -55,11 +55,12 @@ def test_every_metric_says_what_is_needed_to_compare_it(metrics, vae):
     }
     for name, metric in metrics.items():
         assert math.isfinite(metric.value), name
-        assert metric.split == "test" and metric.seed == vae.config.eval.seed
+        assert metric.key == metric.name == name
+        assert metric.image_set == "test" and metric.seed == vae.config.eval.seed
         assert metric.checkpoint_step == vae.step
         part = vae.config.eval.num_iw_images if name.startswith("iw_") else NUM_TEST
         assert metric.num_images == part, name
-        assert metric.protocol
+        assert metric.description == metric.protocol != ""
     units = {name: metric.unit for name, metric in metrics.items()}
     assert units == {
         **dict.fromkeys(("elbo", "rate", "distortion", "iw_elbo", "mutual_information"), "nats"),
@@ -275,8 +276,8 @@ def test_density_has_no_bits_per_dim(tmp_path, images, test_split):
     zeros = np.zeros((NUM_TEST, 4), np.float32)
     terms = ElboTerms(np.arange(NUM_TEST, dtype=np.float32), zeros, zeros[:, 0])
     computed = bounds._elbo_metrics(vae, test_split, terms)
-    computed |= bounds._iw_metrics(vae, test_split, images, terms.elbo, KEY)
-    assert computed.keys() == {"elbo", "rate", "distortion", "iw_elbo"}
+    computed += bounds._iw_metrics(vae, test_split, images, terms.elbo, KEY)
+    assert {metric.name for metric in computed} == {"elbo", "rate", "distortion", "iw_elbo"}
 
 
 # Pictures

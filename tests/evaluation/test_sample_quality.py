@@ -22,6 +22,7 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.sample_quality import Options
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
+from vae_jax.metrics import metric as metric_module
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.inception import LOGITS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
@@ -95,6 +96,7 @@ def evaluate(
         patch.setattr(sample_quality, "FeatureExtractor", StandIn)
         patch.setattr(sample_quality, "TAPS", taps)
         patch.setattr(sample_quality, "FID_TAP", taps[0])
+        patch.setattr(metric_module, "FID_TAP", taps[0])
         patch.setattr(image_sets, "BLOCK_SIZE", block_size)
         evaluation = sample_quality.evaluate(
             vae, Options(num_samples, **options), weights or stand_in_weights(taps)
@@ -193,33 +195,37 @@ def test_every_metric_says_what_is_needed_to_compare_it(evaluated, vae):
         num_real = {"test": NUM_TEST, "train": NUM_FILE}[split]
         num_fake = NUM_TEST if split == "test" or fake == "test" else NUM_SAMPLES
         assert math.isfinite(metric.value), name
-        assert metric.unit == "" and metric.split == split
+        assert metric.unit == "" and metric.reference_split == split and metric.image_set == fake
         assert metric.seed == vae.config.eval.seed and metric.checkpoint_step == vae.step
         preprocessing = "clean" if short.startswith("clean_") else "pytorch_fid"
-        assert metric.protocol.endswith(f", {preprocessing} preprocessing"), name
+        assert metric.preprocessing == preprocessing
+        assert metric.description.endswith(f", {preprocessing} preprocessing"), name
         short = short.removeprefix("clean_")
         if short == "inception_score":
+            assert metric.name == short and metric.tap is None
             assert metric.num_images == num_fake
-            assert metric.protocol.startswith(f"{num_fake} images in 10 splits, ")
+            assert metric.description.startswith(f"{num_fake} images in 10 splits, ")
             assert metric.standard_error > 0
             continue
-        assert f", {8 if short.endswith('_8') else 12} features, " in metric.protocol
+        tap = 8 if short.endswith("_8") else 12
+        assert metric.tap == tap and metric.name == short.removesuffix("_8")
+        assert f", {tap} features, " in metric.description
         if short.startswith("fid"):
             assert metric.num_images == num_fake
-            assert metric.protocol.startswith(f"{num_fake} images against {num_real}, ")
-            assert "biased" not in metric.protocol
+            assert metric.description.startswith(f"{num_fake} images against {num_real}, ")
+            assert "biased" not in metric.description and not metric.is_biased
         else:
             assert metric.num_images == min(num_fake, num_real), name
-            assert metric.protocol.startswith(f"{metric.num_images} images against as many, ")
+            assert metric.description.startswith(f"{metric.num_images} images against as many, ")
         k = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}.get(short.split("_")[0])
-        assert k is None or f", neighbour {k}, " in metric.protocol
+        assert k is None or f", neighbour {k}, " in metric.description
 
 
 def test_kernel_distance_of_subsets_has_its_error_and_says_so(own_vae, monkeypatch):
     monkeypatch.setattr(sample_quality, "KID_SUBSET_SIZE", 15)
     metrics = evaluate(own_vae)[0].metrics
     for name in ("samples_vs_test/kid", "samples_vs_train/kid_8"):
-        assert "100 subsets of 15, " in metrics[name].protocol
+        assert "100 subsets of 15, " in metrics[name].description
         assert metrics[name].standard_error > 0
 
 
@@ -639,7 +645,7 @@ def test_biased_distance_is_computed_and_called_biased(own_vae):
     assert evaluation.metrics.keys() == expected_names(("", "_8"))
     assert evaluation.notes == []
     for name, metric in evaluation.metrics.items():
-        assert ("biased" in metric.protocol) == name.endswith("/fid"), name
+        assert ("biased" in metric.description) == metric.is_biased == name.endswith("/fid"), name
     real, fake = real_images(seen)["test"], generated_images(seen)["samples"]
     x, y = (features_of(images, TAPS[0], "pytorch_fid") for images in (real, fake))
     found = evaluation.metrics["samples_vs_test/fid"].value

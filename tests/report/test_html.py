@@ -17,7 +17,7 @@ from tests.gallery.test_text import make_ranking
 from tests.report.test_report import METRICS, make_sample_metrics
 from vae_jax import doctor, gallery, report
 from vae_jax.gallery.failures import choose
-from vae_jax.metrics.metric import Metric
+from vae_jax.metrics import stored
 from vae_jax.recording import figures
 from vae_jax.recording.figures import Panel
 from vae_jax.recording.tables import Table
@@ -116,11 +116,9 @@ def test_links_lead_to_sections(page):
 
 
 def test_every_number_is_on_the_page(directory, page):
-    content = json.loads((directory / report.METRICS_FILE).read_text())
-    for name, fields in content.items():
-        metric = Metric(**fields)
-        assert (format_sample_value if "/" in name else format_value)(metric) in page.text
-        assert name.split("/")[-1] in page.text and metric.protocol in page.text
+    for key, metric in stored.read(directory / report.METRICS_FILE).items():
+        assert (format_sample_value if "/" in key else format_value)(metric) in page.text
+        assert key.split("/")[-1] in page.text and metric.description in page.text
 
 
 def test_the_page_says_what_the_markdown_says(directory, page):

@@ -14,21 +14,23 @@ from vae_jax import gallery, report
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.ranking import Ranking
 from vae_jax.inference.image_sets import SETS
-from vae_jax.metrics.metric import Metric
+from vae_jax.metrics import stored
+from vae_jax.metrics.metric import FID_TAP, Metric, by_key
 from vae_jax.recording.tables import Table
 from vae_jax.report import content as report_content
 
 ELBO = Metric(
+    name="elbo",
     value=-234.567,
     unit="nats",
-    split="test",
+    image_set="test",
     num_images=10_000,
     seed=0,
     checkpoint_step=7,
     protocol="one draw z ~ q(z|x)",
     standard_error=0.891,
 )
-UNITS = dataclasses.replace(ELBO, value=21, unit="of 32", standard_error=None)
+UNITS = dataclasses.replace(ELBO, name="active_units", value=21, unit="of 32", standard_error=None)
 METRICS = {"elbo": ELBO, "active_units": UNITS}
 
 
@@ -56,8 +58,7 @@ def test_summary_has_every_number_and_the_paths(tmp_path):
     directory = tmp_path / "run" / "eval"
     (directory / "images").mkdir(parents=True)
     (directory / "images" / "samples.png").touch()
-    content = {name: dataclasses.asdict(metric) for name, metric in METRICS.items()}
-    (directory / report.METRICS_FILE).write_text(json.dumps(content))
+    stored.write(directory / report.METRICS_FILE, METRICS)
     text = report.summarise(directory)
     for metric in METRICS.values():
         assert report_content.format_value(metric) in text
@@ -81,28 +82,48 @@ DISTANCES = {  # of a model in which every part costs something, and the prior m
     "reconstruction_means": 14.0,
     "train": 3.0,
 }
-SCORE = dataclasses.replace(ELBO, value=5.4321, unit="", standard_error=0.04567)
-DISTANCE = dataclasses.replace(SCORE, protocol="p|q, 768 features", standard_error=None)
+SCORE = dataclasses.replace(
+    ELBO,
+    name="inception_score",
+    value=5.4321,
+    unit="",
+    reference_split="test",
+    preprocessing="pytorch_fid",
+    standard_error=0.04567,
+)
+DISTANCE = dataclasses.replace(SCORE, name="fid", tap=768, protocol="p|q", standard_error=None)
+KINDS = {  # label: the fields that it shows
+    "fid": {"tap": FID_TAP},
+    "fid_768": {},
+    "clean_fid": {"preprocessing": "clean", "tap": FID_TAP},
+    "clean_fid_768": {"preprocessing": "clean"},
+    "kid": {"name": "kid", "tap": FID_TAP},
+    "clean_kid_768": {"name": "kid", "preprocessing": "clean"},
+}
 
 
-def make_distances(distances, split: str = "test", name: str = "fid_768") -> dict[str, Metric]:
-    return {
-        f"{label}_vs_{split}/{name}": dataclasses.replace(DISTANCE, split=split, value=value)
-        for label, value in distances.items()
-    }
+def make_distances(
+    distances, split: str = "test", label: str = "fid_768", **fields
+) -> dict[str, Metric]:
+    fields = {"reference_split": split, **KINDS[label], **fields}
+    metrics = [
+        dataclasses.replace(DISTANCE, image_set=name, value=value, **fields)
+        for name, value in distances.items()
+    ]
+    assert [m.key for m in metrics] == [f"{name}_vs_{split}/{label}" for name in distances]
+    return by_key(metrics)
 
 
 def make_sample_metrics() -> dict[str, Metric]:
     """Four kinds of features against test, one against train; real images have no score."""
     metrics = {}
-    for name in ("fid", "fid_768", "clean_fid", "clean_fid_768"):
-        metrics |= make_distances(DISTANCES, name=name)
-    for name in ("kid", "clean_kid_768"):
-        metrics |= {
-            key: dataclasses.replace(metric, standard_error=0.04567)
-            for key, metric in make_distances(DISTANCES, name=name).items()
-        }
-    metrics |= {f"{n}_vs_test/inception_score": SCORE for n in DISTANCES if n != "train"}
+    for label in ("fid", "fid_768", "clean_fid", "clean_fid_768"):
+        metrics |= make_distances(DISTANCES, label=label)
+    for label in ("kid", "clean_kid_768"):
+        metrics |= make_distances(DISTANCES, label=label, standard_error=0.04567)
+    metrics |= by_key(
+        dataclasses.replace(SCORE, image_set=name) for name in DISTANCES if name != "train"
+    )
     metrics |= make_distances({"samples": 41.0, "sample_means": 39.0, "test": 2.0}, "train")
     return metrics
 
@@ -165,9 +186,13 @@ def test_sample_tables_name_the_protocol_and_the_sets():
     text = markdown_of(report_content.sample_tables(make_sample_metrics()))
     for label in (*DISTANCES, "test"):
         assert f"`{label}`: " + SETS[label].replace("|", r"\|") in text
-    assert text.count("p|q, 768 features") == 5  # once below each table
-    for names in ("`fid`, `kid`", "`clean_fid_768`, `clean_kid_768`"):
-        assert f"Protocol of the first row: {names}: p|q, 768 features" in text
+    assert text.count("10,000 images p|q, ") == 5  # once below each table
+    for names, how in (
+        ("`fid`, `kid`", "2048 features, pytorch_fid"),
+        ("`clean_fid_768`, `clean_kid_768`", "768 features, clean"),
+    ):
+        first = f"Protocol of the first row: {names}: 10,000 images p|q, {how} preprocessing"
+        assert first in text
 
 
 def test_without_sample_metrics_there_are_no_tables():
@@ -176,7 +201,7 @@ def test_without_sample_metrics_there_are_no_tables():
 
 
 def test_without_a_frechet_distance_there_is_no_reading():
-    metrics = make_distances(DISTANCES, name="kid")
+    metrics = make_distances(DISTANCES, label="kid")
     assert report_content.three_distances(metrics) == []
     against_train = make_distances({"samples": 41.0, "sample_means": 39.0, "test": 2.0}, "train")
     assert report_content.three_distances(metrics | against_train) == []
@@ -193,12 +218,12 @@ def test_without_a_frechet_distance_there_is_no_reading():
     ],
     ids=["prior", "decoder", "pixels", "neither", "negative"],
 )
-@pytest.mark.parametrize("name", ["fid", "clean_fid_768"])
-def test_reading_names_what_stands_out(changes, suspect, costs, name):
+@pytest.mark.parametrize("label", ["fid", "clean_fid_768"])
+def test_reading_names_what_stands_out(changes, suspect, costs, label):
     distances = {**DISTANCES, **changes}
-    text = markdown_of(report_content.three_distances(make_distances(distances, name=name)))
+    text = markdown_of(report_content.three_distances(make_distances(distances, label=label)))
     ((head, _, *body),) = tables_of(text)
-    assert head[0] == f"`{name}` against test"
+    assert head[0] == f"`{label}` against test"
     assert [row[1:] for row in body] == [
         [f"{distances['train']:g}", ""],
         [f"{distances['reconstruction_means']:g}", f"{distances['reconstructions']:g}"],
@@ -212,18 +237,23 @@ def test_reading_names_what_stands_out(changes, suspect, costs, name):
 
 
 def test_reading_does_not_rest_on_biased_distances():
-    biased = {
-        name: dataclasses.replace(metric, protocol="7 images, biased: singular covariance")
-        for name, metric in make_distances(DISTANCES).items()
-    }
+    biased = make_distances(DISTANCES, label="fid", is_biased=True)
     assert report_content.three_distances(biased) == []
-    sound = make_distances(DISTANCES, name="fid_768")
+    sound = make_distances(DISTANCES, label="fid_768")
     assert "`fid_768` against test" in report_content.three_distances(biased | sound)[0].titles
+    floor = make_distances({"train": 3.0}, label="fid_768", is_biased=True)
+    assert report_content.three_distances(sound | floor) == []
+
+
+def test_words_of_a_protocol_do_not_make_it_biased():
+    """The field says whether a distance is biased; the protocol is text for people."""
+    sound = make_distances(DISTANCES, protocol="against 7 biased friends")
+    assert len(report_content.three_distances(sound)) == 1
 
 
 def test_reading_takes_one_kind_of_features_only():
-    metrics = make_distances(DISTANCES, name="fid")
-    metrics |= make_distances(dict.fromkeys(DISTANCES, 1000.0), name="clean_fid")
+    metrics = make_distances(DISTANCES, label="fid")
+    metrics |= make_distances(dict.fromkeys(DISTANCES, 1000.0), label="clean_fid")
     assert "1000" not in markdown_of(report_content.three_distances(metrics))
 
 
@@ -271,8 +301,7 @@ def test_notes_alone_make_a_section_and_nothing_makes_none(tmp_path):
 
 
 def test_metrics_file_gives_back_every_metric(written):
-    content = json.loads((written / report.METRICS_FILE).read_text())
-    found = {name: Metric(**fields) for name, fields in content.items()}
+    found = stored.read(written / report.METRICS_FILE)
     assert found == METRICS | make_sample_metrics()
     assert list(found) == list(METRICS | make_sample_metrics())
 

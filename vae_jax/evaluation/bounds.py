@@ -12,7 +12,7 @@ import numpy as np
 from vae_jax import objectives
 from vae_jax.data import Split
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics.metric import Metric, mean, standard_error
+from vae_jax.metrics.metric import Metric, by_key, mean, standard_error
 from vae_jax.typing import Array
 
 
@@ -27,12 +27,12 @@ def shuffled_images(split: Split) -> np.ndarray:
 def evaluate_bounds(vae: TrainedVAE, split: Split) -> dict[str, Metric]:
     """Computes only the bounds, with the same result as the full evaluation (`evaluate`)."""
     elbo_key, iw_key, _ = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
-    return all_bounds(vae, split, shuffled_images(split), elbo_key, iw_key)
+    return by_key(all_bounds(vae, split, shuffled_images(split), elbo_key, iw_key))
 
 
 def all_bounds(
     vae: TrainedVAE, split: Split, images: np.ndarray, elbo_key: jax.Array, iw_key: jax.Array
-) -> dict[str, Metric]:
+) -> list[Metric]:
     """Computes the ELBO, its terms and, if the prior is exact, the importance-weighted bound.
 
     Args:
@@ -43,19 +43,20 @@ def all_bounds(
       iw_key: random key of the importance-weighted bound.
     """
     terms = vae.elbo_terms(images, elbo_key, progress=True)
-    elbo_metrics = _elbo_metrics(vae, split, terms)
-    return elbo_metrics | _iw_metrics(vae, split, images, np.asarray(terms.elbo), iw_key)
+    iw_metrics = _iw_metrics(vae, split, images, np.asarray(terms.elbo), iw_key)
+    return _elbo_metrics(vae, split, terms) + iw_metrics
 
 
 def mean_metric(
-    vae: TrainedVAE, split: Split, per_image: Array, unit: str, protocol: str
+    vae: TrainedVAE, split: Split, name: str, per_image: Array, unit: str, protocol: str
 ) -> Metric:
     """Returns the mean of one value per image as a metric, with its standard error."""
     values = np.asarray(per_image)
     return Metric(
+        name=name,
         value=mean(values),
         unit=unit,
-        split=split.name,
+        image_set=split.name,
         num_images=len(values),
         seed=vae.config.eval.seed,
         checkpoint_step=vae.step,
@@ -64,34 +65,28 @@ def mean_metric(
     )
 
 
-def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> dict[str, Metric]:
+def _bits_per_dim_metric(vae: TrainedVAE, bound: Metric, name: str) -> list[Metric]:
     """Returns a bound in bits per dimension, under this name.
 
     The result is empty unless the likelihood is a mass function over the 256 grey levels.
     """
     if not vae.likelihood.is_discrete:
-        return {}
-    return {
-        name: dataclasses.replace(
-            bound,
-            value=objectives.bits_per_dim(bound.value, vae.image_shape),
-            unit="bits",
-            standard_error=None
-            if bound.standard_error is None
-            else -objectives.bits_per_dim(bound.standard_error, vae.image_shape),
-        )
-    }
+        return []
+    value, error = objectives.bits_per_dim(bound.value, vae.image_shape), bound.standard_error
+    if error is not None:
+        error = -objectives.bits_per_dim(error, vae.image_shape)
+    return [dataclasses.replace(bound, name=name, value=value, unit="bits", standard_error=error)]
 
 
-def _elbo_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) -> dict[str, Metric]:
+def _elbo_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) -> list[Metric]:
     protocol = "one draw z ~ q(z|x) per image, weight of the rate 1"
-    elbo = mean_metric(vae, split, terms.elbo, "nats", protocol)
-    return {
-        "elbo": elbo,
-        "rate": mean_metric(vae, split, terms.rate, "nats", _rate_protocol(vae)),
-        "distortion": mean_metric(vae, split, terms.distortion, "nats", protocol),
-        **_bits_per_dim_metric(vae, elbo, "bits_per_dim"),
-    }
+    elbo = mean_metric(vae, split, "elbo", terms.elbo, "nats", protocol)
+    return [
+        elbo,
+        mean_metric(vae, split, "rate", terms.rate, "nats", _rate_protocol(vae)),
+        mean_metric(vae, split, "distortion", terms.distortion, "nats", protocol),
+        *_bits_per_dim_metric(vae, elbo, "bits_per_dim"),
+    ]
 
 
 def _rate_protocol(vae: TrainedVAE) -> str:
@@ -103,7 +98,7 @@ def _rate_protocol(vae: TrainedVAE) -> str:
 
 def _iw_metrics(
     vae: TrainedVAE, split: Split, images: np.ndarray, elbo: np.ndarray, key: jax.Array
-) -> dict[str, Metric]:
+) -> list[Metric]:
     """Computes the importance-weighted bound.
 
     If eval.num_iw_images selects a part of the images, the metric is the ELBO of all images plus
@@ -121,7 +116,7 @@ def _iw_metrics(
       key: random key of the draws.
     """
     if not vae.prior_is_exact:
-        return {}
+        return []
     c = vae.config.eval
     part = images[: c.num_iw_images or None]
     gain = vae.iw_elbo(part, key, c.num_iw_samples, progress=True) - elbo[: len(part)]
@@ -136,9 +131,9 @@ def _iw_metrics(
     if len(part) < len(images):
         protocol += f"; ELBO of all images plus the gain over it on a random {len(part):,}"
     iw_elbo = dataclasses.replace(
-        mean_metric(vae, split, elbo, "nats", protocol),
+        mean_metric(vae, split, "iw_elbo", elbo, "nats", protocol),
         value=mean(elbo) + mean(gain),
         num_images=len(part),
         standard_error=standard_error,
     )
-    return {"iw_elbo": iw_elbo, **_bits_per_dim_metric(vae, iw_elbo, "iw_bits_per_dim")}
+    return [iw_elbo, *_bits_per_dim_metric(vae, iw_elbo, "iw_bits_per_dim")]

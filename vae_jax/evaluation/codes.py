@@ -13,7 +13,7 @@ from vae_jax.typing import Array
 NUM_MUTUAL_INFORMATION_SAMPLES = 2000
 
 
-def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -> dict[str, Metric]:
+def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -> list[Metric]:
     """Computes the active units and the mutual information between images and latents.
 
     Args:
@@ -22,21 +22,23 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
       posterior: q(z | x) of all its images, [N, *latent_shape].
     """
     means, log_stds = np.asarray(posterior.mean), np.asarray(posterior.log_std)
-    common = {"split": split.name, "seed": vae.config.eval.seed, "checkpoint_step": vae.step}
+    common = {"image_set": split.name, "seed": vae.config.eval.seed, "checkpoint_step": vae.step}
     num_dims = int(np.prod(vae.latent_shape))
     num_samples = min(NUM_MUTUAL_INFORMATION_SAMPLES, len(split))
     information, standard_error = latents.mutual_information(
         means, log_stds, num_samples, np.random.default_rng(common["seed"])
     )
-    return {
-        "active_units": Metric(
+    return [
+        Metric(
+            name="active_units",
             value=latents.active_units(means),
             unit=f"of {num_dims}",
             num_images=len(split),
             protocol=f"variance of E[z|x] over the split at least {latents.ACTIVE_VARIANCE}",
             **common,
         ),
-        "mutual_information": Metric(
+        Metric(
+            name="mutual_information",
             value=information,
             unit="nats",
             num_images=num_samples,
@@ -45,12 +47,12 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
             standard_error=standard_error,
             **common,
         ),
-    }
+    ]
 
 
 def reconstruction_metrics(
     vae: TrainedVAE, split: Split, images: np.ndarray, codes: Array
-) -> dict[str, Metric]:
+) -> list[Metric]:
     """Computes PSNR and SSIM between images and their reconstructions.
 
     It works in blocks of `vae.batch_size` images, so that memory is bounded. There is no SSIM for
@@ -73,7 +75,8 @@ def reconstruction_metrics(
         for name, function in functions.items():
             values[name].append(function(x, y))
     protocol = "mean of p(x|z) at the posterior mean, data range 1, mean over images"
-    return {
-        name: mean_metric(vae, split, np.concatenate(v), "dB" if name == "psnr" else "", protocol)
+    units = {"psnr": "dB", "ssim": ""}
+    return [
+        mean_metric(vae, split, name, np.concatenate(v), units[name], protocol)
         for name, v in values.items()
-    }
+    ]

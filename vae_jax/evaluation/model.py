@@ -18,7 +18,7 @@ from vae_jax.evaluation.grids import (
     traversals,
 )
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics.metric import Metric, mean
+from vae_jax.metrics.metric import Metric, by_key, mean
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary
 
@@ -64,17 +64,17 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
       split: the split to evaluate on.
 
     Returns:
-      (metrics, grids): the metrics by name, and the grids of images by name, uint8 [H, W, 3].
+      (metrics, grids): the metrics by key, and the grids of images by name, uint8 [H, W, 3].
     """
     elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
     line_key = jax.random.fold_in(sample_key, 1)
     images = shuffled_images(split)
     posterior = vae.encode(images)
-    metrics = (
-        all_bounds(vae, split, images, elbo_key, iw_key)
-        | latent_metrics(vae, split, posterior)
-        | reconstruction_metrics(vae, split, images, posterior.mean)
-    )
+    metrics = [
+        *all_bounds(vae, split, images, elbo_key, iw_key),
+        *latent_metrics(vae, split, posterior),
+        *reconstruction_metrics(vae, split, images, posterior.mean),
+    ]
     shown = images[:NUM_RECONSTRUCTIONS]
     samples = vae.sample(sample_key, NUM_SAMPLES)
     drawn = vae.sample(sample_key, NUM_SAMPLES, draw=True)
@@ -93,4 +93,4 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
     if temperature != 1.0:
         tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=temperature)
         grids["samples_tempered"] = figures.image_grid(tempered, NUM_COLUMNS)
-    return metrics, grids
+    return by_key(metrics), grids

@@ -47,7 +47,7 @@ class Evaluation:
 
     Attributes:
       directory: directory with metrics.json, report.md, report.html and images/.
-      metrics: the metrics, by name.
+      metrics: the metrics, by key.
       notes: sentences that say what is missing, why, and what to do about it.
       failures: the failure galleries.
       diagnosis: the doctor's diagnosis of the checkpoint.

@@ -5,10 +5,11 @@
 """
 
 import dataclasses
+import functools
 import logging
 import pathlib
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,19 +22,17 @@ from vae_jax.metrics.frechet import frechet_distance
 from vae_jax.metrics.inception_score import inception_score
 from vae_jax.metrics.kernel_distance import kernel_distance
 from vae_jax.metrics.manifold import manifold_metrics
-from vae_jax.metrics.metric import Metric
+from vae_jax.metrics.metric import FID_TAP as FID_TAP
+from vae_jax.metrics.metric import Metric, by_key, label_of
 from vae_jax.metrics.reference import reference_features
 
 LOGGER = logging.getLogger(__name__)
 NUM_SAMPLES = 50_000  # samples that are compared with the training images
 MIN_NUM_SAMPLES = 10  # the splits of the Inception score and the fifth neighbour need as many
-FID_TAP = 2048  # features of FID, and of every metric without a number in its name
 TAPS = (FID_TAP, 768)  # 768 are available from weights without the last blocks
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 NUM_SPLITS = 10  # splits of the Inception score
 PRIOR_SETS = ("samples", "sample_means", "tempered_samples", "tempered_sample_means")
-# (value, standard error, number of the model's images, protocol)
-Measure: TypeAlias = tuple[float, float | None, int, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +69,22 @@ class Options:
             )
 
 
+class Measured(NamedTuple):
+    """What is measured of two sets of images; the fields are those of `Metric`."""
+
+    value: float
+    standard_error: float | None
+    num_images: int
+    protocol: str
+    is_biased: bool = False
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampleEvaluation:
     """The results of an evaluation of samples.
 
     Attributes:
-      metrics: the metrics, by name.
+      metrics: the metrics, by key.
       grids: grids of images, uint8 [H, W, 3], by name.
       notes: sentences that say what is missing and why.
       features: features of single images on the finest tap, with the first preprocessing.
@@ -168,16 +177,17 @@ def evaluate(
     """
     generated, aggregate_posterior = generate(vae, options.num_samples)
     taps = [tap for tap in TAPS if tap in weights.available_taps]
-    metrics: dict[str, Metric] = {}
+    metrics: list[Metric] = []
     notes: list[str] = []
     features: list[Features] = []
     for preprocessing in dict.fromkeys(options.preprocessing):
         extractor = FeatureExtractor(weights, taps, preprocessing)
         sets = _extract(vae, options, extractor, generated)
-        metrics |= _measure(vae, options, extractor, sets, notes)
+        for name, split in _pairs(sets):
+            metrics += _compare(vae, options, extractor, sets, name, split, notes)
         features.append(_single_features(extractor, sets))
     grids = {"aggregate_posterior": aggregate_posterior}
-    return SampleEvaluation(metrics, grids, notes, features[0])
+    return SampleEvaluation(by_key(metrics), grids, notes, features[0])
 
 
 def _single_features(extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]) -> Features:
@@ -219,23 +229,10 @@ def _extract(
     return sets
 
 
-def _measure(
-    vae: TrainedVAE,
-    options: Options,
-    extractor: FeatureExtractor,
-    sets: Mapping[str, FeatureSet],
-    notes: list[str],
-) -> dict[str, Metric]:
-    """Compares the sets of images with the real ones, with one preprocessing.
-
-    It appends sentences about missing metrics to `notes`.
-    """
-    metrics: dict[str, Metric] = {}
-    for name in (name for name in SETS if name in sets and name != "test"):
-        metrics |= _compare(vae, options, extractor, sets, name, "test", notes)
-    for name in (name for name in (*PRIOR_SETS, "test") if name in sets):
-        metrics |= _compare(vae, options, extractor, sets, name, "train", notes)
-    return metrics
+def _pairs(sets: Mapping[str, FeatureSet]) -> list[tuple[str, str]]:
+    """Returns the names of the sets, each with the split that it is compared with."""
+    with_test = [(name, "test") for name in SETS if name in sets and name != "test"]
+    return with_test + [(name, "train") for name in (*PRIOR_SETS, "test") if name in sets]
 
 
 def _compare(
@@ -246,47 +243,46 @@ def _compare(
     name: str,
     split: str,
     notes: list[str],
-) -> dict[str, Metric]:
-    """Compares the set of images called `name` with the real images of `split`."""
+) -> list[Metric]:
+    """Compares the set of images called `name` with the real images of `split`.
+
+    It appends sentences about missing metrics to `notes`.
+    """
     real, fake = sets[split], sets[name]
     if split == "test":
         # The distance depends on the number of images, so it must be the same for all sets.
         fake = fake.first(len(real))
-    prefix = "clean_" if extractor.preprocessing == "clean" else ""
-    measures: dict[str, Measure] = {}
+    create = functools.partial(
+        Metric,
+        unit="",
+        image_set=name,
+        reference_split=split,
+        preprocessing=extractor.preprocessing,
+        seed=vae.config.eval.seed,
+        checkpoint_step=vae.step,
+    )
+    metrics = []
     for tap in extractor.taps:
-        suffix = "" if tap == FID_TAP else f"_{tap}"
-        tap_measures = measure_tap(real, fake, tap, options.allow_biased, vae.config.eval.seed)
-        measures |= {f"{prefix}{metric}{suffix}": m for metric, m in tap_measures.items()}
+        measured = measure_tap(real, fake, tap, options.allow_biased, vae.config.eval.seed)
+        metrics += [create(name=n, tap=tap, **m._asdict()) for n, m in measured.items()]
         note = (
-            f"Missing: `{prefix}fid{suffix}` of sets with no more than {tap} images, whose "
-            "covariance is singular. Take more images (--num_samples), or add --allow_biased_fid."
+            f"Missing: `{label_of('fid', extractor.preprocessing, tap)}` of sets with no more than "
+            f"{tap} images, whose covariance is singular. Take more images (--num_samples), or add "
+            "--allow_biased_fid."
         )
-        if "fid" not in tap_measures and note not in notes:
+        if "fid" not in measured and note not in notes:
             notes.append(note)
     if fake.logits is not None:
         num_splits = min(NUM_SPLITS, len(fake))
-        score, standard_error = inception_score(fake.logits, num_splits)
-        how = f"{len(fake):,} images in {num_splits} splits"
-        measures[f"{prefix}inception_score"] = (score, standard_error, len(fake), how)
-    return {
-        f"{name}_vs_{split}/{metric}": Metric(
-            value=value,
-            unit="",
-            split=split,
-            num_images=n,
-            seed=vae.config.eval.seed,
-            checkpoint_step=vae.step,
-            protocol=f"{how}, {extractor.preprocessing} preprocessing",
-            standard_error=standard_error,
-        )
-        for metric, (value, standard_error, n, how) in measures.items()
-    }
+        score, error = inception_score(fake.logits, num_splits)
+        result = Measured(score, error, len(fake), f"in {num_splits} splits")
+        metrics.append(create(name="inception_score", **result._asdict()))
+    return metrics
 
 
 def measure_tap(
     real: FeatureSet, fake: FeatureSet, tap: int, allow_biased: bool, seed: int
-) -> dict[str, Measure]:
+) -> dict[str, Measured]:
     """Computes the metrics of two sets of images on one tap.
 
     Args:
@@ -297,23 +293,20 @@ def measure_tap(
       seed: random seed of the subsets for the kernel distance.
 
     Returns:
-      The metrics by name, without prefix and suffix.
+      The results by name of the metric.
     """
-    measures: dict[str, Measure] = {}
+    measured: dict[str, Measured] = {}
     is_biased = min(len(fake), len(real)) <= tap
     if allow_biased or not is_biased:
         distance = frechet_distance(fake.statistics[tap], real.statistics[tap], allow_biased)
-        how = f"{len(fake):,} images against {len(real):,}, {tap} features"
-        how += ", biased: singular covariance" if is_biased else ""
-        measures["fid"] = (distance, None, len(fake), how)
+        measured["fid"] = Measured(distance, None, len(fake), f"against {len(real):,}", is_biased)
     n = min(len(real.features[tap]), len(fake.features[tap]))
     x, y = real.features[tap][:n], fake.features[tap][:n]
     rng = np.random.default_rng(seed)
     distance, standard_error = kernel_distance(x, y, rng, KID_SUBSETS, KID_SUBSET_SIZE)
-    how = f"{n:,} images against as many"
     subsets = f", {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}" if n > KID_SUBSET_SIZE else ""
-    measures["kid"] = (distance, standard_error, n, f"{how}{subsets}, {tap} features")
+    measured["kid"] = Measured(distance, standard_error, n, f"against as many{subsets}")
     for metric, value in manifold_metrics(x, y).items():
         k = 3 if metric in ("precision", "recall") else 5
-        measures[metric] = (value, None, n, f"{how}, neighbour {k}, {tap} features")
-    return measures
+        measured[metric] = Measured(value, None, n, f"against as many, neighbour {k}")
+    return measured

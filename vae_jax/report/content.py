@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from vae_jax import config as configuration
 from vae_jax import data, doctor, gallery
 from vae_jax.inference.image_sets import SETS
-from vae_jax.metrics.metric import Metric
+from vae_jax.metrics.metric import FID_TAP, Metric
 from vae_jax.recording.tables import Table
 
 CURVES_FILE = "curves.png"  # next to the evaluation's directory
@@ -88,7 +88,7 @@ def create_content(
 
     Args:
       config: run configuration.
-      metrics: metrics by name.
+      metrics: metrics by key.
       grids: names of the pictures, keys of `CAPTIONS`.
       notes: what is missing, and why.
       failures: the failures of each gallery.
@@ -140,64 +140,46 @@ def format_sample_value(metric: Metric | None) -> str:
 def metric_table(metrics: Mapping[str, Metric]) -> Table:
     """Returns one row per metric, without sample metrics: value, error, unit, images, protocol."""
     rows = [
-        (f"`{name}`", format_value(m), f"{m.num_images:,} {m.split}", m.protocol)
-        for name, m in metrics.items()
-        if "/" not in name
+        (f"`{m.label}`", format_value(m), f"{m.num_images:,} {m.image_set}", m.description)
+        for m in metrics.values()
+        if m.pair is None
     ]
     return Table(("metric", "value", "images", "protocol"), rows)
 
 
-def sample_rows(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Metric]]:
-    """Groups sample metrics: 'samples_vs_test/fid_768' -> {'samples_vs_test': {'fid_768': ...}}."""
-    rows: dict[str, dict[str, Metric]] = {}
-    for name, metric in metrics.items():
-        if "/" in name:
-            pair, short = name.split("/")
-            rows.setdefault(pair, {})[short] = metric
-    return rows
-
-
 def sample_tables(metrics: Mapping[str, Metric]) -> list[Table]:
     """Returns one table per split and kind of features, with one row per set of images."""
-    rows = sample_rows(metrics)
     tables = []
-    for split in sorted({pair.rpartition("_vs_")[2] for pair in rows}):
-        suffix = f"_vs_{split}"
-        split_rows = {p.removesuffix(suffix): r for p, r in rows.items() if p.endswith(suffix)}
-        names = list(dict.fromkeys(name for row in split_rows.values() for name in row))
-        tables += [_sample_table(split, family, split_rows) for family in _families(names)]
+    for split in sorted({m.reference_split for m in metrics.values() if m.reference_split}):
+        families: dict[tuple[str | None, int], list[Metric]] = {}
+        for m in metrics.values():
+            if m.reference_split == split:
+                # The Inception score has no features of its own: it stands beside FID.
+                families.setdefault((m.preprocessing, m.tap or FID_TAP), []).append(m)
+        tables += [_sample_table(split, family) for family in families.values()]
     return tables
 
 
-def _sample_table(
-    split: str, family: Sequence[str], rows: Mapping[str, Mapping[str, Metric]]
-) -> Table:
+def _sample_table(split: str, family: Sequence[Metric]) -> Table:
     """Returns the table of a family of metrics, with one row per set of images."""
+    labels = dict.fromkeys(metric.label for metric in family)
+    rows: dict[str, dict[str, Metric]] = {}
+    for metric in family:
+        rows.setdefault(metric.image_set, {})[metric.label] = metric
     cells = [
         (
-            f"`{label}`: {SETS[label]}",
+            f"`{image_set}`: {SETS[image_set]}",
             f"{max(metric.num_images for metric in row.values()):,}",
-            *(format_sample_value(row.get(name)) for name in family),
+            *(format_sample_value(row.get(label)) for label in labels),
         )
-        for label, row in rows.items()
+        for image_set, row in rows.items()
     ]
     protocols: dict[str, list[str]] = {}
-    for name, metric in next(iter(rows.values())).items():
-        if name in family:
-            protocols.setdefault(metric.protocol, []).append(f"`{name}`")
+    for label, metric in next(iter(rows.values())).items():
+        protocols.setdefault(metric.description, []).append(f"`{label}`")
     described = [f"{', '.join(names)}: {how}" for how, names in protocols.items()]
-    titles = (f"against {split}", "images", *(f"`{name}`" for name in family))
+    titles = (f"against {split}", "images", *(f"`{label}`" for label in labels))
     return Table(titles, cells, f"Protocol of the first row: {'; '.join(described)}.")
-
-
-def _families(names: list[str]) -> list[list[str]]:
-    """Groups the names into tables: each has the metrics with the same preprocessing and tap."""
-    families: dict[tuple[bool, str], list[str]] = {}
-    for name in names:
-        tap = name.rpartition("_")[2]
-        key = (name.startswith("clean_"), tap if tap.isdigit() else "")
-        families.setdefault(key, []).append(name)
-    return list(families.values())
 
 
 def three_distances(metrics: Mapping[str, Metric]) -> list[Table]:
@@ -207,22 +189,12 @@ def three_distances(metrics: Mapping[str, Metric]) -> list[Table]:
     all independent of the test images. Reconstructions are not.
 
     Returns:
-      One table, or an empty list if a distance is missing.
+      One table, or an empty list if a distance is missing or biased.
     """
-    rows = sample_rows(metrics)
-    names = [
-        name
-        for name, metric in rows.get("samples_vs_test", {}).items()
-        if name.removeprefix("clean_").startswith("fid") and "biased" not in metric.protocol
-    ]
-    if not names:
-        return []
-    name = names[0]
-    distance = {
-        pair.removesuffix("_vs_test"): row[name].value
-        for pair, row in rows.items()
-        if pair.endswith("_vs_test") and name in row
-    }
+    to_test = [m for m in metrics.values() if m.name == "fid" and m.reference_split == "test"]
+    sound = [m for m in to_test if not m.is_biased]
+    name = next((m.label for m in sound if m.image_set == "samples"), None)
+    distance = {m.image_set: m.value for m in sound if m.label == name}
     if not {label for _, *labels in DISTANCES for label in labels if label} <= distance.keys():
         return []
     cells = [

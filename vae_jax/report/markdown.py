@@ -1,6 +1,5 @@
 """Writes an evaluation: metrics.json, gallery.json, images/, report.md and report.html."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vae_jax import doctor, gallery
 from vae_jax.errors import NotFoundError
+from vae_jax.metrics import stored
 from vae_jax.metrics.metric import Metric
 from vae_jax.recording import figures
 from vae_jax.report import html as html_report
@@ -19,7 +19,6 @@ from vae_jax.report.content import (
     create_content,
     format_sample_value,
     format_value,
-    sample_rows,
 )
 
 METRICS_FILE = "metrics.json"
@@ -38,28 +37,28 @@ def summarise(directory: pathlib.Path) -> str:
 
     Raises:
       NotFoundError: the directory has no evaluation.
+      InputError: its metrics have an unknown version.
     """
     path = directory / METRICS_FILE
     if not path.exists():
         raise NotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
-    metrics = {name: Metric(**fields) for name, fields in json.loads(path.read_text()).items()}
+    metrics = stored.read(path)
     first = next(iter(metrics.values()))
-    plain = {name: m for name, m in metrics.items() if "/" not in name}
-    pairs = sample_rows(metrics)
-    width = max(map(len, [*plain, *pairs]))
-    rows = [
-        f"  {name:<{width}}  {format_value(m):<24}  {m.num_images:,} images"
-        for name, m in plain.items()
-    ]
-    for pair, row in pairs.items():
-        values = (f"{name} {format_sample_value(m)}" for name, m in row.items())
-        rows.append(f"  {pair:<{width}}  {'  '.join(values)}")
+    plain = [m for m in metrics.values() if m.pair is None]
+    pairs: dict[str, list[str]] = {}
+    for m in metrics.values():
+        if m.pair is not None:
+            pairs.setdefault(m.pair, []).append(f"{m.label} {format_sample_value(m)}")
+    width = max(map(len, [*(m.label for m in plain), *pairs]))
+    rows = [f"  {m.label:<{width}}  {format_value(m):<24}  {m.num_images:,} images" for m in plain]
+    rows += [f"  {pair:<{width}}  {'  '.join(values)}" for pair, values in pairs.items()]
     # Evaluations of earlier versions lack some of these.
     others = [directory / n for n in (HTML_FILE, GALLERY_FILE) if (directory / n).exists()]
     pictures = [directory.parent / CURVES_FILE, *sorted((directory / "images").glob("*.png"))]
     return "\n".join(
         [
-            f"{directory.parent}: {first.split} split, checkpoint at step {first.checkpoint_step}",
+            f"{directory.parent}: {first.image_set} split, "
+            f"checkpoint at step {first.checkpoint_step}",
             *rows,
             "Written:",
             *(f"  {p}" for p in (directory / REPORT_FILE, path, *others, *pictures)),
@@ -81,7 +80,7 @@ def write_evaluation(
     Args:
       directory: directory of the evaluation, created if missing.
       config: run configuration.
-      metrics: metrics by name.
+      metrics: metrics by key.
       grids: pictures by name, uint8 [H, W, 3].
       notes: what is missing, and why.
       failures: the failures of each gallery.
@@ -100,8 +99,7 @@ def write_evaluation(
     (directory / HTML_FILE).write_text(html_report.render(content, directory), encoding="utf-8")
     galleries = [gallery.to_json(failure_set) for failure_set in failures]
     (directory / GALLERY_FILE).write_text(json.dumps(galleries, indent=2) + "\n")
-    numbers = {name: dataclasses.asdict(metric) for name, metric in metrics.items()}
-    (directory / METRICS_FILE).write_text(json.dumps(numbers, indent=2) + "\n")
+    stored.write(directory / METRICS_FILE, metrics)
 
 
 def _to_markdown(content: Content) -> str:

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from vae_jax import objectives
-from vae_jax.evaluation.sample_quality import FID_TAP
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import latents, reconstruction, spectrum
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.kernel_distance import unbiased_mmd2
+from vae_jax.metrics.metric import FID_TAP
 from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 
