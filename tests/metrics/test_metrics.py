@@ -71,6 +71,13 @@ def test_ssim_of_constant_images_is_the_luminance_term():
     np.testing.assert_allclose(reconstruction.ssim(x, y), [expected], rtol=1e-3)
 
 
+@pytest.mark.parametrize("measure", reconstruction.MEASURES, ids=lambda measure: measure.name)
+def test_measure_takes_images_of_its_smallest_side(measure):
+    side = measure.smallest_side
+    x, y = np.random.default_rng(0).uniform(size=(2, 3, side, side, 1)).astype(np.float32)
+    assert np.isfinite(measure.function(x, y)).tolist() == [True] * 3
+
+
 # Active units
 
 

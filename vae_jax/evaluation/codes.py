@@ -53,10 +53,10 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
 def reconstruction_metrics(
     vae: TrainedVAE, split: Split, images: np.ndarray, codes: Array
 ) -> list[Metric]:
-    """Computes PSNR and SSIM between images and their reconstructions.
+    """Computes `reconstruction.MEASURES` between images and their reconstructions.
 
-    It works in blocks of `vae.batch_size` images, so that memory is bounded. There is no SSIM for
-    images that are smaller than its window.
+    It works in blocks of `vae.batch_size` images, so that memory is bounded. Measures that need
+    larger images are left out.
 
     Args:
       vae: the model.
@@ -64,19 +64,18 @@ def reconstruction_metrics(
       images: its images, uint8 [N, H, W, C].
       codes: means of q(z | x) of these images, [N, *latent_shape].
     """
-    functions = {"psnr": reconstruction.psnr}
-    if min(vae.image_shape[:2]) >= reconstruction.SSIM_WINDOW:
-        functions["ssim"] = reconstruction.ssim
-    values: dict[str, list[np.ndarray]] = {name: [] for name in functions}
+    side = min(vae.image_shape[:2])
+    values: dict[reconstruction.Measure, list[Array]] = {
+        measure: [] for measure in reconstruction.MEASURES if side >= measure.smallest_side
+    }
     for start in range(0, len(images), vae.batch_size):
         block = slice(start, start + vae.batch_size)
         x = images[block].astype(np.float32) / 255.0
         y = vae.decode(codes[block])
-        for name, function in functions.items():
-            values[name].append(function(x, y))
+        for measure, blocks in values.items():
+            blocks.append(measure.function(x, y))
     protocol = "mean of p(x|z) at the posterior mean, data range 1, mean over images"
-    units = {"psnr": "dB", "ssim": ""}
     return [
-        mean_metric(vae, split, name, np.concatenate(v), units[name], protocol)
-        for name, v in values.items()
+        mean_metric(vae, split, m.name, np.concatenate(blocks), m.unit, protocol)
+        for m, blocks in values.items()
     ]

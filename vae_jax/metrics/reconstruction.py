@@ -1,7 +1,12 @@
 """PSNR and SSIM of pairs of images with values in [0, 1]; one value per pair."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from vae_jax.typing import Array
 
 # Constants of Wang et al. 2004 (doi:10.1109/TIP.2003.819861): an 11 x 11 Gaussian window with a
 # standard deviation of 1.5 pixels.
@@ -34,3 +39,26 @@ def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
     structure = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
     return (luminance * structure).mean(axis=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A measure of images and their reconstructions, of which an evaluation reports the mean.
+
+    Attributes:
+      name: name of the metric.
+      function: maps images and reconstructions [N, H, W, C] in [0, 1] to one value per pair, [N].
+      unit: unit of the values, '' for plain numbers.
+      smallest_side: least height and width of the images, pixels.
+    """
+
+    name: str
+    function: Callable[[Array, Array], jax.Array]
+    unit: str = ""
+    smallest_side: int = 1
+
+
+MEASURES = (
+    Measure("psnr", psnr, unit="dB"),
+    Measure("ssim", ssim, smallest_side=SSIM_WINDOW),
+)
