@@ -3,31 +3,33 @@
     python -m benchmarks.doctor_table --workdir=workdir/pathologies
 
 Trains every configuration of configs/pathologies on Fashion-MNIST with three seeds, diagnoses each
-run from its workdir, and writes table.json and table.md. Finished runs are not repeated. Start the
-same command in several processes to share the runs among them.
+run from its workdir, and writes table.json and table.md. Run the same command again to continue
+after a stop; several processes with the same command share the runs.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
-import logging
 import pathlib
 import pkgutil
 import shutil
 import sys
+import tempfile
+from collections.abc import Mapping
 from types import ModuleType
 
 import numpy as np
 
 from configs import pathologies
 from vae_jax import data, doctor, evaluation, training
+from vae_jax.recording.tables import Table
 from vae_jax.runtime import process
-from vae_jax.runtime.workdir import WorkdirBusyError, lock_workdir
+from vae_jax.studies import engine
+from vae_jax.studies.engine import Run
 
-LOGGER = logging.getLogger("vae_jax.doctor_table")
-RESULT_FILE = "findings.json"
 SEEDS = (0, 1, 2)
 
 
@@ -53,64 +55,58 @@ def make_config(module: ModuleType, workdir: pathlib.Path, seed: int, **override
 def _write_spoilt(module: ModuleType, source: pathlib.Path, target: pathlib.Path) -> None:
     names = ("train_images.npy", "test_images.npy")
     images = module.spoil(*(np.load(source / name) for name in names))
-    scratch = target.with_suffix(".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(dir=target.parent))
     for name, array in zip(names, images, strict=True):
         np.save(scratch / name, array)
-    scratch.rename(target)
+    try:
+        scratch.rename(target)
+    except OSError:  # another process was faster, with the same images
+        shutil.rmtree(scratch)
 
 
-def train_and_diagnose(config, run_dir: pathlib.Path) -> doctor.Diagnosis:
-    """Trains in `run_dir` and writes the diagnosis; a run may diverge."""
+def train_and_diagnose(config, run_dir: pathlib.Path) -> list[dict[str, str]] | int:
+    """Trains in `run_dir` and writes the diagnosis; a run may diverge.
+
+    Returns:
+      The findings, or the number of the signal that stopped the training.
+    """
     with contextlib.suppress(training.TrainingDivergedError):
         stopped_by = training.train_and_evaluate(config, run_dir, evaluation.validate)
         if stopped_by is not None:
-            sys.exit(128 + stopped_by)
+            return stopped_by
     diagnosis = doctor.diagnose_workdir(run_dir)
     diagnosis.write(run_dir)
-    return diagnosis
+    return [dataclasses.asdict(finding) for finding in diagnosis.findings]
 
 
-def run_all(workdir: pathlib.Path, data_dir: str) -> None:
-    """Executes every unfinished run, seed by seed."""
-    for seed in SEEDS:
-        for name, module in load_pathologies().items():
-            run_dir = workdir / name / f"seed_{seed}"
-            claim = run_dir / ".claim"
-            claim.mkdir(parents=True, exist_ok=True)
-            try:
-                with lock_workdir(claim):
-                    if (run_dir / RESULT_FILE).exists():
-                        continue
-                    LOGGER.info("%s, seed %d", name, seed)
-                    config = make_config(module, workdir, seed, **{"data.dir": data_dir})
-                    findings = train_and_diagnose(config, run_dir).findings
-                    content = json.dumps([dataclasses.asdict(f) for f in findings], indent=2)
-                    (run_dir / RESULT_FILE).write_text(content + "\n")
-            except WorkdirBusyError:
-                continue  # another process works on it
-            write_table(workdir)
+def make_runs(workdir: pathlib.Path, data_dir: str) -> list[Run]:
+    """Returns all runs, seed by seed; their labels are NAME/seed_SEED."""
 
+    def work(name: str, seed: int) -> list[dict[str, str]] | int:
+        config = make_config(load_pathologies()[name], workdir, seed, **{"data.dir": data_dir})
+        return train_and_diagnose(config, workdir / name / f"seed_{seed}")
 
-def read_results(workdir: pathlib.Path) -> dict[str, list[dict[str, str]]]:
-    """Returns {name: [{finding: severity} for each finished run]}."""
-    results = {}
-    for name in load_pathologies():
-        paths = sorted((workdir / name).glob(f"seed_*/{RESULT_FILE}"))
-        runs = [json.loads(path.read_text()) for path in paths]
-        results[name] = [{f["name"]: f["severity"] for f in run} for run in runs]
-    return results
-
-
-def write_table(workdir: pathlib.Path) -> None:
-    """Writes table.json and table.md of the finished runs."""
-    results = read_results(workdir)
-    (workdir / "table.json").write_text(json.dumps(results, indent=2) + "\n")
-    lines = [
-        "| run | finding | named | severe | other severe findings |",
-        "|---|---|---|---|---|",
+    return [
+        Run(workdir / label, label, functools.partial(work, name, seed))
+        for seed in SEEDS
+        for name in load_pathologies()
+        for label in [f"{name}/seed_{seed}"]
     ]
+
+
+def write_table(workdir: pathlib.Path, findings: Mapping[str, list[dict[str, str]]]) -> None:
+    """Writes table.json and table.md from {label: findings} of the finished runs."""
+    results: dict[str, list] = {name: [] for name in load_pathologies()}
+    for label, run in findings.items():
+        results[label.partition("/")[0]].append({f["name"]: f["severity"] for f in run})
+    engine.write_text(workdir / "table.json", json.dumps(results, indent=2) + "\n")
+    engine.write_text(workdir / "table.md", "\n".join(make_table(results).to_markdown()))
+
+
+def make_table(results: Mapping[str, list[dict[str, str]]]) -> Table:
+    """Makes the table from the content of table.json, {name: [{finding: severity} of each run]}."""
+    rows = []
     for name, module in load_pathologies().items():
         runs, expected = results[name], module.EXPECTED
         if not runs:
@@ -124,8 +120,8 @@ def write_table(workdir: pathlib.Path) -> None:
         others = [f for run in runs for f, s in run.items() if s == "severe" and f != expected]
         counts = ", ".join(f"`{f}` {others.count(f)}" for f in dict.fromkeys(others))
         summary = module.__doc__.splitlines()[0].rstrip(".")
-        lines.append(f"| `{name}`: {summary} | {' | '.join(cells)} | {counts or 'none'} |")
-    (workdir / "table.md").write_text("\n".join(lines) + "\n")
+        rows.append([f"`{name}`: {summary}", *cells, counts or "none"])
+    return Table(["run", "finding", "named", "severe", "other severe findings"], rows)
 
 
 def main() -> None:
@@ -134,8 +130,12 @@ def main() -> None:
     parser.add_argument("--data_dir", default=data.DEFAULT_DATA_DIR)
     arguments = parser.parse_args()
     process.log_to_stderr()
-    run_all(arguments.workdir, arguments.data_dir)
-    print((arguments.workdir / "table.md").read_text())
+    workdir = arguments.workdir
+    runs = make_runs(workdir, arguments.data_dir)
+    stopped_by = engine.run_all(runs, functools.partial(write_table, workdir))
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    print((workdir / "table.md").read_text())
 
 
 if __name__ == "__main__":

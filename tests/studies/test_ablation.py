@@ -4,6 +4,7 @@ One ablation is really trained. If training does not matter, a stand-in takes it
 metrics follow from the configuration.
 """
 
+import contextlib
 import json
 import pathlib
 import signal
@@ -27,7 +28,7 @@ from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime.workdir import lock_workdir
-from vae_jax.studies import ablation, ablation_metrics
+from vae_jax.studies import ablation, ablation_metrics, ablation_table, ablation_variants, engine
 from vae_jax.studies.ablation import Ablation
 
 NUM_STEPS, EVAL_EVERY = 4, 2
@@ -312,7 +313,7 @@ def test_table_has_mean_and_standard_deviation_over_seeds(data_dir, tmp_path, fa
     for row in subject.rows:
         metrics = [fake_metrics(subject._config(row.run, seed)) for seed in seeds]
         for name in metrics[0]:
-            title, digits, _ = ablation.COLUMNS[name]
+            title, digits, _ = ablation_table.COLUMNS[name]
             values = [m[name] for m in metrics]
             expected = f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
             assert table[row.group, row.name][title] == expected
@@ -366,7 +367,7 @@ def test_metric_that_is_not_finite_is_divergence(data_dir, tmp_path, fake, monke
 
 
 @pytest.mark.parametrize("lock", [".claim", "."])
-def test_run_that_another_process_has_is_skipped(
+def test_run_that_another_process_has_is_left_for_last(
     data_dir, tmp_path, fake, monkeypatch, caplog, lock
 ):
     busy = run_dir(tmp_path, "beta-4", 0)
@@ -377,16 +378,19 @@ def test_run_that_another_process_has_is_skipped(
         with lock_workdir(directory):
             return train(config, directory, evaluate_fn)
 
+    def wait(seconds):
+        assert finished(tmp_path) == EVERYTHING - {("beta-4", 0)}
+        assert read_table(tmp_path)["beta", "4"]["seeds"] == "1, 1 not finished"
+        other_process.close()
+
     monkeypatch.setattr(training, "train_and_evaluate", locking)
-    subject = make_ablation(data_dir, tmp_path)
-    with lock_workdir(busy / lock), caplog.at_level("INFO", "vae_jax.studies.ablation"):
-        assert subject.run() is None
-    assert finished(tmp_path) == EVERYTHING - {("beta-4", 0)}
-    assert "Another process has beta-4 seed 0" in caplog.text
-    assert read_table(tmp_path)["beta", "4"]["seeds"] == "1, 1 not finished"
-    fake.clear()
-    assert subject.run() is None
-    assert fake == [("beta-4", 0)] and finished(tmp_path) == EVERYTHING
+    monkeypatch.setattr(engine.time, "sleep", wait)
+    with contextlib.ExitStack() as other_process, caplog.at_level("INFO", "vae_jax.studies"):
+        other_process.enter_context(lock_workdir(busy / lock))
+        assert make_ablation(data_dir, tmp_path).run() is None
+    assert "Waiting for other processes, which do: beta-4, seed 0." in caplog.text
+    assert fake[-1] == ("beta-4", 0) and len(fake) == len(EVERYTHING)
+    assert finished(tmp_path) == EVERYTHING
     assert read_table(tmp_path)["beta", "4"]["seeds"] == "2"
 
 
@@ -399,10 +403,15 @@ def test_run_finished_elsewhere_meanwhile_is_not_trained_again(
     def train_while_other_works(config, directory, evaluate_fn):
         if not done_elsewhere:
             done_elsewhere.append(True)
-            other.run()
+            with pytest.raises(TimeoutError):  # it would wait for this run
+                other.run()
         return train(config, directory, evaluate_fn)
 
+    def give_up(seconds):
+        raise TimeoutError
+
     monkeypatch.setattr(training, "train_and_evaluate", train_while_other_works)
+    monkeypatch.setattr(engine.time, "sleep", give_up)
     subject.run()
     assert sorted(fake) == sorted(EVERYTHING)  # each run once, by one of the two
     assert all(row["seeds"] == "2" for row in read_table(tmp_path).values())
@@ -421,7 +430,8 @@ def test_table_has_what_another_process_finishes_while_it_is_written(
         save(path, panels)
 
     monkeypatch.setattr(figures, "save_ablation", save_late)
-    subject.write()  # finds nothing finished, and then the other does everything
+    subject.run()  # finds one run finished, and then the other process does the rest
+    assert sorted(fake) == sorted(EVERYTHING)
     assert all(row["seeds"] == "2" for row in read_table(tmp_path).values())
 
 
@@ -468,7 +478,7 @@ class StandIn(FeatureExtractor):
 @pytest.fixture
 def stand_in(monkeypatch) -> type[StandIn]:
     monkeypatch.setattr(StandIn, "seen", [], raising=False)
-    monkeypatch.setattr(ablation, "FeatureExtractor", StandIn)
+    monkeypatch.setattr(ablation_metrics, "FeatureExtractor", StandIn)
     return StandIn
 
 
@@ -531,9 +541,9 @@ def test_kernel_distance_of_samples_is_measured_in_its_groups(
         run = "base" if weight == 1 else "beta-4"
         result = json.loads((run_dir(tmp_path, run) / "result.json").read_text())
         assert result["metrics"][name] == pytest.approx(expected, rel=1e-6)
-        shown = table["beta", variant][ablation.COLUMNS[name][0]]
+        shown = table["beta", variant][ablation_table.COLUMNS[name][0]]
         assert shown.startswith(f"{1000 * expected:.2f} ±")
-    assert table["more", "free"][ablation.COLUMNS[name][0]] == ""
+    assert table["more", "free"][ablation_table.COLUMNS[name][0]] == ""
     check_figure(tmp_path / "ablation.png")
 
 
@@ -566,7 +576,7 @@ def test_without_weights_the_column_is_missing_and_the_table_says_so(
     else:
         provide_weights(monkeypatch, (64, 192))
     subject = make_ablation(data_dir, tmp_path, sample_metric_groups=("beta",))
-    subject.write()
+    subject.write({})
     assert (
         "Missing" not in (tmp_path / "ablation.md").read_text()
     )  # before the weights are looked for
@@ -601,7 +611,7 @@ def test_too_many_test_images_are_refused_before_training(data_dir, tmp_path, fa
 )
 def test_wrong_variants_are_refused(data_dir, groups, message):
     with pytest.raises(ValueError, match=message):
-        ablation.make_rows(make_config(data_dir), groups)
+        ablation_variants.make_rows(make_config(data_dir), groups)
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,18 @@ class Table:
       titles: column titles.
       rows: rows with one cell per column.
       note: text below the table; may be empty.
+      align_right: whether Markdown aligns all columns but the first to the right.
     """
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    align_right: bool = False
 
     def to_markdown(self) -> list[str]:
         """Returns the table as lines of Markdown, the last one empty."""
-        head = [_markdown_row(self.titles), "|" + "---|" * len(self.titles)]
+        rule = "---:|" if self.align_right else "---|"
+        head = [_markdown_row(self.titles), "|---|" + rule * (len(self.titles) - 1)]
         note = [self.note, ""] if self.note else []
         return [*head, *map(_markdown_row, self.rows), "", *note]
 

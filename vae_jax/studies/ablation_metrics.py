@@ -1,19 +1,24 @@
 """The metrics of an ablation: bound, reconstructions, and the kernel distance of samples."""
 
+import logging
 import pathlib
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from vae_jax import objectives
+from vae_jax.evaluation.sample_quality import TAPS
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics import latents, reconstruction, spectrum
+from vae_jax.metrics import inception_weights, latents, reconstruction, spectrum
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.kernel_distance import unbiased_mmd2
 from vae_jax.metrics.metric import FID_TAP
 from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
+from vae_jax.recording.writers import read_metrics
 
+LOGGER = logging.getLogger(__name__)
 FINE_CYCLES = 7  # cycles per image above which contrast counts as fine detail
 
 
@@ -74,3 +79,43 @@ class KernelDistance:
         key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
         samples = figures.to_uint8(vae.sample(key, num_samples))
         return unbiased_mmd2(self._real, self._extractor.features(samples)[self._tap])
+
+
+def create_kernel_distance(
+    base: ConfigDict, images: np.ndarray, weights_file: str | None
+) -> KernelDistance | None:
+    """Returns the distance, or None, with a warning, if there are no Inception weights for it.
+
+    Args:
+      base: configuration with the name and the directory of the dataset.
+      images: test images, uint8 [N, H, W, C].
+      weights_file: file of the weights; None: the file in the data directory, which is downloaded
+        if it is missing.
+    """
+    data = base.data
+    directory = pathlib.Path(data.dir).expanduser()
+    try:
+        weights = inception_weights.find_or_download(weights_file, directory)
+    except inception_weights.WeightsUnavailableError as error:
+        LOGGER.warning("No KID is computed in this workdir, now or later: %s", error)
+        return None
+    taps = [tap for tap in TAPS if tap in weights.available_taps]
+    if not taps:
+        LOGGER.warning(
+            "No KID is computed: the weights end before the layer of %d features.", min(TAPS)
+        )
+        return None
+    return KernelDistance(
+        FeatureExtractor(weights, taps[:1]),
+        images,
+        f"{pathlib.Path(data.name).name}-test",
+        directory / "inception" / "reference",
+    )
+
+
+def training_record(run_dir: pathlib.Path) -> dict[str, float | None]:
+    """Reads skipped updates and gradient norms of the last record; None if not finite."""
+    records = [r for r in read_metrics(run_dir) if "train/grad_norm" in r]
+    names = ("skipped_updates", "grad_norm", "grad_norm_max") if records else ()
+    values = {name: records[-1][f"train/{name}"] for name in names}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}

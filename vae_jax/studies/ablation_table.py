@@ -1,15 +1,17 @@
 """What an ablation writes: its results as JSON, as a Markdown table, and as panels of a figure."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
+from vae_jax.errors import InputError
+from vae_jax.recording.tables import Table
 from vae_jax.studies.ablation_metrics import FINE_CYCLES
+from vae_jax.studies.ablation_variants import Groups, Row
+from vae_jax.studies.engine import mean_and_deviation
 
 # Results of the finished runs: name of the run -> seed -> result.
 Results: TypeAlias = Mapping[str, Mapping[int, dict]]
@@ -34,23 +36,21 @@ COLUMNS = {
 PANELS = {"trade_off": 2, "metrics": 2, "curves": 1}
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A variant, which is one row of the table.
-
-    Attributes:
-      group: name of its group in `get_groups()`.
-      name: name of the variant within the group.
-      changes: changes to the base configuration, by dotted key.
-      run: directory of its runs below runs/; variants with the same configuration share it.
-      config: configuration of the runs, except for the seed.
-    """
-
-    group: str
-    name: str
-    changes: dict[str, object]
-    run: str
-    config: ConfigDict
+def check_groups_and_panels(settings: ConfigDict, groups: Groups) -> None:
+    """Raises an InputError if the settings name unknown groups, kinds of panels or metrics."""
+    for group in (*settings.sample_metric_groups, *(panel[1] for panel in settings.panels)):
+        if group not in groups:
+            raise InputError(
+                f"sample_metric_groups and panels name the group {group!r}, which "
+                f"get_groups() does not have: use {', '.join(groups)}."
+            )
+    for kind, _, metrics, _ in settings.panels:
+        if kind not in PANELS or len(metrics) < PANELS[kind]:
+            kinds = ", ".join(f"{k} ({n} metrics)" for k, n in PANELS.items())
+            raise InputError(f"panels: {kind!r} of {list(metrics)} must be one of {kinds}.")
+        unknown = [metric for metric in metrics if metric not in COLUMNS]
+        if kind != "curves" and unknown:
+            raise InputError(f"panels: {unknown} are unknown: use one of {', '.join(COLUMNS)}.")
 
 
 def to_json(base: ConfigDict, rows: Sequence[Row], results: Results) -> str:
@@ -84,21 +84,16 @@ def to_markdown(
     ]
     titles = ["variant", "seeds", *(COLUMNS[metric][0] for metric in shown)]
     has_sampled_run = any(results[name] for name in sampled_runs)
-    lines = [
-        *_protocol_lines(settings, shown, has_sampled_run),
-        f"| {' | '.join(titles)} |",
-        "|" + "---|" * len(titles),
-    ]
-    group = None
+    cells, group = [], None
     for row in rows:
         if row.group != group:
-            lines.append(f"| **{row.group}** |" + " |" * (len(titles) - 1))
+            cells.append([f"**{row.group}**", *[""] * (len(titles) - 1)])
             group = row.group
-        cells = _cells(row, results[row.run], shown, len(settings.seeds))
-        lines.append(f"| {' | '.join(cells)} |")
+        cells.append(_cells(row, results[row.run], shown, len(settings.seeds)))
+    lines = _protocol_lines(settings, shown, has_sampled_run) + Table(titles, cells).to_markdown()
     flat = configuration.flatten(settings.base)
     base = [f"{key} = {value}" for key, value in flat.items() if key not in ("seed", "data.dir")]
-    return "\n".join([*lines, "", "The base:", "", "```", *base, "```", ""])
+    return "\n".join([*lines, "The base:", "", "```", *base, "```", ""])
 
 
 def _protocol_lines(settings: ConfigDict, shown: Sequence[str], has_sampled_run: bool) -> list[str]:
@@ -144,7 +139,7 @@ def _cells(
     seeds += [f"{num_diverged} diverged"] if num_diverged else []
     num_missing = num_seeds - len(by_seed)
     seeds += [f"{num_missing} not finished"] if num_missing else []
-    return [label, ", ".join(seeds), *(_format(_values(by_seed, m), m) for m in shown)]
+    return [label, ", ".join(seeds), *(_format(by_seed, metric) for metric in shown)]
 
 
 def make_panels(
@@ -190,10 +185,5 @@ def _values(by_seed: Mapping[int, dict], metric: str) -> list[float]:
     return [factor * seed_metrics[metric] for seed_metrics in metrics if metric in seed_metrics]
 
 
-def _format(values: list[float], metric: str) -> str:
-    """Formats mean and standard deviation over seeds as '12.34 ± 0.05', or one value alone."""
-    if not values:
-        return ""
-    digits = COLUMNS[metric][1]
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{deviation}"
+def _format(by_seed: Mapping[int, dict], metric: str) -> str:
+    return mean_and_deviation(_values(by_seed, metric), COLUMNS[metric][1])
