@@ -8,285 +8,89 @@
 Trains the models that are not trained yet (ours with train.py in two runs, one for the VAE and one
 for the prior), then compares samples and reconstructions in table.json, table.md, samples.png and
 reconstructions.png. Repeat the command to continue after a stop. Several processes, each on CPUs of
-its own (`taskset -c 0 …`), share the training, and the last one measures.
+its own (`taskset -c 0 …`), share the training and the measurements.
 """
 
 import argparse
-import dataclasses
+import functools
 import json
-import logging
 import pathlib
-import resource
-import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from benchmarks import pythae_models
-from vae_jax import config as configuration
+from benchmarks.peers_models import (
+    OURS,
+    PEERS,
+    SAMPLERS,
+    Options,
+    Ours,
+    peers_images,
+    training_runs,
+)
 from vae_jax import data, evaluation, experiment, inference
-from vae_jax.errors import InputError
 from vae_jax.evaluation import sample_quality
-from vae_jax.inference import image_sets
+from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights, reconstruction
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.recording.tables import Table
 from vae_jax.runtime import process
-from vae_jax.runtime.workdir import WorkdirBusyError, lock_workdir
+from vae_jax.studies import engine
+from vae_jax.studies.engine import Run, mean_and_deviation
 
-LOGGER = logging.getLogger("benchmarks.peers")
-REPOSITORY = pathlib.Path(__file__).parents[1]
-FIT_FILE, DONE_FILE, INFO_FILE = "fit.json", "done", "info.json"
-FILE_NAME = str.maketrans({" ": "_", ",": "", "+": "and"})
-OURS, FLOOR = "vae_jax", "real training images: the floor"
-# The row's label, the trained model and its sampler.
-PEERS = {
-    "pythae VAE, N(0, I)": ("vae", "normal"),
-    "pythae VAE + mixture of 10": ("vae", "gmm"),
-    "pythae VAE + second stage": ("vae", "two_stage"),
-    "pythae RAE-L2 + mixture of 10": ("rae_l2", "gmm"),
-    "pythae VAMP": ("vamp", "vamp"),
-}
-SAMPLERS = tuple(dict.fromkeys(sampler for _, sampler in PEERS.values()))
+FLOOR = "real training images: the floor"
 NUM_SEEDS = 3  # for the samples of the two rows that the comparison rests on
 NUM_SHOWN = 20
-WAITING_SECONDS = 10.0  # between checks for models that other processes train
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The settings from the command line.
-
-    Attributes:
-      workdir: workdir of our final model.
-      vae_workdir: workdir of its VAE.
-      directory: directory for the peers and the results.
-      vae_config, prior_config: configuration files of our two runs.
-      models: names of the pythae models to compare with.
-      minutes: training time of each peer.
-      num_samples: number of samples in each row, and largest number of test images.
-      data_dir: directory of the datasets.
-      inception_weights: weights file; None looks for one below `data_dir` or downloads it.
-      mirror: also train the peers on the mirrored images; for a run of ours that flips images.
-      samplers: names of the peers' samplers.
-    """
-
-    workdir: pathlib.Path
-    vae_workdir: pathlib.Path
-    directory: pathlib.Path
-    vae_config: str
-    prior_config: str
-    models: tuple[str, ...]
-    minutes: float
-    num_samples: int
-    data_dir: str
-    inception_weights: str | None
-    mirror: bool = False
-    samplers: tuple[str, ...] = SAMPLERS
-
-    def __post_init__(self):
-        unknown = set(self.models) - set(pythae_models.MODELS)
-        if unknown or not self.models:
-            raise InputError(
-                f"--models={','.join(self.models)} must name at least one of "
-                f"{', '.join(pythae_models.MODELS)}."
-            )
-        if set(self.samplers) - set(SAMPLERS) or not self.peers:
-            raise InputError(
-                f"--samplers={','.join(self.samplers)} must name some of {', '.join(SAMPLERS)}, "
-                f"at least one of them for a model in --models={','.join(self.models)}."
-            )
-
-    @property
-    def peers(self) -> dict[str, tuple[str, str]]:
-        """The entries of PEERS that take part in the comparison."""
-        return {
-            label: (model, sampler)
-            for label, (model, sampler) in PEERS.items()
-            if model in self.models and sampler in self.samplers
-        }
-
-
-def train_ours(options: Options) -> None:
-    """Starts both runs as a user would, and adds the time of each to fit.json.
-
-    Raises:
-      InputError: a workdir holds a run that was not started here, so its time is unknown.
-    """
-    runs = {
-        "vae": (options.vae_config, options.vae_workdir, []),
-        "prior": (
-            options.prior_config,
-            options.workdir,
-            [f"--config.vae_workdir={options.vae_workdir}"],
-        ),
-    }
-    path = options.directory / OURS / FIT_FILE
-    for _, workdir, _ in runs.values():
-        if not path.exists() and (workdir / "checkpoints").exists():
-            raise InputError(
-                f"--workdir={options.workdir}: {workdir} holds a run that was not started from "
-                "here, so its training time is unknown. Give another --workdir."
-            )
-    for name, (config, workdir, arguments) in runs.items():
-        spent = json.loads(path.read_text()) if path.exists() else {}
-        command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
-        command += [f"--config.data.dir={options.data_dir}", *arguments]
-        before = _child_seconds()
-        try:
-            subprocess.run(command, check=True, cwd=REPOSITORY)
-        finally:
-            spent[name] = spent.get(name, 0.0) + _child_seconds() - before
-            path.write_text(json.dumps(spent) + "\n")
-
-
-def _child_seconds() -> float:
-    if pythae_models.CLOCK is not time.process_time:
-        return pythae_models.CLOCK()
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def train_peer(options: Options, name: str) -> None:
-    """Trains one of pythae's models."""
-    validation = experiment.load_split(_data_config(options), "validation").take(slice(None))
-    seconds = 60.0 * options.minutes
-    pythae_models.train(name, _peers_images(options), validation, seconds, options.directory / name)
-
-
-def _peers_images(options: Options) -> np.ndarray:
-    """Returns the images that peers and their samplers are trained on, uint8 [N, H, W, C]."""
-    images = experiment.load_split(_data_config(options), "train").take(slice(None))
-    return np.concatenate([images, images[:, :, ::-1]]) if options.mirror else images
-
-
-def _data_config(options: Options):
-    """Returns our configuration, which defines the splits of the images."""
-    config = configuration.load_module(
-        options.vae_config, ("get_config",), "configs/fashion_mnist.py"
-    ).get_config()
-    config.data.dir = options.data_dir
-    return config
-
-
-def train_all(options: Options) -> None:
-    """Trains the models that are not trained yet; waits for those of other processes."""
-    waiting = [OURS, *options.models]
-    while waiting:
-        busy = []
-        for name in waiting:
-            directory = options.directory / name
-            directory.mkdir(parents=True, exist_ok=True)
-            try:
-                with lock_workdir(directory):
-                    if not (directory / DONE_FILE).exists():
-                        LOGGER.info("training %s", name)
-                        if name == OURS:
-                            train_ours(options)
-                        else:
-                            train_peer(options, name)
-                        (directory / DONE_FILE).touch()
-            except WorkdirBusyError:
-                busy.append(name)
-        waiting = busy
-        if waiting:
-            time.sleep(WAITING_SECONDS)
-
-
-class Ours:
-    """Our model with the interface of `pythae_models.Peer`."""
-
-    def __init__(self, options: Options):
-        self._vae = inference.load(options.workdir)
-        self._vae.config.data.dir = options.data_dir
-        self.num_parameters = sum(int(p.size) for p in jax.tree.leaves(self._vae.params))
-        self.fit_seconds = 0.0  # the prior is trained in a run of its own
-
-    def sample(self, seed: int, n: int) -> np.ndarray:
-        """Returns n means of p(x|z) with z ~ p(z), uint8 [n, H, W, C]."""
-        self._vae.config.eval.seed = seed
-        return image_sets.sample_means(self._vae, n)[1]
-
-    def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
-        """Returns the means of p(x|z) at E[z|x] or, with `draw`, at z ~ q(z|x)."""
-        key = jax.random.key(0) if draw else None
-        return figures.to_uint8(self._vae.reconstruct(images, key))
-
-
-def make_images(options: Options, label: str, test: np.ndarray) -> pathlib.Path:
-    """Saves the samples and the reconstructions of `test` for one row; returns the directory."""
-    rows = options.directory / f"rows_{options.num_samples}"
-    directory = rows / label.translate(FILE_NAME)
-    if (directory / INFO_FILE).exists():
-        return directory
-    LOGGER.info("generating images of %s", label)
-    directory.mkdir(parents=True, exist_ok=True)
-    if label == OURS:
-        model, spent = Ours(options), _read_fit(options, OURS)
-        seconds = spent["vae"] + spent["prior"]
-    else:
-        name, sampler = PEERS[label]
-        model = pythae_models.Peer(options.directory / name, sampler, _peers_images(options))
-        seconds = _read_fit(options, name)["seconds"]
-    for seed in range(NUM_SEEDS):
-        np.save(directory / f"samples_{seed}.npy", model.sample(seed, options.num_samples))
-    np.save(directory / "reconstructions.npy", model.reconstruct(test, draw=False))
-    np.save(directory / "drawn_reconstructions.npy", model.reconstruct(test, draw=True))
-    info = {"seconds": seconds + model.fit_seconds, "num_parameters": model.num_parameters}
-    (directory / INFO_FILE).write_text(json.dumps(info) + "\n")
-    return directory
-
-
-def _read_fit(options: Options, name: str) -> dict[str, float]:
-    return json.loads((options.directory / name / FIT_FILE).read_text())
+FILE_NAME = str.maketrans({" ": "_", ",": "", ":": "", "+": "and"})
 
 
 class Comparison:
-    """Measures the images of `make_images` for the rows of the table; stores features on disk."""
+    """Makes and measures the images of the rows of the table; stores features on disk."""
 
     def __init__(self, options: Options, weights: inception_weights.InceptionWeights):
         self._options = options
-        vae = inference.load(options.workdir)
-        vae.config.data.dir = options.data_dir
-        test = image_sets.real_split(vae, "test", options.num_samples)
-        self._test = test.take(slice(None))
-        bounds = evaluation.evaluate_bounds(vae, experiment.load_split(vae.config, "test"))
-        # The bound of a density has no bits per dimension.
-        self._bits = {name: bounds[name].value for name in ("bits_per_dim",) if name in bounds}
         self._tap = sample_quality.best_tap(weights)
         self._extractor = FeatureExtractor(weights, [self._tap])
-        self._real, self._floor = (
-            reference_features(
-                self._extractor,
-                image_sets.real_split(vae, split, options.num_samples).take(slice(None)),
-                f"{vae.config.data.name}-{split}",
-                pathlib.Path(options.data_dir).expanduser() / "inception" / "reference",
+        directory = options.directory / f"rows_{options.num_samples}_{self._tap}"
+        self._rows = {
+            label: Run(
+                directory / label.translate(FILE_NAME),
+                label,
+                functools.partial(self._measure, label),
             )
-            for split in ("test", "train")
+            for label in (FLOOR, *options.peers, OURS)
+        }
+
+    def run(self) -> None:
+        """Measures all rows, then two of them with several seeds, and writes the results."""
+        engine.run_all(list(self._rows.values()), self._save)
+        rows = {label: run.result() for label, run in self._rows.items()}
+        best = min(self._options.peers, key=lambda label: rows[label]["samples"]["fid"][0])
+        seeds = [
+            Run(
+                self._rows[label].directory / "seeds",
+                label,
+                functools.partial(self._measure_seeds, label),
+            )
+            for label in (OURS, best)
+        ]
+        engine.run_all(
+            seeds,
+            lambda found: self._save(
+                rows | {label: rows[label] | {"fid_of_seeds": found[label]} for label in found}
+            ),
         )
 
-    def write(self) -> None:
-        """Measures all rows and writes the table and the pictures."""
-        labels = [*self._options.peers, OURS]
-        paths = {label: make_images(self._options, label, self._test) for label in labels}
-        self._save_pictures(paths)
-        rows = {FLOOR: {"samples": self._compare(self._floor)}}
-        rows |= {label: self._measure(path) for label, path in paths.items()}
-        rows[OURS] |= self._bits
-        self._save_table(rows)  # with one seed, in case the rest is interrupted
-        best = min(self._options.peers, key=lambda label: rows[label]["samples"]["fid"][0])
-        for label in (OURS, best):
-            rows[label]["fid_of_seeds"] = [
-                self._distances(np.load(paths[label] / f"samples_{seed}.npy"))["fid"][0]
-                for seed in range(NUM_SEEDS)
-            ]
-        self._save_table(rows)
+    def _save(self, rows: Mapping[str, dict]) -> None:
+        """Writes the table and the pictures: random samples, and the first reconstructions.
 
-    def _save_table(self, rows: dict[str, dict]) -> None:
+        The samples are chosen at random because a mixture returns them component by component.
+        """
         content = {
             "num_images": len(self._test),
             "tap": self._tap,
@@ -295,33 +99,87 @@ class Comparison:
             "rows": rows,
         }
         directory = self._options.directory
-        (directory / "table.json").write_text(json.dumps(content, indent=2) + "\n")
-        (directory / "table.md").write_text("\n".join(make_table(content).to_markdown()))
-
-    def _save_pictures(self, paths: dict[str, pathlib.Path]) -> None:
-        """Saves random samples and reconstructions of the first test images.
-
-        The samples are chosen at random because a mixture returns them component by component.
-        """
+        engine.write_text(directory / "table.json", json.dumps(content, indent=2) + "\n")
+        engine.write_text(directory / "table.md", "\n".join(make_table(content).to_markdown()))
         chosen = np.random.default_rng(0).choice(len(self._test), NUM_SHOWN, replace=False)
-        shown = {label: np.load(path / "samples_0.npy")[chosen] for label, path in paths.items()}
-        figures.save_labelled_rows(self._options.directory / "samples.png", shown)
-        shown = {"test images": self._test[:NUM_SHOWN]}
-        for label, path in paths.items():
-            shown[label] = np.load(path / "reconstructions.npy")[:NUM_SHOWN]
-        figures.save_labelled_rows(self._options.directory / "reconstructions.png", shown)
+        samples, reconstructions = {}, {"test images": self._test[:NUM_SHOWN]}
+        for label in (label for label in rows if label != FLOOR):
+            path = self._rows[label].directory
+            samples[label] = np.load(path / "samples_0.npy")[chosen]
+            reconstructions[label] = np.load(path / "reconstructions.npy")[:NUM_SHOWN]
+        for name, shown in (("samples", samples), ("reconstructions", reconstructions)):
+            if samples:
+                with engine.replaced(directory / f"{name}.png") as temporary:
+                    figures.save_labelled_rows(temporary, shown)
 
-    def _measure(self, path: pathlib.Path) -> dict[str, object]:
-        """Returns all metrics of one row."""
+    @functools.cached_property
+    def _vae(self) -> TrainedVAE:
+        vae = inference.load(self._options.workdir)
+        vae.config.data.dir = self._options.data_dir
+        return vae
+
+    @functools.cached_property
+    def _test(self) -> np.ndarray:
+        return self._real_images("test")
+
+    @functools.cached_property
+    def _real(self) -> FeatureSet:
+        return self._real_features("test")
+
+    def _real_images(self, split: str) -> np.ndarray:
+        return image_sets.real_split(self._vae, split, self._options.num_samples).take(slice(None))
+
+    def _real_features(self, split: str) -> FeatureSet:
+        return reference_features(
+            self._extractor,
+            self._real_images(split),
+            f"{self._vae.config.data.name}-{split}",
+            pathlib.Path(self._options.data_dir).expanduser() / "inception" / "reference",
+        )
+
+    def _measure(self, label: str) -> dict[str, object]:
+        """Returns all metrics of one row, after making its images."""
+        if label == FLOOR:
+            return {"samples": self._compare(self._real_features("train"))}
+        path = self._rows[label].directory
+        result = self._make_images(label, path)
         at_mean = np.load(path / "reconstructions.npy")
         x, y = (images.astype(np.float32) / 255.0 for images in (self._test, at_mean))
         psnr = np.asarray(reconstruction.psnr(x, y))
-        return json.loads((path / INFO_FILE).read_text()) | {
+        result |= {
             "samples": self._distances(np.load(path / "samples_0.npy")),
             "reconstructions": self._distances(np.load(path / "drawn_reconstructions.npy")),
             "psnr": [float(psnr.mean()), float(psnr.std() / np.sqrt(len(psnr)))],
             "ssim": float(np.mean(reconstruction.ssim(x, y))),
         }
+        if label == OURS:
+            split = experiment.load_split(self._vae.config, "test")
+            bounds = evaluation.evaluate_bounds(self._vae, split)
+            # The bound of a density has no bits per dimension.
+            names = [name for name in ("bits_per_dim",) if name in bounds]
+            result |= {name: bounds[name].value for name in names}
+        return result
+
+    def _make_images(self, label: str, path: pathlib.Path) -> dict[str, object]:
+        """Saves samples and reconstructions; returns training time in seconds and model size."""
+        options = self._options
+        name, sampler = PEERS.get(label, (OURS, ""))
+        if label == OURS:
+            model = Ours(options)
+        else:
+            model = pythae_models.Peer(options.directory / name, sampler, peers_images(options))
+        for seed in range(NUM_SEEDS):
+            np.save(path / f"samples_{seed}.npy", model.sample(seed, options.num_samples))
+        np.save(path / "reconstructions.npy", model.reconstruct(self._test, draw=False))
+        np.save(path / "drawn_reconstructions.npy", model.reconstruct(self._test, draw=True))
+        seconds = training_runs(options)[name].result()["seconds"] + model.fit_seconds
+        return {"seconds": seconds, "num_parameters": model.num_parameters}
+
+    def _measure_seeds(self, label: str) -> list[float | None]:
+        """Returns the distance of the samples of each seed."""
+        path = self._rows[label].directory
+        samples = [np.load(path / f"samples_{seed}.npy") for seed in range(NUM_SEEDS)]
+        return [self._distances(images)["fid"][0] for images in samples]
 
     def _distances(self, images: np.ndarray) -> dict[str, list[float | None]]:
         """Returns {metric: [value, standard error]} of images compared with the test images."""
@@ -348,9 +206,9 @@ def make_table(content: dict) -> Table:
 
 
 def _cells(row: dict) -> list[str]:
-    samples = row["samples"]
+    samples, seeds = row["samples"], row.get("fid_of_seeds")
     sample_cells = [
-        _with_seeds(samples["fid"][0], row.get("fid_of_seeds")),
+        mean_and_deviation(seeds, 4) if seeds else f"{samples['fid'][0]:.3f}",
         f"{1000 * samples['kid'][0]:.2f}",
         f"{samples['precision'][0]:.2f}, {samples['recall'][0]:.2f}",
     ]
@@ -364,13 +222,6 @@ def _cells(row: dict) -> list[str]:
         f"{row['psnr'][0]:.2f}",
         f"{row['bits_per_dim']:.3f}" if "bits_per_dim" in row else "",
     ]
-
-
-def _with_seeds(value: float, seed_values: list[float] | None) -> str:
-    """Formats the value, '0.123', or the mean and standard deviation over several seeds."""
-    if seed_values is None:
-        return f"{value:.3f}"
-    return f"{np.mean(seed_values):.4f} ± {np.std(seed_values, ddof=1):.4f}"
 
 
 def main() -> None:
@@ -402,8 +253,10 @@ def main() -> None:
             options.inception_weights, pathlib.Path(options.data_dir).expanduser()
         )
         sample_quality.check_num_samples(options.num_samples, weights)
-        train_all(options)
-    Comparison(options, weights).write()
+        stopped_by = engine.run_all(list(training_runs(options).values()), lambda results: None)
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    Comparison(options, weights).run()
     print((options.directory / "table.md").read_text())
 
 

@@ -1,8 +1,10 @@
 """Tests of benchmarks/peers.py and pythae_models.py: tiny runs, a stand-in network."""
 
+import contextlib
 import dataclasses
 import json
-import threading
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics import reconstruction
 from vae_jax.runtime.workdir import lock_workdir
+from vae_jax.studies import engine
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pythae")
 
-from benchmarks import peers, pythae_models  # noqa: E402 - needs torch and pythae
+from benchmarks import peers, peers_models, pythae_models  # noqa: E402 - needs torch and pythae
 
 NUM_IMAGES = 40
 
@@ -45,7 +48,7 @@ def small_trainings():
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory) -> peers.Options:
+def options(tmp_path_factory) -> peers_models.Options:
     """Options after all trainings, ours without the command."""
     directory = tmp_path_factory.mktemp("peers")
     (directory / "data" / "tiny").mkdir(parents=True)
@@ -64,7 +67,7 @@ def options(tmp_path_factory) -> peers.Options:
         "from ml_collections import ConfigDict\n"
         f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
     )
-    options = peers.Options(
+    options = peers_models.Options(
         workdir=directory / "ours",
         vae_workdir=directory / "ours_vae",
         directory=directory / "peers",
@@ -77,17 +80,16 @@ def options(tmp_path_factory) -> peers.Options:
         inception_weights=None,
     )
     training.train_and_evaluate(config, options.workdir, evaluation.validate)
-    for name in pythae_models.MODELS:
-        (options.directory / name).mkdir(parents=True)
-        peers.train_peer(options, name)
-    (options.directory / peers.OURS).mkdir()
-    (options.directory / peers.OURS / "fit.json").write_text('{"vae": 30.0, "prior": 90.0}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers_models, "train_ours", lambda _: {"seconds": 120.0})
+        runs = list(peers_models.training_runs(options).values())
+        assert engine.run_all(runs, lambda results: None) is None
     return options
 
 
 def test_peers_get_mirror_images_on_request(options):
-    images = peers._peers_images(options)
-    both = peers._peers_images(dataclasses.replace(options, mirror=True))
+    images = peers_models.peers_images(options)
+    both = peers_models.peers_images(dataclasses.replace(options, mirror=True))
     assert len(both) == 2 * len(images)
     np.testing.assert_array_equal(both[: len(images)], images)
     np.testing.assert_array_equal(both[len(images) :, :, ::-1], images)
@@ -95,7 +97,7 @@ def test_peers_get_mirror_images_on_request(options):
 
 def test_a_peer_is_trained_for_its_time(options):
     for name in pythae_models.MODELS:
-        fit = json.loads((options.directory / name / "fit.json").read_text())
+        fit = peers_models.training_runs(options)[name].result()
         assert fit["epochs"] == 1  # two epochs take more than 0.06 s
         assert fit["seconds"] > 0
 
@@ -103,8 +105,7 @@ def test_a_peer_is_trained_for_its_time(options):
 def test_as_many_epochs_as_fit_into_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(pythae_models, "_step_seconds", lambda *_: 0.5)
     images = images_28(2 * pythae_models.BATCH_SIZE, seed=2)
-    pythae_models.train("rae_l2", images, images, 2.9, tmp_path)
-    fit = json.loads((tmp_path / "fit.json").read_text())
+    fit = pythae_models.train("rae_l2", images, images, 2.9, tmp_path)
     assert fit["epochs"] == 3  # two steps each
 
 
@@ -156,7 +157,7 @@ def table(options) -> dict:
         patch.setattr(sample_quality, "FID_TAP", TAP)
         patch.setattr(image_sets, "BLOCK_SIZE", 20)
         patch.setattr(peers, "FeatureExtractor", StandIn)
-        peers.Comparison(options, stand_in_weights((TAP,), has_logits=False)).write()
+        peers.Comparison(options, stand_in_weights((TAP,), has_logits=False)).run()
     return json.loads((options.directory / "table.json").read_text())
 
 
@@ -191,37 +192,51 @@ def test_psnr_is_that_of_the_saved_images(table, options):
     test = np.load(options.directory.parent / "data" / "tiny" / "test_images.npy")
     order = np.random.default_rng(0).permutation(len(test))[:NUM_IMAGES]
     saved = np.load(
-        options.directory / f"rows_{NUM_IMAGES}" / "pythae_VAMP" / "reconstructions.npy"
+        options.directory / f"rows_{NUM_IMAGES}_{TAP}" / "pythae_VAMP" / "reconstructions.npy"
     )
     expected = float(np.mean(reconstruction.psnr(test[order] / 255.0, saved / 255.0)))
     assert table["rows"]["pythae VAMP"]["psnr"][0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_processes_share_the_training_and_train_each_model_once(options, tmp_path, monkeypatch):
-    """`train_all` waits for the model that another process trains."""
-    options = dataclasses.replace(options, directory=tmp_path)
-    calls = []
-    monkeypatch.setattr(peers, "train_ours", lambda _: calls.append(peers.OURS))
-    monkeypatch.setattr(peers, "train_peer", lambda _, name: calls.append(name))
-    monkeypatch.setattr(peers, "WAITING_SECONDS", 0.05)
-    (tmp_path / "vae").mkdir()
-    released = threading.Event()
+def test_each_model_is_trained_once_and_one_that_is_trained_elsewhere_is_waited_for(
+    options, tmp_path, monkeypatch
+):
+    options, order = dataclasses.replace(options, directory=tmp_path), []
 
-    def release():
-        released.set()
-        (tmp_path / "vae" / peers.DONE_FILE).touch()
+    def train(_, name=peers.OURS):
+        order.append(name)
+        return {"seconds": 1.0}
 
-    with lock_workdir(tmp_path / "vae"):
-        other = threading.Thread(target=peers.train_all, args=(options,))
-        other.start()
-        while len(calls) < 3:
-            assert other.is_alive()
-        assert sorted(calls) == sorted({peers.OURS, *pythae_models.MODELS} - {"vae"})
-        release()
-    other.join(timeout=30.0)
-    assert not other.is_alive()
-    peers.train_all(options)
-    assert len(calls) == 3
+    monkeypatch.setattr(peers_models, "train_ours", train)
+    monkeypatch.setattr(peers_models, "train_peer", train)
+    monkeypatch.setattr(engine.time, "sleep", lambda _: other_process.close())
+    runs = list(peers_models.training_runs(options).values())
+    claim = tmp_path / "vae" / engine.CLAIM_DIRECTORY
+    claim.mkdir(parents=True)
+    with contextlib.ExitStack() as other_process:
+        other_process.enter_context(lock_workdir(claim))
+        assert engine.run_all(runs, lambda results: None) is None
+    assert order == [peers.OURS, "rae_l2", "vamp", "vae"]
+    assert engine.run_all(runs, lambda results: None) is None
+    assert len(order) == 4
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGTERM])
+def test_times_of_our_runs_add_up_and_a_signal_is_passed_on(options, tmp_path, monkeypatch, number):
+    """train.py exits with 128 plus the number of the signal that stopped it."""
+    options = dataclasses.replace(options, directory=tmp_path, workdir=tmp_path / "new")
+    clock, commands = iter([0.0, 3.0, 10.0, 14.0]), []
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 128 + number if number else 0)
+
+    monkeypatch.setattr(peers_models, "_child_seconds", lambda: next(clock))
+    monkeypatch.setattr(peers_models.subprocess, "run", run)
+    outcome = peers_models.train_ours(options)
+    assert outcome == (number or {"seconds": 7.0}) and len(commands) == (1 if number else 2)
+    spent = json.loads((tmp_path / "vae_jax" / "fit.json").read_text())
+    assert spent == ({"vae": 3.0} if number else {"vae": 3.0, "prior": 4.0})
 
 
 def test_models_can_be_chosen(options):
@@ -235,7 +250,7 @@ def test_models_can_be_chosen(options):
 def test_run_whose_training_time_is_unknown_is_refused(options, tmp_path):
     options = dataclasses.replace(options, directory=tmp_path)
     with pytest.raises(ValueError, match="ours holds a run that was not started from here"):
-        peers.train_ours(options)
+        peers_models.train_ours(options)
 
 
 @pytest.mark.parametrize("num_samples", [1, TAP])

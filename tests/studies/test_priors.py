@@ -1,6 +1,8 @@
 """Tests of vae_jax/studies/priors.py: tiny fits on a tiny VAE, with a stand-in for the network."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.runtime.workdir import WorkdirBusyError
+from vae_jax.studies import engine, priors_metrics
 from vae_jax.studies import priors as compare
 
 TAP = 6
@@ -50,7 +53,7 @@ def make_comparison(data_dir, workdir, names=NAMES, taps=(TAP,)) -> compare.Comp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "TAPS", (TAP,))
         patch.setattr(sample_quality, "FID_TAP", TAP)
-        patch.setattr(compare, "FeatureExtractor", StandIn)
+        patch.setattr(priors_metrics, "FeatureExtractor", StandIn)
         weights = stand_in_weights(taps, has_logits=False)
         tempered = [("diffusion", 0.5)] if "diffusion" in names else []
         return compare.Comparison(get_config, workdir, names, tempered, NUM_SAMPLES, 4, weights)
@@ -63,7 +66,7 @@ def compared(data_dir, vae_workdir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_sets, "BLOCK_SIZE", 10)
         assert comparison.fit_all() is None
-        comparison.write()
+        comparison.measure_all()
     return vae_workdir / "priors"
 
 
@@ -85,6 +88,7 @@ def test_prior_trained_with_the_vae_has_a_row_of_its_own(data_dir, tmp_path):
         config = make_config(data_dir, prior__name=own)
         configuration.save(config, IMAGE_SHAPE, {}, tmp_path)
         rows = {row.label: row.workdir for row in make_comparison(data_dir, tmp_path).rows}
+        assert rows.pop(compare.AGGREGATE) == tmp_path
         fitted = {name: tmp_path / "priors" / name for name in NAMES}
         tempered = {"diffusion, temperature 0.5": fitted["diffusion"]}
         assert rows == {label: tmp_path, **fitted, **tempered}
@@ -142,14 +146,18 @@ def test_second_call_fits_and_extracts_nothing(compared, data_dir, vae_workdir, 
         patch.setattr(StandIn, "features", None)
         patch.setattr(image_sets, "BLOCK_SIZE", 10)
         assert comparison.fit_all() is None
-        comparison.write()
-    again = json.loads((compared / "table.json").read_text())
-    for row in (*again.values(), *results.values()):
-        row.pop("samples_per_second", None)
-    assert again == results
+        comparison.measure_all()
+    assert json.loads((compared / "table.json").read_text()) == results
 
 
-def test_priors_that_another_process_fits_are_waited_for(data_dir, vae_workdir, monkeypatch):
+def copy_vae(vae_workdir, tmp_path) -> pathlib.Path:
+    """Returns the workdir of a VAE that has no priors yet."""
+    return shutil.copytree(vae_workdir, tmp_path / "vae", ignore=lambda *_: {"priors"})
+
+
+def test_priors_that_another_process_fits_are_waited_for(
+    data_dir, vae_workdir, tmp_path, monkeypatch
+):
     fitted, calls = [], []
 
     def fit(config, workdir):
@@ -157,17 +165,19 @@ def test_priors_that_another_process_fits_are_waited_for(data_dir, vae_workdir, 
         if calls == ["flow"]:
             raise WorkdirBusyError("busy")
         fitted.append(config.prior.name)
+        return {"seconds": 1.0}
 
+    copied = copy_vae(vae_workdir, tmp_path)
     monkeypatch.setattr(compare, "fit", fit)
-    monkeypatch.setattr(compare.time, "sleep", lambda seconds: None)
-    comparison = make_comparison(data_dir, vae_workdir, ("flow", "mixture"))
+    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
+    comparison = make_comparison(data_dir, copied, ("flow", "mixture"))
     assert comparison.fit_all() is None
     assert fitted == ["mixture", "flow"]
 
 
-def test_a_stopped_fit_stops_the_command(data_dir, vae_workdir, monkeypatch):
+def test_a_stopped_fit_stops_the_command(data_dir, vae_workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "fit", lambda config, workdir: 15)
-    assert make_comparison(data_dir, vae_workdir).fit_all() == 15
+    assert make_comparison(data_dir, copy_vae(vae_workdir, tmp_path)).fit_all() == 15
 
 
 def test_seconds_of_interrupted_fits_add_up(tmp_path, data_dir, monkeypatch):
@@ -177,7 +187,7 @@ def test_seconds_of_interrupted_fits_add_up(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(training, "train_and_evaluate", lambda *_: next(outcomes))
     config = make_config(data_dir)
     assert compare.fit(config, tmp_path) == 15
-    assert compare.fit(config, tmp_path) is None
+    assert compare.fit(config, tmp_path) == {"seconds": 5.0}
     assert json.loads((tmp_path / "fit.json").read_text()) == {"seconds": 5.0}
 
 
@@ -201,7 +211,7 @@ def test_mistakes_are_named(arguments, message, vae_workdir, data_dir, monkeypat
     weights = stand_in_weights((TAP,), has_logits=False)
     monkeypatch.setattr(compare.inception_weights, "find_or_download", lambda *_, **__: weights)
     monkeypatch.setattr(sample_quality, "TAPS", (TAP,))
-    monkeypatch.setattr(compare, "FeatureExtractor", StandIn)
+    monkeypatch.setattr(priors_metrics, "FeatureExtractor", StandIn)
     defaults = ["--config=configs/fashion_mnist_prior.py", f"--workdir={vae_workdir}"]
     with pytest.raises(SystemExit, match=message):
         compare.main([*defaults, f"--data_dir={data_dir}", *arguments])

@@ -1,3 +1,3 @@
 """Commands that train and compare many runs: ablations (`ablation`), and priors on one VAE
-(`priors`).
+(`priors`). `engine` shares the runs among processes and resumes them.
 """
