@@ -24,6 +24,7 @@ from types import ModuleType
 import numpy as np
 
 from configs import pathologies
+from vae_jax import config as configuration
 from vae_jax import data, doctor, evaluation, training
 from vae_jax.recording.tables import Table
 from vae_jax.runtime import process
@@ -43,12 +44,12 @@ def load_pathologies() -> dict[str, ModuleType]:
 def make_config(module: ModuleType, workdir: pathlib.Path, seed: int, **overrides):
     """Returns the configuration of a run; writes its spoilt images, if any, to workdir/data."""
     config = module.get_config()
-    config.update_from_flattened_dict({"seed": seed, **overrides})
+    config = configuration.with_changes(config, {"seed": seed, **overrides})
     if hasattr(module, "spoil"):
         spoilt = workdir / "data" / module.__name__.rpartition(".")[2]
         if not spoilt.exists():
             _write_spoilt(module, data.prepare(config.data.name, config.data.dir), spoilt)
-        config.data.name = str(spoilt.absolute())
+        config = configuration.with_changes(config, {"data.name": str(spoilt.absolute())})
     return config
 
 

@@ -31,7 +31,7 @@ from benchmarks.peers_models import (
     peers_images,
     training_runs,
 )
-from vae_jax import data, evaluation, experiment, inference
+from vae_jax import data, evaluation, inference
 from vae_jax.evaluation import sample_quality
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights, reconstruction
@@ -114,9 +114,7 @@ class Comparison:
 
     @functools.cached_property
     def _vae(self) -> TrainedVAE:
-        vae = inference.load(self._options.workdir)
-        vae.config.data.dir = self._options.data_dir
-        return vae
+        return inference.load(self._options.workdir, data_dir=self._options.data_dir)
 
     @functools.cached_property
     def _test(self) -> np.ndarray:
@@ -133,7 +131,7 @@ class Comparison:
         return reference_features(
             self._extractor,
             self._real_images(split),
-            f"{self._vae.config.data.name}-{split}",
+            f"{self._vae.experiment.dataset.name}-{split}",
             pathlib.Path(self._options.data_dir).expanduser() / "inception" / "reference",
         )
 
@@ -153,7 +151,7 @@ class Comparison:
             "ssim": float(np.mean(reconstruction.ssim(x, y))),
         }
         if label == OURS:
-            split = experiment.load_split(self._vae.config, "test")
+            split = self._vae.experiment.dataset.split("test")
             bounds = evaluation.evaluate_bounds(self._vae, split)
             # The bound of a density has no bits per dimension.
             names = [name for name in ("bits_per_dim",) if name in bounds]

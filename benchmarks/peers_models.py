@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import pythae_models
 from vae_jax import config as configuration
 from vae_jax import experiment, inference
+from vae_jax.data import Dataset
 from vae_jax.errors import InputError
 from vae_jax.inference import image_sets
 from vae_jax.recording import figures
@@ -137,7 +138,7 @@ def _child_seconds() -> float:
 
 def train_peer(options: Options, name: str) -> dict[str, float]:
     """Trains one of pythae's models; returns its seconds and epochs."""
-    validation = experiment.load_split(_data_config(options), "validation").take(slice(None))
+    validation = _dataset(options).split("validation").take(slice(None))
     seconds = 60.0 * options.minutes
     directory = options.directory / name
     return pythae_models.train(name, peers_images(options), validation, seconds, directory)
@@ -145,17 +146,18 @@ def train_peer(options: Options, name: str) -> dict[str, float]:
 
 def peers_images(options: Options) -> np.ndarray:
     """Returns the images that peers and their samplers are trained on, uint8 [N, H, W, C]."""
-    images = experiment.load_split(_data_config(options), "train").take(slice(None))
+    images = _dataset(options).split("train").take(slice(None))
     return np.concatenate([images, images[:, :, ::-1]]) if options.mirror else images
 
 
-def _data_config(options: Options):
-    """Returns our configuration, which defines the splits of the images."""
+def _dataset(options: Options) -> Dataset:
+    """Returns the dataset of our configuration, which defines the splits."""
     config = configuration.load_module(
         options.vae_config, ("get_config",), "configs/fashion_mnist.py"
     ).get_config()
-    config.data.dir = options.data_dir
-    return config
+    return experiment.create_dataset(
+        configuration.with_changes(config, {"data.dir": options.data_dir})
+    )
 
 
 def training_runs(options: Options) -> dict[str, Run]:
@@ -169,15 +171,13 @@ class Ours:
     """Our model with the interface of `pythae_models.Peer`."""
 
     def __init__(self, options: Options):
-        self._vae = inference.load(options.workdir)
-        self._vae.config.data.dir = options.data_dir
+        self._vae = inference.load(options.workdir, data_dir=options.data_dir)
         self.num_parameters = sum(int(p.size) for p in jax.tree.leaves(self._vae.params))
         self.fit_seconds = 0.0  # the prior is trained in a run of its own
 
     def sample(self, seed: int, n: int) -> np.ndarray:
         """Returns n means of p(x|z) with z ~ p(z), uint8 [n, H, W, C]."""
-        self._vae.config.eval.seed = seed
-        return image_sets.sample_means(self._vae, n)[1]
+        return image_sets.sample_means(self._vae, n, seed=seed)[1]
 
     def reconstruct(self, images: np.ndarray, draw: bool) -> np.ndarray:
         """Returns the means of p(x|z) at E[z|x] or, with `draw`, at z ~ q(z|x)."""

@@ -83,14 +83,12 @@ class Curve:
         self._real = reference_features(
             self._extractor,
             image_sets.real_split(vae, "test", num_samples).take(slice(None)),
-            f"{pathlib.Path(vae.config.data.name).name}-test",
+            f"{pathlib.Path(vae.experiment.dataset.name).name}-test",
             pathlib.Path(data_dir).expanduser() / "inception" / "reference",
         )
 
     def _load(self, workdir: pathlib.Path, step: int | str) -> inference.TrainedVAE:
-        vae = inference.load(workdir, step)
-        vae.config.data.dir = self._data_dir
-        return vae
+        return inference.load(workdir, step, data_dir=self._data_dir)
 
     def measure(self) -> dict:
         """Measures all checkpoints; returns the content of curve.json."""
@@ -102,7 +100,7 @@ class Curve:
                 vae = self._load(workdir, step)
                 points.append(
                     {
-                        "prior": vae.config.prior.name,
+                        "prior": vae.experiment.config["prior.name"],
                         "step": step,
                         "minutes": seconds / 60,
                         **self._distances(vae),

@@ -63,11 +63,11 @@ def main() -> None:
     args = parser.parse_args()
     process.cache_compilations()
     vae = inference.load(args.workdir)
-    if vae.config.prior.name != "diffusion":
+    if not vae.experiment.prior.samples_in_steps:
         sys.exit(
             f"benchmarks.sampler_steps: --workdir={args.workdir} must be a run with prior.name = "
-            f"'diffusion', but has {vae.config.prior.name!r}, which needs no sampler steps. "
-            "Give another --workdir."
+            f"'diffusion', but has {vae.experiment.config['prior.name']!r}, which needs no sampler "
+            "steps. Give another --workdir."
         )
     prior = vae.model.bind({"params": vae.params}).prior.base
     print("\n".join(measure(prior, args.num_samples).to_markdown()))

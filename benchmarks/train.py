@@ -250,7 +250,7 @@ def count_operations(program: str, config, image_shape: tuple[int, int, int]) ->
         sizes, latents = train_worker.PERCEPTRON_SIZES, train_worker.PERCEPTRON_LATENTS
         return operations.count_training(operations.perceptron_products(sizes, latents))
 
-    model = experiment.create_model(config, image_shape)
+    model = experiment.build(config, image_shape).model
     return operations.count_training(operations.vae_products(model))
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import experiment
-from vae_jax.training.steps import create_train_step
 
 NUM_IMAGES = 4096
 IMAGE_SHAPES = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "celeb_a": (64, 64, 3)}
@@ -63,22 +62,18 @@ class JaxProgram:
 
     def create(self, config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
         """Sets `state`, `train_steps` (the jitted function) and `steps_per_call`."""
-        from vae_jax.checkpoints import state
         from vae_jax.runtime import sharding
         from vae_jax.training import steps
 
-        model = experiment.create_model(config, image_shape)
-        tx = experiment.create_optimizer(config)
-        train_step = create_train_step(config, image_shape)
+        run = experiment.build(config, image_shape)
         mesh = sharding.create_mesh([self.device])
         everywhere = sharding.replicated(mesh)
-        self.steps_per_call = experiment.steps_per_call(config)
-        self.train_steps = steps.jit_train_steps(train_step, mesh, self.steps_per_call)
-        self.images = self.jax.device_put(self.images, everywhere)
-        create_state = self.jax.jit(
-            lambda key: state.create_train_state(model, tx, key), out_shardings=everywhere
+        self.steps_per_call = run.training.steps_in_call()
+        self.train_steps = steps.jit_train_steps(
+            steps.create_train_step(run), mesh, self.steps_per_call
         )
-        self.state = create_state(self.key)
+        self.images = self.jax.device_put({"x": self.images}, everywhere)
+        self.state = self.jax.jit(run.create_state, out_shardings=everywhere)(self.key)
 
     def run(self, num_calls: int) -> None:
         for i in range(num_calls):

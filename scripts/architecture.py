@@ -19,7 +19,7 @@ PICTURE = REPOSITORY / "docs" / "images" / "architecture.svg"
 # From the ground floor up, with what each room is for.
 FLOORS: tuple[dict[str, str], ...] = (
     {"errors": "errors a user can fix", "typing": "types of annotations"},
-    {"registry": "kinds of a component, by name"},
+    {"registry": "kinds of a component, by name", "streams": "random keys, by name"},
     {
         "distributions": "Gaussians in closed form",
         "recording": "metrics, figures, tables",
@@ -33,7 +33,8 @@ FLOORS: tuple[dict[str, str], ...] = (
     {"priors": "p(z)", "likelihoods": "p(x | z)"},
     {"models": "encoder and decoder", "metrics": "Inception, FID, SSIM ..."},
     {"objectives": "the bound and the loss", "config": "keys, rules, files"},
-    {"experiment": "configuration to parts", "checkpoints": "the state, on disk"},
+    {"tasks": "what is trained", "checkpoints": "the state, on disk"},
+    {"experiment": "configuration to parts"},
     {"inference": "a trained VAE in use"},
     {"doctor": "what is wrong with a run"},
     {"training": "the loop", "gallery": "the worst images, and why"},

@@ -3,6 +3,7 @@
 train.py makes the run once, in a process of its own. Tests must not change it: they copy it first.
 """
 
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -21,9 +22,9 @@ from ml_collections import ConfigDict
 import vae_jax
 from configs import default
 from vae_jax import config as configuration
-from vae_jax import experiment
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.checkpoints.state import create_train_state
+from vae_jax.experiment import Experiment, build
+from vae_jax.inference import TrainedVAE
 from vae_jax.training import steps
 
 # Most of the tests' time is compilation, so the compiler optimises little: at level 0, or at level
@@ -110,6 +111,22 @@ def make_config(data_dir: pathlib.Path, **overrides) -> ConfigDict:
     return config
 
 
+def make_experiment(data_dir: pathlib.Path = pathlib.Path(), **overrides) -> Experiment:
+    """Builds the experiment of this configuration for images of IMAGE_SHAPE."""
+    return build(make_config(data_dir, **overrides), IMAGE_SHAPE)
+
+
+def changed_vae(vae: TrainedVAE, data_dir: pathlib.Path | None = None, **plan) -> TrainedVAE:
+    """Returns the model with another evaluation plan or dataset directory."""
+    run = dataclasses.replace(
+        vae.experiment, evaluation=dataclasses.replace(vae.experiment.evaluation, **plan)
+    )
+    if data_dir is not None:
+        dataset = dataclasses.replace(run.dataset, data_dir=str(data_dir))
+        run = dataclasses.replace(run, dataset=dataset)
+    return TrainedVAE(run, vae.params, vae.step, vae._steps)
+
+
 def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
     """Returns the same configuration as flags of train.py."""
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
@@ -172,11 +189,9 @@ def raise_sigterm_after(monkeypatch, step: int) -> None:
 
 def read_state(workdir: pathlib.Path, which="latest"):
     """Restores a checkpoint of a run on one device."""
-    config = configuration.load(workdir)
-    model = experiment.create_model(config, configuration.load_image_shape(workdir))
-    tx = experiment.create_optimizer(config)
+    run = build(configuration.load(workdir), configuration.load_image_shape(workdir))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: run.create_state(jax.random.key(0)))
     template = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
     )

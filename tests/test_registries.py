@@ -18,7 +18,6 @@ from vae_jax.errors import InputError
 from vae_jax.priors import samplers
 from vae_jax.recording.writers import Summary
 from vae_jax.registry import Option, Registry, at_least, one_of
-from vae_jax.training import frozen_vae
 
 SHORT = {
     "train__num_steps": 2,
@@ -169,17 +168,18 @@ def evaluate_nothing(vae, split):
 
 def test_toys_train_and_load_and_sample(tmp_path):
     config = toy_config(tmp_path)
-    experiment.validate(config)
+    run = experiment.build(config)
     training.train_and_evaluate(config, tmp_path / "vae", evaluate_nothing)
     assert (tmp_path / "dimmed_5" / "train_images.npy").exists()
-    images = experiment.load_split(config, "test").take(slice(None))
+    images = run.dataset.split("test").take(slice(None))
     np.testing.assert_array_equal(images, np.maximum(np.int32(smooth_images(8)) - 5, 0))
-    assert data.describe(**config.data) == "5 levels darker"
+    assert run.dataset.describe() == "5 levels darker"
 
     vae = vae_jax.load(tmp_path / "vae")
     assert vae.likelihood == Narrow(1, 0.1)
-    assert configuration.flatten(vae.config) == configuration.flatten(config)
-    assert vae.config.prior.shift == (2.0, -2.0)  # a tuple again
+    loaded = configuration.load(tmp_path / "vae")
+    assert configuration.flatten(loaded) == configuration.flatten(config)
+    assert loaded.prior.shift == (2.0, -2.0)  # a tuple again
     configuration.check_unchanged(config, (16, 16, 1), tmp_path / "vae")
     np.testing.assert_allclose(vae.params["prior"]["base"]["centre"], [2, -2, 2, -2], atol=0.1)
     assert vae.sample(jax.random.key(0), 3).shape == (3, 16, 16, 1)
@@ -199,8 +199,8 @@ def test_toys_train_and_load_and_sample(tmp_path):
 
     config.prior.name = "shifted"  # starts from the codes of the frozen VAE
     params = {"prior": {"mean": 0, "std": 1, "base": {"centre": 0}}}
-    train = experiment.load_split(config, "train")
-    start = frozen_vae.set_initial_params(config, params, train)["prior"]
+    run = experiment.build(config)
+    start = run.task.start(params, run.dataset.split("train"), vae_jax.load)["prior"]
     for key in ("mean", "std"):
         np.testing.assert_allclose(start[key], moments[key], rtol=1e-5)
     assert start["base"]["centre"].shape == (4,)
@@ -285,7 +285,7 @@ def test_properties_of_likelihoods(name):
         assert likelihood.has_log_std == (gaussian and variance != "fixed")
         assert likelihood.optimal_scale == (gaussian and variance == "batch_optimal")
         assert likelihood.has_free_variance == (gaussian and variance != "batch_optimal")
-        assert likelihood.soft_targets == (name == "bernoulli")
+        assert likelihood.grey_is_probability == (name == "bernoulli")
         std = likelihood.std({"decoder": {"log_std": jnp.array(-1.0)}})
         if not gaussian:
             assert std is None
@@ -293,7 +293,6 @@ def test_properties_of_likelihoods(name):
             assert std == 0.2
         else:
             np.testing.assert_allclose(std, np.exp(likelihood.log_std(-1.0)), rtol=1e-6)
-    assert not likelihoods.create_likelihood("bernoulli", 1, binarize=True).soft_targets
 
 
 def test_properties_of_priors():

@@ -1,21 +1,27 @@
 """Gaussian log-densities and the approximate posterior q(z | x).
 
 Log-densities are in nats. Unless a function is elementwise, they are summed over all axes except
-the batch axis.
+the batch axis. A latent z is one array, or a pytree with one array for each group of latents. Its
+posterior then has one `DiagonalGaussian` in each place.
 """
 
+import functools
 import math
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vae_jax.typing import Array
+from vae_jax.typing import Array, PyTree
 
 
-def sum_event(values: jax.Array) -> jax.Array:
-    """Sums over all axes but the first: [B, ...] -> [B]."""
-    return values.reshape(values.shape[0], -1).sum(axis=-1)
+def sum_event(values: PyTree) -> jax.Array:
+    """Sums over all axes but the first, and over groups of latents: [B, ...] -> [B]."""
+    sums = [leaf.reshape(leaf.shape[0], -1).sum(axis=-1) for leaf in jax.tree.leaves(values)]
+    return functools.reduce(operator.add, sums)
 
 
 def normal_log_prob(value: jax.Array, mean: Array | float, log_std: Array | float) -> jax.Array:
@@ -53,6 +59,50 @@ class DiagonalGaussian:
         return 0.5 * (jnp.asarray(self.mean) ** 2 + self.std**2 - 1.0) - self.log_std
 
 
-def standard_normal_log_prob(z: jax.Array) -> jax.Array:
+def standard_normal_log_prob(z: PyTree) -> jax.Array:
     """Returns log N(z; 0, I), nats, [B]."""
-    return sum_event(normal_log_prob(z, jnp.zeros_like(z), jnp.zeros_like(z)))
+    return sum_event(
+        jax.tree.map(lambda a: normal_log_prob(a, jnp.zeros_like(a), jnp.zeros_like(a)), z)
+    )
+
+
+def standard_normal_noise(key: jax.Array, like: PyTree, *batch: int) -> PyTree:
+    """Draws noise from N(0, I).
+
+    Args:
+      key: random key; several groups of latents use keys that are split from it.
+      like: arrays, or their shapes as `jax.ShapeDtypeStruct`, for the shapes of the noise.
+      *batch: axes that are put before these shapes.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+    noise = [jax.random.normal(k, (*batch, *a.shape)) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, noise)
+
+
+def _each_group(function: Callable[..., Any], posterior: PyTree, *trees: PyTree) -> PyTree:
+    """Applies a function to the distribution of each group of latents."""
+    return jax.tree.map(
+        function, posterior, *trees, is_leaf=lambda q: isinstance(q, DiagonalGaussian)
+    )
+
+
+def reparameterise(posterior: PyTree, noise: PyTree) -> PyTree:
+    """Maps noise from N(0, I) to a sample of q(z | x), arrays of the same shapes."""
+    return _each_group(DiagonalGaussian.reparameterise, posterior, noise)
+
+
+def sample_posterior(posterior: PyTree, key: jax.Array) -> PyTree:
+    """Draws z ~ q(z | x), [B, *latent_shape]."""
+    means = _each_group(lambda q: q.mean, posterior)
+    return reparameterise(posterior, standard_normal_noise(key, means))
+
+
+def posterior_log_prob(posterior: PyTree, z: PyTree) -> jax.Array:
+    """Returns log q(z | x), nats, [B]."""
+    return sum_event(_each_group(DiagonalGaussian.log_prob, posterior, z))
+
+
+def rate_per_dim(posterior: PyTree) -> PyTree:
+    """Returns KL(q(z | x), N(0, I)) of each latent dimension, nats, [B, *latent_shape]."""
+    return _each_group(DiagonalGaussian.kl_to_standard_normal, posterior)

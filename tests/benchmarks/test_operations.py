@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from benchmarks import operations
 from configs import default, demo
 from vae_jax import experiment
-from vae_jax.checkpoints import state
 from vae_jax.training.steps import create_train_step
 
 VECTOR = {"model.latent_shape": (5,), "model.widths": (8, 16), "model.num_blocks": (0, 2)}
@@ -26,13 +25,11 @@ CASES = {"vector": (VECTOR, (16, 24, 1)), "grid, attention": (GRID, (8, 8, 3))}
 
 def lowered_step(config: ConfigDict, image_shape: tuple[int, int, int], batch_size: int):
     """Returns (model, traced training step)."""
-    model = experiment.create_model(config, image_shape)
-    tx = experiment.create_optimizer(config)
-    train_step = create_train_step(config, image_shape)
+    run = experiment.build(config, image_shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: state.create_train_state(model, tx, key), key)
-    x = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    return model, jax.jit(train_step).trace(shapes, x, key)
+    shapes = jax.eval_shape(run.create_state, key)
+    rows = {"x": jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)}
+    return run.model, jax.jit(create_train_step(run)).trace(shapes, rows, key)
 
 
 def count_products(jaxpr) -> float:
@@ -86,7 +83,7 @@ def test_names_of_layers_and_forward_pass():
     """Without padding, the products of a layer are its parameters times the positions."""
     config = default.get_config()
     config.update_from_flattened_dict(VECTOR)
-    model = experiment.create_model(config, (16, 16, 1))
+    model = experiment.build(config, (16, 16, 1)).model
     products = {p.name: p.forward for p in operations.vae_products(model)}
     assert products["encoder/head"] == 2 * (4 * 4 * 16) * (2 * 5)
     assert products["decoder/stem"] == 2 * 5 * (4 * 4 * 16)

@@ -27,7 +27,7 @@ def write_metrics(workdir, images_per_second):
 
 
 def test_seconds_are_images_over_speed(copied_workdir):
-    batch_size = vae_jax.load(copied_workdir).config.train.batch_size
+    batch_size = vae_jax.load(copied_workdir).experiment.training.batch_size
     write_metrics(copied_workdir, [10.0, 5.0, 20.0])
     expected = 2 * batch_size * np.cumsum([1 / 10, 1 / 5, 1 / 20])
     found = [quality_over_time.seconds_of_training(copied_workdir, step) for step in (2, 4, 6)]

@@ -45,8 +45,8 @@ class Both:
     def __init__(self, keys: dict, image_shape: tuple[int, int, int]):
         self.config = default.get_config()
         self.config.update_from_flattened_dict({**COMMON, **keys})
-        self.model = experiment.create_model(self.config, image_shape)
-        self.likelihood = experiment.create_likelihood(self.config, image_shape[-1])
+        self.run = experiment.build(self.config, image_shape)
+        self.model, self.likelihood = self.run.model, self.run.likelihood
         rng = np.random.default_rng(0)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
         self.params = jax.tree.map(
@@ -124,7 +124,7 @@ def test_updates(name):
     keys, image_shape = CASES["vector, binary"]
     both = Both({**keys, "optim.name": name, "optim.warmup_steps": 2}, image_shape)
     rng = np.random.default_rng(1)
-    tx = experiment.create_optimizer(both.config)
+    tx = both.run.tx
     params = averages = both.params
     opt_state, gradient = tx.init(params), torch_twin.Training(both.config, image_shape)
     both.twin.averages = [p.detach().clone() for p in both.twin.parameters]

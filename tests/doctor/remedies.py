@@ -13,6 +13,15 @@ from vae_jax import experiment
 FLAG = re.compile(r"--config\.[a-z0-9_.]+=(?:'[^']*'|[\w.+-]*\w)(?=$|[\s,;)])")
 
 
+def build_run(config: ConfigDict) -> experiment.Experiment:
+    """Builds the experiment for images of 28 x 28, or of the size that a latent grid has here."""
+    height, width = 28, 28
+    if len(config.model.latent_shape) == 3:
+        factor = config.model.patch_size * 2 ** (len(config.model.widths) - 1)
+        height, width = (factor * n for n in config.model.latent_shape[:2])
+    return experiment.build(config, (height, width, 1))
+
+
 def apply_remedy(remedy: str, config: ConfigDict) -> ConfigDict:
     """Returns the configuration that train.py makes from `config` and the flags of the remedy."""
     found = FLAG.findall(remedy)

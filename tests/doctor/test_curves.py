@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from tests.conftest import REPOSITORY
-from tests.doctor.remedies import apply_remedy, check_remedy
+from tests.doctor.remedies import apply_remedy, build_run, check_remedy
 from vae_jax import config as configuration
 from vae_jax.doctor import curves
 from vae_jax.doctor.findings import Finding
@@ -70,7 +70,8 @@ def make_records(bound=saturating_elbo, loss_weight=1.0, rate_beyond_bits=RATE, 
 def find(records, config=None) -> list[Finding]:
     """Returns the findings of all rules, whose remedies must be possible."""
     config = make_config() if config is None else config
-    findings = [f for rule in curves.RULES if (f := rule(config, records)) is not None]
+    run = build_run(config)
+    findings = [f for rule in curves.RULES if (f := rule(run, records)) is not None]
     for finding in findings:
         if config.likelihood.reduction == "mean" or finding.name != "likelihood_mis_scaled":
             check_remedy(finding.remedy, config)

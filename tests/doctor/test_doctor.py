@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import vae_jax
-from tests.conftest import NUM_TRAIN, NUM_VALIDATION, make_config
-from vae_jax import doctor, experiment
+from tests.conftest import NUM_TRAIN, NUM_VALIDATION, make_experiment
+from vae_jax import doctor
 from vae_jax.data import Split
 from vae_jax.doctor import curves, diagnosis, examination, findings, model
 from vae_jax.doctor.findings import Finding
@@ -73,20 +73,15 @@ def test_markdown_of_no_finding_says_so():
 
 @pytest.fixture(scope="module")
 def splits(vae) -> tuple[Split, Split]:
-    return tuple(experiment.load_split(vae.config, name) for name in ("train", "validation"))
+    return tuple(vae.experiment.dataset.split(name) for name in ("train", "validation"))
 
 
 @pytest.fixture(scope="module")
-def raw_vae(trained_workdir):
-    return vae_jax.load(trained_workdir, use_ema=False)
+def examined(vae, splits) -> examination.Examination:
+    return examination.examine(vae, *splits)
 
 
-@pytest.fixture(scope="module")
-def examined(vae, raw_vae, splits) -> examination.Examination:
-    return examination.examine(vae, raw_vae, *splits)
-
-
-def test_examination_covers_all_images_of_small_splits(examined, vae, raw_vae, splits):
+def test_examination_covers_all_images_of_small_splits(examined, vae, splits):
     train, validation = (split.take(np.arange(len(split))) for split in splits)
     assert len(examined.train_elbo) == NUM_TRAIN == examined.num_train
     assert len(examined.validation_elbo) == NUM_VALIDATION == examined.num_validation
@@ -102,7 +97,7 @@ def test_examination_covers_all_images_of_small_splits(examined, vae, raw_vae, s
     for elbo, evaluated, images in (
         (examined.train_elbo, vae, train),
         (examined.validation_elbo, vae, validation),
-        (examined.raw_elbo, raw_vae, validation),
+        (examined.raw_elbo, vae.raw, validation),
     ):
         others = [evaluated.elbo(images, jax.random.key(k)).mean() for k in range(20)]
         assert abs(elbo.mean() - np.mean(others)) < 6 * np.std(others)
@@ -111,8 +106,8 @@ def test_examination_covers_all_images_of_small_splits(examined, vae, raw_vae, s
     np.testing.assert_allclose(examined.rate, examined.rate_per_dim.sum())
 
 
-def test_examination_is_the_same_each_time(examined, vae, raw_vae, splits):
-    again = examination.examine(vae, raw_vae, *splits)
+def test_examination_is_the_same_each_time(examined, vae, splits):
+    again = examination.examine(vae, *splits)
     for field in dataclasses.fields(examined):
         one, other = (getattr(e, field.name) for e in (examined, again))
         np.testing.assert_array_equal(one, other, err_msg=field.name)
@@ -124,8 +119,7 @@ def test_copies_of_images_are_at_distance_zero(vae, splits, monkeypatch):
 
     def distances_of(copies):
         monkeypatch.setattr(vae, "decode", lambda z: np.resize(copies, (len(z), *copies.shape[1:])))
-        e = examination.examine(vae, None, *splits)
-        assert e.raw_elbo is None
+        e = examination.examine(vae, *splits)
         return e.train_distances, e.validation_distances, (e.num_nearest_train, e.num_nearest)
 
     to_train, to_validation, counts = distances_of(train)
@@ -160,11 +154,10 @@ def check_files(directory: pathlib.Path, expected: doctor.Diagnosis) -> str:
     return text
 
 
-def test_diagnosis_of_a_trained_model_is_written(vae, raw_vae, splits, trained_workdir, tmp_path):
+def test_diagnosis_of_a_trained_model_is_written(vae, splits, trained_workdir, tmp_path):
     extra = make_finding("note", "rust")
-    result = doctor.diagnose(
-        vae.config, read_metrics(trained_workdir), *splits, vae, raw_vae, [extra]
-    )
+    records = read_metrics(trained_workdir)
+    result = doctor.diagnose(vae.experiment, records, *splits, vae, [extra])
     assert result.step == vae.step
     assert extra in result.findings
     order = [findings.SEVERITIES.index(f.severity) for f in result.findings]
@@ -218,12 +211,12 @@ def sick_records() -> list[dict[str, float]]:
 
 
 def test_every_panel_that_a_finding_names_is_in_the_figure(
-    vae, raw_vae, splits, examined, monkeypatch, tmp_path
+    vae, splits, examined, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(diagnosis, "examine", lambda *_: sicken(examined))
     overrides = {"likelihood__gaussian_variance": "fixed", "prior__name": "diffusion"}
-    config = make_config(tmp_path, kl__weight=8.0, **overrides)
-    result = doctor.diagnose(config, sick_records(), *splits, vae, raw_vae)
+    run = make_experiment(kl__weight=8.0, **overrides)
+    result = doctor.diagnose(run, sick_records(), *splits, vae)
     assert len(result.findings) == len(curves.RULES) + len(model.RULES)
     titles = [panel.title for panel in result.panels]
     assert len(set(titles)) == len(titles)
@@ -234,7 +227,7 @@ def test_every_panel_that_a_finding_names_is_in_the_figure(
 
 def test_no_panel_is_named_that_the_figure_lacks_without_a_model(splits, tmp_path):
     """Without a model there are no panels about rates and codes."""
-    result = doctor.diagnose(make_config(tmp_path), sick_records(), *splits)
+    result = doctor.diagnose(make_experiment(), sick_records(), *splits)
     assert len(result.findings) == len(curves.RULES)
     assert result.step == 100
     titles = {panel.title for panel in result.panels}
@@ -249,11 +242,9 @@ def test_model_that_is_not_finite_is_severe_and_still_written(
     vae, splits, trained_workdir, tmp_path, bad
 ):
     params = jax.tree.map(lambda p: jnp.full_like(p, bad), vae.params)
-    spoilt = vae_jax.TrainedVAE(
-        vae.model, vae.likelihood, params, vae.config, 17, eval_steps=vae._steps
-    )
+    spoilt = vae_jax.TrainedVAE(vae.experiment, params, 17, vae._steps, raw_params=params)
     records = read_metrics(trained_workdir)
-    result = doctor.diagnose(vae.config, records, *splits, spoilt, spoilt)
+    result = doctor.diagnose(vae.experiment, records, *splits, spoilt)
     severe = [finding.name for finding in result.findings if finding.is_severe]
     assert "non_finite_model" in severe
     result.write(tmp_path)
@@ -262,10 +253,10 @@ def test_model_that_is_not_finite_is_severe_and_still_written(
 
 
 @pytest.mark.parametrize(("num_images", "is_examined"), [(9, False), (10, True)])
-def test_model_is_examined_from_ten_images_on(vae, raw_vae, splits, num_images, is_examined):
+def test_model_is_examined_from_ten_images_on(vae, splits, num_images, is_examined):
     train, validation = splits
     few = dataclasses.replace(validation, indices=validation.indices[:num_images])
-    result = doctor.diagnose(vae.config, [], train, few, vae, raw_vae)
+    result = doctor.diagnose(vae.experiment, [], train, few, vae)
     named = "too_few_images" in {finding.name for finding in result.findings}
     assert named != is_examined
     assert ("rate per dimension" in {panel.title for panel in result.panels}) == is_examined

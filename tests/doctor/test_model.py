@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from configs import default
-from tests.doctor.remedies import apply_remedy, check_remedy
+from tests.doctor.remedies import apply_remedy, build_run, check_remedy
 from vae_jax.config import flatten
 from vae_jax.doctor import model
 from vae_jax.doctor.examination import Examination
@@ -83,7 +83,8 @@ def make_config(overrides=None) -> ConfigDict:
 def find(examination: Examination, overrides=None) -> list[Finding]:
     """Returns the findings of all rules, whose remedies must be possible."""
     config = make_config(overrides)
-    findings = [f for rule in model.RULES if (f := rule(config, examination)) is not None]
+    run = build_run(config)
+    findings = [f for rule in model.RULES if (f := rule(run, examination)) is not None]
     for finding in findings:
         check_remedy(finding.remedy, config)
     return findings
@@ -382,13 +383,13 @@ def test_effective_beta_of_a_gaussian_is_its_variance_over_the_squared_error(kl_
     Another s^2 therefore multiplies the weight of the rate by s^2 / MSE.
     """
     config = make_config({**FIXED, "kl.weight": kl_weight})
-    beta, _ = model.effective_beta(config, healthy(likelihood_std=std))
+    beta, _ = model.effective_beta(build_run(config), healthy(likelihood_std=std))
     np.testing.assert_allclose(beta, kl_weight * std**2 / MSE, rtol=1e-12)
     other = make_config({"kl.weight": kl_weight})
-    assert model.effective_beta(other, healthy())[0] == kl_weight
+    assert model.effective_beta(build_run(other), healthy())[0] == kl_weight
     # With an average over pixels, an unknown number of them counts: the result is huge.
     mean = make_config({"kl.weight": kl_weight, "likelihood.reduction": "mean"})
-    assert model.effective_beta(mean, healthy())[0] > 1e6
+    assert model.effective_beta(build_run(mean), healthy())[0] > 1e6
 
 
 def test_blur_of_a_large_fixed_variance_is_found_and_so_is_the_variance():

@@ -10,7 +10,7 @@ from tests.conftest import IMAGE_SHAPE
 from vae_jax.doctor import first_non_finite
 from vae_jax.likelihoods import Bernoulli, Gaussian
 from vae_jax.models import VAE
-from vae_jax.objectives.losses import make_loss_fn, prepare_batch
+from vae_jax.tasks import VAETask
 
 LATENT_DIMS, WIDTH, BATCH = 4, 8, 3
 POSITIONS = 16  # of the only stage: 16 x 16 pixels in patches of 4 x 4
@@ -51,13 +51,10 @@ def locate(model, params, x=None, likelihood=None, kl_weight=1.0, **planted) -> 
     filled = {name: jnp.full_like(params[name], value) for name, value in changed.items()}
     likelihood = likelihood or Bernoulli(1)
     x = jax.random.uniform(jax.random.key(1), (BATCH, *IMAGE_SHAPE)) if x is None else x
-    return first_non_finite(
-        model,
-        make_loss_fn(model, likelihood),
-        unflatten_dict({**params, **filled}, sep="/"),
-        prepare_batch(model, likelihood, False, x, jax.random.key(2), step=0),
-        kl_weight,
-    )
+    task = VAETask(model, likelihood)
+    batch = task.prepare({"x": x}, jax.random.key(2), step=0)
+    tree = unflatten_dict({**params, **filled}, sep="/")
+    return first_non_finite(task, tree, batch, kl_weight)
 
 
 def test_nothing_is_named_where_all_is_finite(model, params):

@@ -16,7 +16,7 @@ from vae_jax import training
 from vae_jax.doctor import __main__ as command
 from vae_jax.doctor import diagnosis
 from vae_jax.recording.writers import METRICS_FILE, Summary, read_metrics
-from vae_jax.training import TrainingDivergedError, loop
+from vae_jax.training import TrainingDivergedError, watch
 
 EVALUATED = range(
     TINY["train.eval_every_steps"], TINY["train.num_steps"] + 1, TINY["train.eval_every_steps"]
@@ -180,7 +180,7 @@ def test_defect_of_the_doctor_does_not_end_a_training(data_dir, tmp_path, monkey
     def fail(*_):
         raise MemoryError("planted")
 
-    monkeypatch.setattr(loop.doctor, "diagnose", fail)
+    monkeypatch.setattr(watch.doctor, "diagnose", fail)
     config = make_config(data_dir, train__num_steps=2)
     assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None
     logged = [r["validation/diagnosis"] for r in read_metrics(tmp_path / "run") if len(r) == 2]

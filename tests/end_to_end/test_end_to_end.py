@@ -12,7 +12,7 @@ from PIL import Image
 import vae_jax
 from tests.conftest import NUM_TEST, NUM_VALIDATION, TINY, config_flags, run_python
 from vae_jax import config as configuration
-from vae_jax import evaluation, experiment
+from vae_jax import evaluation
 from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights, stored
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
@@ -48,7 +48,7 @@ def test_metrics_file_holds_every_number_with_its_protocol(evaluated):
 
 def test_numbers_are_those_of_the_loaded_model(evaluated, vae):
     metrics = stored.read(evaluated[0] / "eval" / "metrics.json")
-    expected, _ = evaluation.evaluate(vae, experiment.load_split(vae.config, "test"))
+    expected, _ = evaluation.evaluate(vae, vae.experiment.dataset.split("test"))
     assert metrics.keys() == expected.keys()
     for name, metric in expected.items():  # one device there, two here
         np.testing.assert_allclose(metrics[name].value, metric.value, rtol=1e-4, err_msg=name)

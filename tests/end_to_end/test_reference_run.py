@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from vae_jax import data, evaluation, experiment, inference
+from vae_jax import data, evaluation, inference
 from vae_jax.metrics import stored
 from vae_jax.metrics.metric import Metric
 
@@ -22,12 +22,12 @@ def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
     """Returns the run's metric as (stored over all test images, new over random ones or all)."""
     workdir, metric = REPOSITORY / "workdir" / run, RUNS[run][0]
     before = stored.read(workdir / "eval" / "metrics.json")[metric]
-    vae = inference.load(workdir, before.checkpoint_step)
-    directory = data.dataset_directory(vae.config.data.name, data.DEFAULT_DATA_DIR)
+    vae = inference.load(workdir, before.checkpoint_step, data_dir=data.DEFAULT_DATA_DIR)
+    dataset = vae.experiment.dataset
+    directory = data.dataset_directory(dataset.name, dataset.data_dir)
     if not (directory / "test_images.npy").exists():
         pytest.skip(f"no images at {directory}")
-    vae.config.data.dir = data.DEFAULT_DATA_DIR
-    split = experiment.load_split(vae.config, "test")
+    split = dataset.split("test")
     if num_images is not None:
         chosen = np.random.default_rng(0).permutation(len(split))[:num_images]
         split = dataclasses.replace(split, indices=chosen)

@@ -6,15 +6,13 @@ import math
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 import vae_jax
-from tests.conftest import NUM_TEST, TINY, make_config, smooth_images
-from vae_jax import evaluation, experiment
+from tests.conftest import NUM_TEST, TINY, changed_vae, make_experiment, smooth_images
+from vae_jax import evaluation
 from vae_jax.data import Split
 from vae_jax.evaluation import bounds, grids
-from vae_jax.inference import TrainedVAE
-from vae_jax.inference.steps import EvalSteps
+from vae_jax.inference import TrainedVAE, create_steps
 from vae_jax.likelihoods import Gaussian
 from vae_jax.objectives import ElboTerms
 from vae_jax.runtime import sharding
@@ -26,7 +24,7 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(scope="module")
 def test_split(vae) -> Split:
-    return experiment.load_split(vae.config, "test")
+    return vae.experiment.dataset.split("test")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +54,9 @@ def test_every_metric_says_what_is_needed_to_compare_it(metrics, vae):
     for name, metric in metrics.items():
         assert math.isfinite(metric.value), name
         assert metric.key == metric.name == name
-        assert metric.image_set == "test" and metric.seed == vae.config.eval.seed
+        assert metric.image_set == "test" and metric.seed == vae.experiment.evaluation.seed
         assert metric.checkpoint_step == vae.step
-        part = vae.config.eval.num_iw_images if name.startswith("iw_") else NUM_TEST
+        part = vae.experiment.evaluation.num_iw_images if name.startswith("iw_") else NUM_TEST
         assert metric.num_images == part, name
         assert metric.description == metric.protocol != ""
     units = {name: metric.unit for name, metric in metrics.items()}
@@ -81,7 +79,7 @@ def test_elbo_is_minus_rate_minus_distortion(metrics):
 
 
 def test_elbo_is_the_mean_over_the_whole_split_with_its_standard_error(metrics, vae, images):
-    key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)[0]
+    key = jax.random.split(jax.random.key(vae.experiment.evaluation.seed), 3)[0]
     values = vae.elbo(images, key).astype(np.float64)
     np.testing.assert_allclose(metrics["elbo"].value, values.mean(), rtol=1e-9)
     error = values.std(ddof=1) / np.sqrt(NUM_TEST)
@@ -143,12 +141,7 @@ def test_evaluation_compiles_each_function_once(evaluated, vae, trained_workdir,
 
 
 def test_seed_of_the_evaluation_changes_the_noise_only(vae, test_split, metrics):
-    config = ConfigDict(vae.config.to_dict())
-    config.eval.seed = 1
-    other = TrainedVAE(
-        vae.model, vae.likelihood, vae.params, config, vae.step, eval_steps=vae._steps
-    )
-    changed, _ = evaluation.evaluate(other, test_split)
+    changed, _ = evaluation.evaluate(changed_vae(vae, seed=1), test_split)
     assert changed["elbo"].seed == 1
     assert changed["elbo"].value != metrics["elbo"].value
     assert changed["rate"].value == metrics["rate"].value
@@ -160,15 +153,12 @@ def test_iw_elbo_is_the_elbo_of_all_images_plus_the_gain_on_a_part(
     vae, test_split, images, num_iw_images
 ):
     """If the part is the whole split, this is the mean of the bound itself."""
-    config = ConfigDict(vae.config.to_dict())
-    config.eval.num_iw_images = num_iw_images
-    other = TrainedVAE(
-        vae.model, vae.likelihood, vae.params, config, vae.step, eval_steps=vae._steps
-    )
+    other = changed_vae(vae, num_iw_images=num_iw_images)
+    plan = other.experiment.evaluation
     metric = evaluation.evaluate(other, test_split)[0]["iw_elbo"]
-    elbo_key, iw_key, _ = jax.random.split(jax.random.key(config.eval.seed), 3)
+    elbo_key, iw_key, _ = jax.random.split(jax.random.key(plan.seed), 3)
     elbo = vae.elbo(images, elbo_key).astype(np.float64)
-    bound = vae.iw_elbo(images, iw_key, config.eval.num_iw_samples).astype(np.float64)
+    bound = vae.iw_elbo(images, iw_key, plan.num_iw_samples).astype(np.float64)
     n = num_iw_images if 0 < num_iw_images < NUM_TEST else NUM_TEST
     np.testing.assert_allclose(metric.value, elbo.mean() + (bound - elbo)[:n].mean(), rtol=1e-6)
     assert metric.num_images == n
@@ -186,11 +176,8 @@ def test_iw_elbo_is_the_elbo_of_all_images_plus_the_gain_on_a_part(
 def make_vae(vae, num_devices: int, batch_size: int) -> TrainedVAE:
     mesh = sharding.create_mesh(jax.local_devices()[:num_devices])
     params = jax.device_put(jax.device_get(vae.params), sharding.replicated(mesh))
-    key = experiment.binarize_key(vae.config)
-    eval_steps = EvalSteps(vae.model, vae.likelihood, mesh, key)
-    return TrainedVAE(
-        vae.model, vae.likelihood, params, vae.config, vae.step, eval_steps, batch_size
-    )
+    run = changed_vae(vae, batch_size=batch_size).experiment
+    return TrainedVAE(run, params, vae.step, create_steps(run, mesh))
 
 
 @pytest.mark.parametrize(
@@ -237,10 +224,10 @@ def test_rows_of_padding_change_nothing_even_if_they_are_nan(vae):
 
 
 def test_validation_of_all_images_is_their_mean(vae):
-    split = experiment.load_split(vae.config, "validation")
+    split = vae.experiment.dataset.split("validation")
     summary = evaluation.validate(vae, split)
     x = split.take(np.random.default_rng(0).permutation(len(split)))
-    key = jax.random.split(jax.random.key(vae.config.eval.seed))[0]
+    key = jax.random.split(jax.random.key(vae.experiment.evaluation.seed))[0]
     terms = vae.elbo_terms(x, key)
     expected = {
         "elbo": np.mean(terms.elbo, dtype=np.float64),
@@ -264,15 +251,14 @@ class DensityVAE:
     likelihood = Gaussian(1)
     prior_is_exact = True
 
-    def __init__(self, config):
-        self.config = config
+    experiment = make_experiment()
 
     def iw_elbo(self, images, key, num_samples, progress=False):
         return np.linspace(0.0, 1.0, len(images))
 
 
-def test_density_has_no_bits_per_dim(tmp_path, images, test_split):
-    vae = DensityVAE(make_config(tmp_path))
+def test_density_has_no_bits_per_dim(images, test_split):
+    vae = DensityVAE()
     zeros = np.zeros((NUM_TEST, 4), np.float32)
     terms = ElboTerms(np.arange(NUM_TEST, dtype=np.float32), zeros, zeros[:, 0])
     computed = bounds._elbo_metrics(vae, test_split, terms)
@@ -314,7 +300,7 @@ def test_each_reconstruction_stands_below_its_image(evaluated, vae, images):
 
 
 def test_nearest_training_image_stands_below_each_sample(evaluated, vae):
-    train = experiment.load_split(vae.config, "train")
+    train = vae.experiment.dataset.split("train")
     real = train.take(np.arange(len(train)))[..., 0].astype(np.float64)
     shown = tiles(evaluated[1]["nearest_neighbours"]).astype(np.float64)
     samples, neighbours = (rows.reshape(-1, 16, 16) for rows in (shown[0::2], shown[1::2]))
@@ -327,9 +313,7 @@ def test_nearest_training_image_stands_below_each_sample(evaluated, vae):
 
 
 def test_samples_at_another_temperature_are_shown_as_well(vae, test_split, evaluated):
-    config = vae.config.copy_and_resolve_references()
-    config.prior.temperature = 0.0
-    cold = TrainedVAE(vae.model, vae.likelihood, vae.params, config, eval_steps=vae._steps)
+    cold = changed_vae(vae, temperature=0.0)
     few = dataclasses.replace(test_split, indices=test_split.indices[:4])
     _, grids = evaluation.evaluate(cold, few)
     np.testing.assert_array_equal(grids["samples"], evaluated[1]["samples"])
@@ -355,7 +339,7 @@ def test_slerp_goes_along_the_arc_at_constant_speed(angle):
 
 def test_interpolations_of_noise_lie_on_arcs_between_draws_of_codes(evaluated, vae, images):
     """N(0, I) is its own noise, so that the arcs are between the draws themselves."""
-    sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)[2]
+    sample_key = jax.random.split(jax.random.key(vae.experiment.evaluation.seed), 3)[2]
     posterior = vae.encode(images[:16])
     noise = jax.random.normal(jax.random.fold_in(sample_key, 1), posterior.mean.shape)
     z = np.float64(posterior.mean + np.exp(posterior.log_std) * noise)
@@ -386,18 +370,16 @@ def test_principal_directions_are_added_to_the_codes_of_the_first_images(evaluat
 
 
 def test_mirror_images_are_among_the_neighbours_where_training_sees_them(vae):
-    train = experiment.load_split(vae.config, "train")
+    train = vae.experiment.dataset.split("train")
     mirrored = train.take(np.arange(10))[:, :, ::-1]
 
-    def neighbours() -> np.ndarray:
+    def neighbours(vae: TrainedVAE) -> np.ndarray:
         return tiles(grids.nearest_neighbours_grid(vae, mirrored))[1]
 
-    assert np.any(neighbours() != mirrored[..., 0])
-    with vae.config.unlocked():
-        vae.config.data.flip = True
-        found = neighbours()
-        vae.config.data.flip = False
-    np.testing.assert_array_equal(found, mirrored[..., 0])
+    assert np.any(neighbours(vae) != mirrored[..., 0])
+    task = dataclasses.replace(vae.experiment.task, flip=True)
+    flipping = TrainedVAE(dataclasses.replace(vae.experiment, task=task), vae.params)
+    np.testing.assert_array_equal(neighbours(flipping), mirrored[..., 0])
 
 
 def test_traversal_moves_one_dimension_a_row_by_falling_rate(evaluated, vae, images):

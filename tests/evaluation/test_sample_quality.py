@@ -11,12 +11,10 @@ import urllib.request
 import numpy as np
 import pytest
 import scipy.linalg
-from ml_collections import ConfigDict
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
-from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION
-from vae_jax import experiment
+from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, changed_vae
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.sample_quality import Options
@@ -28,6 +26,7 @@ from vae_jax.metrics.inception import LOGITS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.recording import figures
+from vae_jax.streams import stream
 
 TEMPERED = ("tempered_samples", "tempered_sample_means")  # if a temperature is given
 GENERATED = tuple(name for name in image_sets.SETS if name not in ("train", "test", *TEMPERED))
@@ -114,12 +113,8 @@ def real_images(seen, preprocessing: str = "pytorch_fid") -> dict[str, np.ndarra
 
 def make_own_vae(vae, data_dir, directory, seed: int = 0) -> TrainedVAE:
     """The trained run with data of its own, beside which features may be stored."""
-    config = ConfigDict(vae.config.to_dict())
     shutil.copytree(data_dir / "tiny", directory / "tiny")
-    config.data.dir, config.eval.seed = str(directory), seed
-    return TrainedVAE(
-        vae.model, vae.likelihood, vae.params, config, vae.step, eval_steps=vae._steps
-    )
+    return changed_vae(vae, directory, seed=seed)
 
 
 @pytest.fixture
@@ -196,7 +191,7 @@ def test_every_metric_says_what_is_needed_to_compare_it(evaluated, vae):
         num_fake = NUM_TEST if split == "test" or fake == "test" else NUM_SAMPLES
         assert math.isfinite(metric.value), name
         assert metric.unit == "" and metric.reference_split == split and metric.image_set == fake
-        assert metric.seed == vae.config.eval.seed and metric.checkpoint_step == vae.step
+        assert metric.seed == vae.experiment.evaluation.seed and metric.checkpoint_step == vae.step
         preprocessing = "clean" if short.startswith("clean_") else "pytorch_fid"
         assert metric.preprocessing == preprocessing
         assert metric.description.endswith(f", {preprocessing} preprocessing"), name
@@ -430,7 +425,7 @@ def test_aggregate_posterior_is_of_training_images_and_reconstructions_of_test_i
     num_samples = 40
     _, seen = evaluate(own_vae, num_samples)
     training_images, test_images = encoded
-    split = experiment.load_split(own_vae.config, "train")
+    split = own_vae.experiment.dataset.split("train")
     assert rows(training_images) <= rows(split.take(np.arange(len(split))))
     assert len(rows(training_images)) > NUM_TEST // 2  # a random choice
     assert rows(test_images) == rows(files["test"]) and len(test_images) == NUM_TEST
@@ -727,7 +722,11 @@ def test_unavailable_weights_are_reported_with_remedies(own_vae, requests):
     assert weights is None
     assert requests == list(inception_weights.URLS)
     assert note.startswith("Missing: ") and "`fid`, `kid`" in note
-    for remedy in (*inception_weights.URLS, "--inception_weights=FILE", own_vae.config.data.dir):
+    for remedy in (
+        *inception_weights.URLS,
+        "--inception_weights=FILE",
+        own_vae.experiment.dataset.data_dir,
+    ):
         assert remedy in note
 
 
@@ -773,7 +772,7 @@ def test_damaged_file_is_an_error(own_vae, tmp_path, monkeypatch, requests, give
     damaged.write_bytes(b"PK damaged")
     if given == "home":
         monkeypatch.setenv("HOME", str(tmp_path))
-        own_vae.config.data.dir = "~/own"
+        own_vae = changed_vae(own_vae, "~/own")
     options = Options(inception_weights=str(damaged) if given == "flag" else None)
     with pytest.raises(ValueError, match=f"{damaged}: the file is damaged"):
         sample_quality.find_weights(own_vae, options)
@@ -782,13 +781,12 @@ def test_damaged_file_is_an_error(own_vae, tmp_path, monkeypatch, requests, give
 
 def test_samples_at_a_temperature_are_sets_of_their_own(evaluated, vae, data_dir, tmp_path):
     """Their noise is the same, scaled; all other sets are those of temperature 1."""
-    own_vae = make_own_vae(vae, data_dir, tmp_path)
-    own_vae.config.prior.temperature = 0.5
+    own_vae = changed_vae(make_own_vae(vae, data_dir, tmp_path), temperature=0.5)
     evaluation, seen = evaluate(own_vae)
     assert {f"{name}_vs_{split}/kid" for name in TEMPERED for split in ("test", "train")} <= (
         evaluation.metrics.keys()
     )
-    key = next(image_sets._block_keys(image_sets._set_keys(own_vae)["prior"], 1))[1]
+    key = next(image_sets._block_keys(stream("eval/prior", 0), 1))[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_sets, "BLOCK_SIZE", BLOCK_SIZE)
         z, _ = image_sets._prior_block(own_vae, key, draw=False)

@@ -14,16 +14,18 @@ from vae_jax.checkpoints import Checkpoints
 # Puts a NaN into one pixel of the float images at some steps, counted from 1.
 PLANT = """
 import jax.numpy as jnp
+from vae_jax.tasks import to_unit_interval
 from vae_jax.training import steps
 make_train_step = steps.make_train_step
 
 def make(*arguments, **options):
     train_step = make_train_step(*arguments, **options)
 
-    def step_with_nan(state, x, key):
-        step = state.step + 1
+    def step_with_nan(state, rows, key):
+        step, x = state.step + 1, to_unit_interval(rows["x"])
         bad = {condition}
-        return train_step(state, x.at[0, 3, 4, 0].set(jnp.where(bad, jnp.nan, x[0, 3, 4, 0])), key)
+        x = x.at[0, 3, 4, 0].set(jnp.where(bad, jnp.nan, x[0, 3, 4, 0]))
+        return train_step(state, {{**rows, "x": x}}, key)
 
     return step_with_nan
 

@@ -7,12 +7,18 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, make_config, smooth_images
-from vae_jax import evaluation, experiment, gallery
-from vae_jax.checkpoints.state import create_train_state
+from tests.conftest import (
+    NUM_TEST,
+    NUM_TRAIN,
+    NUM_VALIDATION,
+    changed_vae,
+    make_config,
+    smooth_images,
+)
+from vae_jax import evaluation, gallery
 from vae_jax.data import Split
+from vae_jax.experiment import build
 from vae_jax.gallery import measured, reconstructions, samples
 from vae_jax.gallery.classes import CLASSES, class_name
 from vae_jax.gallery.failures import choose
@@ -33,7 +39,7 @@ def few_samples(monkeypatch):
 
 @pytest.fixture(scope="module")
 def test_split(vae) -> Split:
-    return experiment.load_split(vae.config, "test")
+    return vae.experiment.dataset.split("test")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +55,8 @@ def by_name(sets) -> dict[str, gallery.FailureSet]:
 
 def initial_vae(data_dir, num_channels: int = 1, **overrides) -> TrainedVAE:
     """A model that was never trained."""
-    config = make_config(data_dir, **overrides)
-    model = experiment.create_model(config, (16, 16, num_channels))
-    tx = experiment.create_optimizer(config)
-    params = create_train_state(model, tx, jax.random.key(0)).params
-    return TrainedVAE(model, experiment.create_likelihood(config, num_channels), params, config)
+    run = build(make_config(data_dir, **overrides), (16, 16, num_channels))
+    return TrainedVAE(run, run.create_state(jax.random.key(0)).params)
 
 
 def make_data(directory, num_channels: int = 1, num_train: int = NUM_FILE, num_classes: int = 0):
@@ -88,7 +91,7 @@ def test_failures_are_the_worst_in_order(galleries):
 
 
 def test_images_are_found_again_in_the_file(galleries, vae):
-    file = np.load(f"{vae.config.data.dir}/tiny/test_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/test_images.npy")
     for failure in galleries["worst_reconstructions"].failures:
         original, reconstruction = failure.pair
         np.testing.assert_array_equal(original, file[failure.about["image"]])
@@ -98,10 +101,10 @@ def test_images_are_found_again_in_the_file(galleries, vae):
 
 def test_each_distortion_is_that_of_its_image(galleries, vae):
     """Order and noise are those of the evaluation; the noise depends on the position."""
-    file = np.load(f"{vae.config.data.dir}/tiny/test_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/test_images.npy")
     ranking = galleries["worst_reconstructions"].ranking
     images = file[[ranking.describe(row)["image"] for row in range(NUM_TEST)]]
-    key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)[0]
+    key = jax.random.split(jax.random.key(vae.experiment.evaluation.seed), 3)[0]
     expected = vae.elbo_terms(images, key).distortion
     np.testing.assert_allclose(ranking.values, expected, rtol=1e-5)
 
@@ -127,10 +130,10 @@ def test_number_of_candidates_is_limited(vae, test_split, galleries, monkeypatch
 
 @pytest.mark.parametrize(("split", "n"), [("validation", NUM_VALIDATION), ("train", NUM_TRAIN)])
 def test_other_splits_have_galleries(vae, split, n):
-    galleries = by_name(gallery.create(vae, experiment.load_split(vae.config, split), 5))
+    galleries = by_name(gallery.create(vae, vae.experiment.dataset.split(split), 5))
     ranking = galleries["worst_reconstructions"].ranking
     assert ranking.candidates == f"{split} images" and len(ranking.values) == n
-    file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/train_images.npy")
     for failure in galleries["worst_reconstructions"].failures:
         np.testing.assert_array_equal(failure.pair[0], file[failure.about["image"]])
 
@@ -158,7 +161,7 @@ def test_attributes_of_reconstructions(galleries, vae):
         *("fine_power_lost", "thin_structures", "contrast", "saturated"),
         *("rate", "latent_distance", "draw"),
     }
-    file = np.load(f"{vae.config.data.dir}/tiny/test_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/test_images.npy")
     images = file[[ranking.describe(row)["image"] for row in range(NUM_TEST)]]
     np.testing.assert_allclose(values["contrast"], measures.contrast(images / 255.0), rtol=1e-12)
     posterior = vae.encode(images)
@@ -181,7 +184,7 @@ def test_attributes_of_reconstructions(galleries, vae):
 
 def test_labels_give_attributes_and_names(tmp_path):
     vae = initial_vae(make_data(tmp_path, num_classes=3))
-    split = experiment.load_split(vae.config, "test")
+    split = vae.experiment.dataset.split("test")
     galleries = by_name(gallery.create(vae, split, 5))
     for name, attributes in (
         ("worst_reconstructions", {"label_mix", "class_share"}),
@@ -231,7 +234,7 @@ def test_ten_classes_have_names_and_more_have_numbers():
 def test_samples_are_ranked_by_realism_in_pixels(galleries, vae):
     failures = galleries["worst_samples"]
     _, images = image_sets.sample_means(vae, NUM_SAMPLES)
-    file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/train_images.npy")
     x, y = (i.reshape(len(i), -1) / 255.0 for i in (images, file))
     distance = np.linalg.norm(x[:, None] - y[None], axis=-1)
     radii = np.sort(np.linalg.norm(y[:, None] - y[None], axis=-1), axis=1)[:, 3]
@@ -250,7 +253,7 @@ def test_samples_are_ranked_by_realism_in_pixels(galleries, vae):
 def test_prior_hole_is_a_difference_of_log_densities(galleries, vae):
     z, _ = image_sets.sample_means(vae, NUM_SAMPLES)
     order = np.random.default_rng(0).permutation(NUM_FILE)
-    file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/train_images.npy")
     posterior = vae.encode(file[order])
     log_p = -0.5 * (z**2 + np.log(2 * np.pi)).sum(axis=1)
     log_q = [np.log(np.mean(np.exp(posterior.log_prob(point)))) for point in z]
@@ -261,7 +264,7 @@ def test_prior_hole_is_a_difference_of_log_densities(galleries, vae):
 
 def test_fine_power_of_samples_is_in_units_of_the_data(galleries, vae):
     _, images = image_sets.sample_means(vae, NUM_SAMPLES)
-    file = np.load(f"{vae.config.data.dir}/tiny/train_images.npy")
+    file = np.load(f"{vae.experiment.dataset.data_dir}/tiny/train_images.npy")
     expected = measures.fine_power(images / 255.0) / measures.fine_power(file / 255.0).mean()
     ranking = galleries["worst_samples"].ranking
     (fine,) = (a for a in ranking.attributes if a.name == "fine_power")
@@ -271,7 +274,7 @@ def test_fine_power_of_samples_is_in_units_of_the_data(galleries, vae):
 
 def test_training_images_too_few_for_neighbours_give_no_gallery_of_samples(tmp_path):
     vae = initial_vae(make_data(tmp_path, num_train=3), data__validation_size=1)
-    split = experiment.load_split(vae.config, "test")
+    split = vae.experiment.dataset.split("test")
     assert list(by_name(gallery.create(vae, split, 5))) == ["worst_reconstructions"]
 
 
@@ -349,7 +352,7 @@ def test_features_of_a_part_of_the_test_images_are_those_of_the_first(vae, test_
 
 def test_colour_images_have_galleries(tmp_path):
     vae = initial_vae(make_data(tmp_path, num_channels=3), num_channels=3)
-    split = experiment.load_split(vae.config, "test")
+    split = vae.experiment.dataset.split("test")
     for failures in gallery.create(vae, split, 5):
         assert failures.failures[0].pair[0].shape == (16, 16, 3)
         (colour,) = (a for a in failures.ranking.attributes if a.name == "colour")
@@ -435,9 +438,7 @@ def make_ranking(images: np.ndarray, scores: np.ndarray) -> Ranking:
 
 def test_evaluation_of_a_copy_elsewhere_is_the_same(vae, data_dir, tmp_path, galleries):
     """Rows and pictures depend on the content of the data, not on its location."""
-    config = ConfigDict(vae.config.to_dict())
     shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
-    config.data.dir = str(tmp_path)
-    other = TrainedVAE(vae.model, vae.likelihood, vae.params, config, vae.step, vae._steps)
-    for failures in gallery.create(other, experiment.load_split(config, "test"), 7):
+    other = changed_vae(vae, tmp_path)
+    for failures in gallery.create(other, other.experiment.dataset.split("test"), 7):
         assert gallery.to_json(failures) == gallery.to_json(galleries[failures.ranking.name])

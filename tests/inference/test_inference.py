@@ -10,11 +10,9 @@ import pytest
 import scipy.stats
 
 import vae_jax
-from tests.conftest import IMAGE_SHAPE, TINY, smooth_images
+from tests.conftest import IMAGE_SHAPE, TINY, read_state, smooth_images
 from vae_jax import config as configuration
-from vae_jax import evaluation, experiment
-from vae_jax.checkpoints import Checkpoints
-from vae_jax.checkpoints.state import create_train_state
+from vae_jax import evaluation
 from vae_jax.recording.writers import read_metrics
 
 LATENT_SHAPE = TINY["model.latent_shape"]
@@ -44,7 +42,7 @@ def test_loaded_model_gives_the_validation_elbo_that_training_logged(vae, traine
         if "validation/elbo" in r
     }
     assert vae.step == max(logged, key=logged.get)  # 'best'
-    split = experiment.load_split(vae.config, "validation")
+    split = vae.experiment.dataset.split("validation")
     summary = evaluation.validate(vae, split)
     np.testing.assert_allclose(summary.scalars["elbo"], logged[vae.step], rtol=1e-5)
 
@@ -71,11 +69,7 @@ def test_parameters_are_averaged_or_raw_as_the_config_says(copied_workdir, use_e
     config = configuration.load(copied_workdir)
     config.eval.use_ema = use_ema
     configuration.save(config, IMAGE_SHAPE, {}, copied_workdir)
-    model = experiment.create_model(config, IMAGE_SHAPE)
-    tx = experiment.create_optimizer(config)
-    template = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0)))()
-    with Checkpoints(copied_workdir) as checkpoints:
-        state = jax.device_get(checkpoints.restore(template, "best"))
+    state = jax.device_get(read_state(copied_workdir, "best"))
     used, other = state.ema_params, state.params
     if not use_ema:
         used, other = other, used
@@ -119,7 +113,7 @@ def test_run_from_before_learned_priors_is_loaded(copied_workdir, vae):
     path.write_text(json.dumps(content))
     loaded = vae_jax.load(copied_workdir)
     assert set(loaded.params) == {"encoder", "decoder"}
-    assert loaded.config.prior.name == "standard_normal"
+    assert loaded.experiment.config["prior.name"] == "standard_normal"
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (loaded.params, vae.params)))
 
 
@@ -256,7 +250,7 @@ def test_log_prob_at_a_known_code_is_minus_the_distortion_of_the_bound(vae, imag
     head["kernel"] = head["kernel"] * (np.arange(8) < 4)
     head["bias"] = np.where(np.arange(8) < 4, head["bias"], -50.0).astype(np.float32)
     params = {**params, "encoder": {**params["encoder"], "head": head}}
-    narrow = vae_jax.TrainedVAE(vae.model, vae.likelihood, params, vae.config)
+    narrow = vae_jax.TrainedVAE(vae.experiment, params)
     posterior = narrow.encode(images)
     np.testing.assert_allclose(np.exp(posterior.log_std), 1e-4, rtol=1e-3)
     terms = narrow.elbo_terms(images, KEY)

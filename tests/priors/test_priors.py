@@ -25,10 +25,9 @@ from configs import (
     fashion_mnist_grid,
     fashion_mnist_prior,
 )
-from tests.conftest import IMAGE_SHAPE, SMALL_PRIOR, make_config, smooth_images
+from tests.conftest import IMAGE_SHAPE, SMALL_PRIOR, make_config, make_experiment, smooth_images
 from vae_jax import experiment, priors
-from vae_jax.checkpoints.state import create_train_state
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TrainedVAE, create_steps
 from vae_jax.inference.steps import EvalSteps
 from vae_jax.priors.base import Prior, Standardised, StandardNormal
 from vae_jax.priors.creation import MIN_STD
@@ -37,7 +36,6 @@ from vae_jax.priors.ex_post_mixture import FullGaussianMixture
 from vae_jax.priors.flow import Flow
 from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.priors.vamp import VampPrior
-from vae_jax.runtime import sharding
 
 LEARNED = priors.names()[1:]
 GRID = (4, 4, 2)
@@ -52,20 +50,21 @@ def images() -> np.ndarray:
 
 
 @functools.cache
-def make_model(name: str, latent_shape=(4,), **overrides):
+def make_run(name: str, latent_shape=(4,), **overrides) -> experiment.Experiment:
     overrides = {
         "prior__name": name,
         "model__latent_shape": latent_shape,
         **SMALL_PRIOR,
         **overrides,
     }
-    config = make_config("nowhere", **overrides)
-    return config, experiment.create_model(config, IMAGE_SHAPE)
+    if name == "ex_post_mixture":  # for a frozen VAE only
+        overrides["vae_workdir"] = "vae"
+    return make_experiment(**overrides)
 
 
 @functools.cache
 def init_params(name: str, latent_shape=(4,)) -> dict:
-    model = make_model(name, latent_shape)[1]
+    model = make_run(name, latent_shape).model
     params = jax.jit(model.init)(KEY, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
     return jax.device_get(params)
 
@@ -73,16 +72,12 @@ def init_params(name: str, latent_shape=(4,)) -> dict:
 @functools.cache
 def make_eval_steps(name: str, latent_shape) -> EvalSteps:
     """Compiled once."""
-    config, model = make_model(name, latent_shape)
-    likelihood = experiment.create_likelihood(config, 1)
-    return EvalSteps(model, likelihood, sharding.create_mesh(), KEY)
+    return create_steps(make_run(name, latent_shape))
 
 
 def make_vae(name: str, params: dict, latent_shape=(4,)) -> TrainedVAE:
-    config, model = make_model(name, latent_shape)
-    likelihood = experiment.create_likelihood(config, 1)
-    eval_steps = make_eval_steps(name, latent_shape)
-    return TrainedVAE(model, likelihood, params, config, eval_steps=eval_steps)
+    steps = make_eval_steps(name, latent_shape)
+    return TrainedVAE(make_run(name, latent_shape), params, steps=steps)
 
 
 def standard_normal_params(name: str, latent_shape) -> dict:
@@ -136,7 +131,7 @@ def test_prior_that_is_standard_normal_gives_its_bound(name, latent_shape, image
 @pytest.mark.parametrize("name", LEARNED)
 def test_training_and_evaluation_see_the_same_density(name):
     """Training's log p(z) is that of evaluation; the loss is minus it."""
-    model = make_model(name)[1]
+    model = make_run(name).model
     params = init_params(name)
     keys = jax.random.split(jax.random.key(1))
     z = 2.0 * jax.random.normal(keys[0], (8, 4))
@@ -358,7 +353,7 @@ def test_means_of_a_mixture_are_standardised_codes(images):
 def test_mixture_of_one_component_fitted_to_codes_has_their_covariance(images):
     rng = np.random.default_rng(0)
     z = (rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4)) + 3.0).astype(np.float32)
-    _, model = make_model("ex_post_mixture", prior__num_components=1)
+    model = make_run("ex_post_mixture", prior__num_components=1).model
     initial = jax.jit(model.init)(KEY, jnp.zeros((1, *IMAGE_SHAPE)))["params"]["prior"]
     prior = priors.start_from_data("ex_post_mixture", initial, images, z, seed=0)
     log_prob = Standardised((4,), FullGaussianMixture((4,), 1)).apply(
@@ -398,7 +393,7 @@ def test_untrained_codes_set_nothing(name, images):
 
 def shapes_of(name: str, latent_shape=(4,), **options) -> dict[str, tuple[int, ...]]:
     options = {f"prior__{key}": value for key, value in options.items()}
-    model = make_model(name, latent_shape, **options)[1]
+    model = make_run(name, latent_shape, **options).model
     x = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), jnp.float32)
     params = jax.eval_shape(model.init, KEY, x)["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(params.get("prior", {})).items()}
@@ -511,14 +506,8 @@ def test_configurations_of_priors_fit_their_vaes(vae_module, prior_module, image
     config.vae_workdir = "trained"
     config.model.update(vae_config.model)
     config.likelihood.update(vae_config.likelihood)
-    experiment.validate(config)
-    model, tx = (
-        experiment.create_model(config, image_shape),
-        experiment.create_optimizer(config),
-    )
-    state = jax.eval_shape(
-        lambda: create_train_state(model, tx, jax.random.key(0), frozen_vae=True)
-    )
+    run = experiment.build(config, image_shape)
+    state = jax.eval_shape(lambda: run.create_state(jax.random.key(0)))
     assert config.prior.name == name
     assert jax.tree.leaves(state.params["prior"])
 

@@ -14,6 +14,7 @@ from vae_jax.models import VAE
 from vae_jax.optim import schedules
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import sharding
+from vae_jax.tasks import VAETask
 from vae_jax.training import steps
 
 
@@ -100,21 +101,17 @@ def test_losses_on_eight_devices_are_those_on_one(eight_devices, trained_workdir
 EVALUATION = """
 import json, sys
 import jax, vae_jax
-from vae_jax import evaluation, experiment
-from vae_jax.inference.steps import EvalSteps
+from vae_jax import evaluation
+from vae_jax.inference import create_steps
 from vae_jax.runtime import sharding
 loaded = vae_jax.load(sys.argv[1])
-split = experiment.load_split(loaded.config, "test")
+split = loaded.experiment.dataset.split("test")
 
 def bounds(devices):
     mesh = sharding.create_mesh(devices)
-    eval_steps = EvalSteps(
-        loaded.model, loaded.likelihood, mesh, experiment.binarize_key(loaded.config)
-    )
+    steps = create_steps(loaded.experiment, mesh)
     params = jax.device_put(loaded.params, sharding.replicated(mesh))
-    vae = vae_jax.TrainedVAE(
-        loaded.model, loaded.likelihood, params, loaded.config, loaded.step, eval_steps
-    )
+    vae = vae_jax.TrainedVAE(loaded.experiment, params, loaded.step, steps)
     return {name: m.value for name, m in evaluation.evaluate_bounds(vae, split).items()}
 
 print(json.dumps([bounds(jax.devices()[:1]), bounds(jax.devices())]))
@@ -134,8 +131,9 @@ def test_training_on_two_devices_is_training_on_one():
     model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(8,), num_blocks=(1,), patch_size=4)
     rate = schedules.make_learning_rate_schedule(1e-3, 0, "constant", 10)
     tx = optim.create_optimizer("adam", rate)
+    kl_schedule = schedules.make_kl_schedule("constant", 1.0, 0)
     train_step = steps.make_train_step(
-        model, DiscretizedLogistic(1), tx, schedules.make_kl_schedule("constant", 1.0, 0), rate
+        VAETask(model, DiscretizedLogistic(1)), tx, kl_schedule, rate
     )
     images, indices = smooth_images(16), np.arange(16, dtype=np.int32).reshape(2, 1, 8)
     results = []
@@ -148,7 +146,7 @@ def test_training_on_two_devices_is_training_on_one():
         train_steps = steps.jit_train_steps(train_step, mesh, 1)
         history = []
         for batch in indices:
-            state, metrics = train_steps(state, images, batch, jax.random.key(1))
+            state, metrics = train_steps(state, {"x": images}, batch, jax.random.key(1))
             history.append(jax.device_get(metrics))
         assert {leaf.sharding.device_set == set(devices) for leaf in jax.tree.leaves(state)} == {
             True

@@ -247,7 +247,7 @@ def test_run_that_diverges_is_a_result(data_dir, tmp_path, monkeypatch):
 
 
 def test_measures_are_those_of_the_evaluation(vae, data_dir):
-    split = experiment.load_split(vae.config, "test")
+    split = vae.experiment.dataset.split("test")
     expected, _ = evaluation.evaluate(vae, split)
     metrics = ablation.measure(vae, in_random_order(split))
     for name in ("rate", "psnr", "ssim", "active_units"):
@@ -520,7 +520,7 @@ def test_kernel_distance_of_samples_is_measured_in_its_groups(
 
     def load_with_samples(directory, checkpoint):
         vae = load(directory, checkpoint)
-        vae.sample = lambda key, n: samples[:n] * vae.config.kl.weight / 4
+        vae.sample = lambda key, n: samples[:n] * vae.experiment.config["kl.weight"] / 4
         return vae
 
     monkeypatch.setattr(ablation.inference, "load", load_with_samples)
@@ -530,7 +530,7 @@ def test_kernel_distance_of_samples_is_measured_in_its_groups(
     assert len(calls) == 1 and calls[0][1] == data_dir  # once for all runs
     real, *rest = stand_in.seen
     config = configuration.load(run_dir(tmp_path))
-    test = experiment.load_split(config, "test")
+    test = experiment.build(config).dataset.split("test")
     np.testing.assert_array_equal(real, in_random_order(test)[: NUM_TEST - 2])
     assert len(rest) == len(EVERYTHING)  # none for the group without sample metrics
     table = read_table(tmp_path)
@@ -560,7 +560,7 @@ def test_samples_are_means_of_the_prior(vae, monkeypatch, stand_in, tmp_path):
     assert distance(vae, NUM_SAMPLES) == found  # the seed is that of the evaluation
     samples = stand_in.seen[-1]
     assert samples.dtype == np.uint8 and samples.shape == (NUM_SAMPLES, *IMAGE_SHAPE)
-    key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
+    key = jax.random.fold_in(jax.random.key(vae.experiment.evaluation.seed), 2)
     np.testing.assert_array_equal(samples, figures.to_uint8(vae.sample(key, NUM_SAMPLES)))
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import IMAGE_SHAPE, NUM_TEST, SMALL_PRIOR, make_config
 from tests.evaluation.test_sample_quality import features_of, stand_in_weights
 from vae_jax import config as configuration
-from vae_jax import evaluation, experiment, inference, training
+from vae_jax import evaluation, inference, training
 from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics.features import FeatureExtractor
@@ -98,7 +98,7 @@ def test_bounds_are_those_of_the_runs(results, compared, vae_workdir):
     """Metrics that do not depend on the prior are the same in all rows."""
     for name in NAMES:
         vae = inference.load(compared / name)
-        split = experiment.load_split(vae.config, "test")
+        split = vae.experiment.dataset.split("test")
         expected = evaluation.evaluate_bounds(vae, split)["elbo"].value
         np.testing.assert_allclose(results[name]["elbo"]["value"], expected, rtol=1e-6)
         np.testing.assert_allclose(

@@ -5,9 +5,8 @@ import logging
 import jax
 import pytest
 
-from tests.conftest import IMAGE_SHAPE, NUM_TRAIN, config_flags, make_config, run_python
+from tests.conftest import NUM_TRAIN, config_flags, make_experiment, run_python
 from vae_jax import config as configuration
-from vae_jax import experiment
 from vae_jax.runtime import sharding
 from vae_jax.training import autotune
 
@@ -71,12 +70,11 @@ def test_candidates(num_images, divisor, sizes):
 
 def test_numbers_take_the_place_of_auto(data_dir, monkeypatch):
     speeds = {(16, 1): 10.0, (32, 1): 20.0, (64, 1): 20.5}
-    monkeypatch.setattr(autotune, "_measure", lambda _, __, ___, *numbers: speeds[numbers])
-    config = make_config(data_dir, train__batch_size="auto")
-    resolved = autotune.resolve(config, IMAGE_SHAPE, NUM_TRAIN, sharding.create_mesh())
-    assert (resolved.train.batch_size, resolved.train.steps_per_call) == (32, 1)
-    assert config.train.batch_size == "auto" and resolved.is_locked
-    experiment.validate(resolved)
+    monkeypatch.setattr(autotune, "_measure", lambda _, __, *numbers: speeds[numbers])
+    run = make_experiment(data_dir, train__batch_size="auto")
+    resolved = autotune.resolve(run, NUM_TRAIN, sharding.create_mesh())
+    assert (resolved.training.batch_size, resolved.training.steps_per_call) == (32, 1)
+    assert resolved.config["train.batch_size"] == 32 and run.config["train.batch_size"] == "auto"
 
 
 @pytest.mark.long

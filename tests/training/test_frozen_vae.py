@@ -1,4 +1,4 @@
-"""Tests of vae_jax/training/frozen_vae.py and of runs that train a prior on a trained VAE."""
+"""Tests of vae_jax/tasks/prior.py and of runs that train a prior on a trained VAE."""
 
 import dataclasses
 import functools
@@ -13,24 +13,26 @@ import numpy as np
 import pytest
 
 import vae_jax
+from tests import conftest
 from tests.conftest import (
     IMAGE_SHAPE,
     NUM_TEST,
     NUM_TRAIN,
     SMALL_PRIOR,
+    TINY,
     make_config,
+    make_experiment,
     raise_sigterm_after,
     smooth_images,
 )
 from vae_jax import config as configuration
 from vae_jax import evaluation, experiment, priors, training
-from vae_jax.checkpoints import Checkpoints
-from vae_jax.checkpoints.state import TrainState, create_train_state
+from vae_jax.checkpoints.state import TrainState
 from vae_jax.evaluation import grids
 from vae_jax.inference import TrainedVAE
 from vae_jax.inference.steps import fold_in_each
 from vae_jax.recording.writers import Summary, read_metrics
-from vae_jax.training import frozen_vae
+from vae_jax.tasks import PriorTask
 
 LONG = ("flow", "ex_post_mixture")
 LEARNED = [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in priors.names()[1:]]
@@ -117,10 +119,10 @@ def run(data_dir, vae_workdir, tmp_path_factory):
 
     @functools.cache
     def train(name: str) -> Run:
-        starts, vaes, set_initial_params = [], [], frozen_vae.set_initial_params
+        starts, vaes, start_task = [], [], PriorTask.start
 
         def record(*args):
-            params = set_initial_params(*args)
+            params = start_task(*args)
             starts.append(jax.device_get(params["prior"]))
             return params
 
@@ -131,7 +133,7 @@ def run(data_dir, vae_workdir, tmp_path_factory):
         workdir = directory / name
         config = prior_config(data_dir, vae_workdir, name, train__diagnose=name == "diffusion")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(frozen_vae, "set_initial_params", record)
+            patch.setattr(PriorTask, "start", record)
             assert training.train_and_evaluate(config, workdir, validate) is None
         (start,), (validated,) = starts, vaes
         vae = vae_jax.load(workdir)
@@ -142,17 +144,7 @@ def run(data_dir, vae_workdir, tmp_path_factory):
 
 
 def read_state(workdir: pathlib.Path):
-    config = configuration.load(workdir)
-    model = experiment.create_model(config, configuration.load_image_shape(workdir))
-    tx = experiment.create_optimizer(config)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    frozen = bool(config.vae_workdir)
-    shapes = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0), frozen))
-    template = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes
-    )
-    with Checkpoints(workdir) as checkpoints:
-        return jax.device_get(checkpoints.restore(template, "latest"))
+    return jax.device_get(conftest.read_state(workdir))
 
 
 def assert_trees_equal(actual, expected):
@@ -230,7 +222,7 @@ def test_stop_changes_no_bit_of_the_final_state(
         stopped = training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
     assert stopped == signal.SIGTERM
     assert int(read_state(tmp_path / "run").step) == 3
-    monkeypatch.setattr(frozen_vae, "set_initial_params", None)  # must not be called again
+    monkeypatch.setattr(PriorTask, "start", None)  # must not be called again
     assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None
     assert_trees_equal(read_state(tmp_path / "run"), run(name).state)
 
@@ -238,14 +230,14 @@ def test_stop_changes_no_bit_of_the_final_state(
 @pytest.fixture
 def encoded(monkeypatch) -> list[tuple[int, ...]]:
     """Records the shapes of the posteriors that are computed before training."""
-    shapes, encode_all = [], frozen_vae.encode_all
+    shapes, resident_rows = [], PriorTask.resident_rows
 
     def record(*args):
-        posteriors = encode_all(*args)
-        shapes.append(posteriors.mean.shape)
-        return posteriors
+        rows = resident_rows(*args)
+        shapes.extend(rows[name].mean.shape for name in rows if name == "posterior")
+        return rows
 
-    monkeypatch.setattr(frozen_vae, "encode_all", record)
+    monkeypatch.setattr(PriorTask, "resident_rows", record)
     return shapes
 
 
@@ -282,28 +274,28 @@ def test_stop_of_a_run_on_encoded_images_changes_no_bit(
 
 
 @pytest.mark.parametrize(
-    ("changes", "once"),
+    ("changes", "num_steps", "once"),
     [
-        ({}, True),
-        ({"train__num_steps": 8}, False),  # every image once
-        ({"data__flip": True, "train__num_steps": 16}, False),  # and once mirrored
-        ({"data__flip": True, "train__num_steps": 17}, True),
-        ({"likelihood__name": "bernoulli", "likelihood__binarize": True}, False),  # drawn anew
-        ({"vae_workdir": ""}, False),
+        ({}, 9, True),
+        ({}, 8, False),  # every image once
+        ({"data__flip": True}, 16, False),  # and once mirrored
+        ({"data__flip": True}, 17, True),
+        ({"likelihood__name": "bernoulli", "likelihood__binarize": True}, 9, False),  # drawn anew
     ],
 )
-def test_when_images_are_encoded_once(data_dir, changes, once):
-    config = make_config(data_dir, **{"vae_workdir": "vae", "train__num_steps": 9, **changes})
-    assert frozen_vae.encodes_once(config, NUM_TRAIN) == once
+def test_when_images_are_encoded_once(data_dir, frozen, changes, num_steps, once):
+    run = make_experiment(data_dir, vae_workdir="vae", prior__name="mixture", **changes)
+    train = frozen.experiment.dataset.split("train")
+    rows = run.task.resident_rows(train, frozen, num_steps * TINY["train.batch_size"])
+    assert ("posterior" in rows) == once == ("x" not in rows)
+    np.testing.assert_array_equal(rows["label"], train.take_labels(slice(None)))
 
 
 def test_mirrored_images_are_encoded_as_such(data_dir, frozen):
-    train = experiment.load_split(frozen.config, "train")
+    run = make_experiment(data_dir, vae_workdir="vae", prior__name="mixture", data__flip=True)
+    train = frozen.experiment.dataset.split("train")
     images = train.take(np.arange(NUM_TRAIN))
-    with frozen.config.unlocked():
-        frozen.config.data.flip = True
-        both = frozen_vae.encode_all(frozen, train)
-        frozen.config.data.flip = False
+    both = run.task.resident_rows(train, frozen, 1000)["posterior"]
     np.testing.assert_array_equal(both.mean[:, 0], frozen.encode(images).mean)
     np.testing.assert_array_equal(both.log_std[:, 1], frozen.encode(images[:, :, ::-1]).log_std)
 
@@ -327,7 +319,7 @@ def test_vae_decides_data_model_and_likelihood(run, vae_config, data_dir, vae_wo
 
 def test_data_dir_is_that_of_this_config(vae_workdir, tmp_path):
     given = prior_config(tmp_path, vae_workdir, "flow", data__resident=False, data__flip=True)
-    config = frozen_vae.complete_config(given)
+    config = configuration.complete(given)
     assert config.is_locked and config.data.is_locked
     assert (config.data.dir, config.data.resident) == (str(tmp_path), False)
     assert not config.data.flip  # the VAE's
@@ -336,7 +328,7 @@ def test_data_dir_is_that_of_this_config(vae_workdir, tmp_path):
 
 def test_config_without_a_frozen_vae_is_left_as_it_is(data_dir):
     config = make_config(data_dir, prior__name="flow")
-    assert frozen_vae.complete_config(config) is config
+    assert configuration.complete(config) is config
 
 
 def test_workdir_without_a_vae_is_named(data_dir, tmp_path):
@@ -347,7 +339,7 @@ def test_workdir_without_a_vae_is_named(data_dir, tmp_path):
 
 
 def test_prior_is_set_from_draws_of_the_posteriors_of_the_training_images(run, frozen):
-    train = experiment.load_split(frozen.config, "train")
+    train = frozen.experiment.dataset.split("train")
     assert len(train) == NUM_TRAIN
     posterior = frozen.encode(train.take(np.arange(NUM_TRAIN)))
     mean = np.float64(posterior.mean).reshape(NUM_TRAIN, -1)
@@ -365,7 +357,7 @@ def test_prior_is_set_from_draws_of_the_posteriors_of_the_training_images(run, f
 
 
 def test_pseudo_inputs_start_as_training_images(run, frozen):
-    train = experiment.load_split(frozen.config, "train")
+    train = frozen.experiment.dataset.split("train")
     clipped = np.clip(train.take(np.arange(NUM_TRAIN)) / 255.0, 0.01, 0.99)
     start = np.asarray(jax.nn.sigmoid(run("vamp").start["pseudo_inputs"]))
     distances = np.abs(start[:, None] - clipped).max(axis=(2, 3, 4))
@@ -414,7 +406,7 @@ def test_noise_maps_exist_for_some_priors_only(run, images):
 @pytest.mark.parametrize("name", ["vamp", "diffusion"])
 def test_evaluation_reports_the_importance_weighted_bound_of_exact_priors_only(run, name):
     vae = run(name).vae
-    metrics, grids = evaluation.evaluate(vae, experiment.load_split(vae.config, "test"))
+    metrics, grids = evaluation.evaluate(vae, vae.experiment.dataset.split("test"))
     assert all(np.isfinite(metric.value) for metric in metrics.values())
     assert metrics["elbo"].num_images == NUM_TEST
     total = metrics["rate"].value + metrics["distortion"].value
@@ -499,7 +491,8 @@ def test_log_prior_does_not_depend_on_the_batch(run, name):
     z = np.random.default_rng(0).normal(size=(N, *LATENT_SHAPE))
     log_prior = vae.log_prior(z, KEY)
     assert log_prior.shape == (N,) and log_prior.dtype == np.float32
-    other = TrainedVAE(vae.model, vae.likelihood, vae.params, vae.config, batch_size=4)
+    plan = dataclasses.replace(vae.experiment.evaluation, batch_size=4)
+    other = TrainedVAE(dataclasses.replace(vae.experiment, evaluation=plan), vae.params)
     np.testing.assert_allclose(other.log_prior(z, KEY), log_prior, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(vae.log_prior(z[:5], KEY), log_prior[:5], rtol=1e-5, atol=1e-4)
     if name == "diffusion":  # estimates that depend on the key and the position
@@ -521,7 +514,7 @@ def test_number_of_samples_need_not_be_a_multiple_of_the_devices(run):
 def test_ex_post_mixture_has_one_step_whatever_is_configured(data_dir, vae_workdir):
     config = prior_config(data_dir, vae_workdir, "ex_post_mixture")
     config.optim.warmup_steps = 5
-    complete = frozen_vae.complete_config(config)
+    complete = configuration.complete(config)
     experiment.validate(complete)
     c = complete.train
     names = ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")

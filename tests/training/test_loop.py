@@ -31,10 +31,12 @@ from tests.conftest import (
 from vae_jax import config as configuration
 from vae_jax import evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
+from vae_jax.experiment import TrainingPlan
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime import process
 from vae_jax.runtime.workdir import LOCK_FILE, lock_workdir
-from vae_jax.training import TrainingDivergedError, check_not_diverged, frozen_vae, steps
+from vae_jax.tasks import VAETask
+from vae_jax.training import TrainingDivergedError, check_not_diverged, steps
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
@@ -302,7 +304,7 @@ def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
         raise_sigterm_after(patch, step=6)
         assert training.train_and_evaluate(config, workdir, evaluate_nothing) == signal.SIGTERM
     assert int(read_state(workdir).step) == 6
-    monkeypatch.setattr(experiment, "steps_per_call", lambda config: 4)
+    monkeypatch.setattr(TrainingPlan, "steps_in_call", lambda plan: 4)
     assert training.train_and_evaluate(config, workdir, evaluate_nothing) is None
     assert int(read_state(workdir).step) == NUM_STEPS
     evaluated = [r["step"] for r in read_metrics(workdir) if "validation/elbo" in r]
@@ -399,10 +401,10 @@ def test_negative_patience_is_refused(data_dir):
 def test_joint_training_moves_every_parameter_of_model_and_prior(
     data_dir, tmp_path, monkeypatch, name
 ):
-    starts, validated, set_initial_params = [], [], frozen_vae.set_initial_params
+    starts, validated, start_task = [], [], VAETask.start
 
     def record_start(*args):
-        params = set_initial_params(*args)
+        params = start_task(*args)
         starts.append(jax.device_get(params))
         return params
 
@@ -410,7 +412,7 @@ def test_joint_training_moves_every_parameter_of_model_and_prior(
         validated.append(vae)
         return evaluate_nothing(vae, split)
 
-    monkeypatch.setattr(frozen_vae, "set_initial_params", record_start)
+    monkeypatch.setattr(VAETask, "start", record_start)
     num_steps = 6
     config = make_config(
         data_dir,

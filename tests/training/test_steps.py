@@ -16,15 +16,16 @@ import pytest
 
 from tests.conftest import IMAGE_SHAPE, smooth_images
 from vae_jax import optim
-from vae_jax.checkpoints.state import TrainState, create_train_state, trained_part
+from vae_jax.checkpoints.state import TrainState, create_train_state
 from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, sum_event
 from vae_jax.inference.steps import EvalSteps, fold_in_each
 from vae_jax.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
 from vae_jax.models import VAE
-from vae_jax.objectives import losses
 from vae_jax.priors import StandardNormal
 from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.runtime import sharding
+from vae_jax.tasks import Batch, PriorTask, VAETask, split_batch, to_unit_interval
+from vae_jax.tasks.batch import random_flip
 from vae_jax.training import steps
 
 MESH = sharding.create_mesh(jax.local_devices()[:1])
@@ -62,9 +63,8 @@ class RealSteps:
 
 def make_real_steps(model, likelihood, steps_per_call=1, kl_weight=1.0, free_bits=0.0, rate=1e-3):
     tx = optim.create_optimizer("adam", constant(rate))
-    train_step = steps.make_train_step(
-        model, likelihood, tx, constant(kl_weight), constant(rate), free_bits
-    )
+    task = VAETask(model, likelihood, free_bits=free_bits)
+    train_step = steps.make_train_step(task, tx, constant(kl_weight), constant(rate))
     create = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0)))
     return RealSteps(steps.jit_train_steps(train_step, MESH, steps_per_call), create)
 
@@ -87,6 +87,10 @@ def indices() -> np.ndarray:
 class StandardNormalStub:
     """The methods of a model that steps call for its prior, which is N(0, I)."""
 
+    @property
+    def latents(self):
+        return jax.ShapeDtypeStruct(self.latent_shape, jnp.float32)
+
     def bind(self, variables):
         return SimpleNamespace(prior=StandardNormal(self.latent_shape))
 
@@ -108,7 +112,7 @@ def test_overfitting_one_batch_of_binary_images_brings_the_distortion_near_zero(
     state, batch = real.create_state(), np.arange(8, dtype=np.int32)[None]
     history = []
     for _ in range(300):
-        state, metrics = real.train_steps(state, binary, batch, jax.random.key(1))
+        state, metrics = real.train_steps(state, {"x": binary}, batch, jax.random.key(1))
         history.append(jax.device_get(metrics))
     guess = np.log(2.0) * np.prod(IMAGE_SHAPE)
     assert history[0]["distortion"][0] > 0.5 * guess
@@ -119,11 +123,11 @@ def test_overfitting_one_batch_of_binary_images_brings_the_distortion_near_zero(
 def test_four_steps_per_call_equal_four_calls_of_one(single, scanned, images, indices):
     key = jax.random.key(1)
     scanned_state, scanned_metrics = scanned.train_steps(
-        scanned.create_state(), images, indices, key
+        scanned.create_state(), {"x": images}, indices, key
     )
     state, metrics = single.create_state(), []
     for row in indices:
-        state, m = single.train_steps(state, images, row[None], key)
+        state, m = single.train_steps(state, {"x": images}, row[None], key)
         metrics.append(m)
     assert int(scanned_state.step) == int(state.step) == 4
     for name, values in scanned_metrics.items():
@@ -141,11 +145,8 @@ def test_four_steps_per_call_equal_four_calls_of_one(single, scanned, images, in
 
 def test_images_of_this_call_train_bit_for_bit_as_resident_ones(scanned, images, indices):
     key = jax.random.key(1)
-    sent = images[indices.reshape(-1)]
-    resident = scanned.train_steps(scanned.create_state(), images, indices, key)
-    own = scanned.train_steps(
-        scanned.create_state(), sent, np.arange(32, dtype=np.int32).reshape(4, 8), key
-    )
+    resident = scanned.train_steps(scanned.create_state(), {"x": images}, indices, key)
+    own = scanned.train_steps(scanned.create_state(), None, {"x": images[indices]}, key)
     jax.tree.map(np.testing.assert_array_equal, resident, own)
 
 
@@ -153,19 +154,14 @@ def test_images_of_this_call_train_bit_for_bit_as_resident_ones(scanned, images,
 def test_posteriors_computed_beforehand_train_like_their_images(model, images, indices, flip):
     model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
     tx = optax.apply_if_finite(optax.sgd(1e-2), max_consecutive_errors=1)
+    task = make_prior_task(model, DiscretizedLogistic(1), flip)
     train_steps = steps.jit_train_steps(
-        steps.make_train_step(
-            *(model, DiscretizedLogistic(1), tx, constant(1.0), constant(1e-2)),
-            flip=flip,
-            frozen_vae=True,
-        ),
-        MESH,
-        steps_per_call=1,
+        steps.make_train_step(task, tx, constant(1.0), constant(1e-2)), MESH, steps_per_call=1
     )
-    state = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0), True))
+    state = jax.jit(lambda: create_train_state(model, tx, jax.random.key(0), task.trained))
     variants = [images, images[:, :, ::-1]] if flip else [images]
     posteriors = [
-        model.apply({"params": state().params}, losses.to_unit_interval(x), method="encode")
+        model.apply({"params": state().params}, to_unit_interval(x), method="encode")
         for x in map(jnp.asarray, variants)
     ]
     assert np.abs(posteriors[0].mean - posteriors[-1].mean).max() > 0.01 or not flip
@@ -173,8 +169,9 @@ def test_posteriors_computed_beforehand_train_like_their_images(model, images, i
     image_state, posterior_state = state(), state()
     for row in indices:
         key = jax.random.key(1)
-        image_state, expected = train_steps(image_state, images, row[None], key)
-        posterior_state, metrics = train_steps(posterior_state, resident, row[None], key)
+        image_state, expected = train_steps(image_state, {"x": images}, row[None], key)
+        rows = {"posterior": resident}
+        posterior_state, metrics = train_steps(posterior_state, rows, row[None], key)
         for name, value in metrics.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
     jax.tree.map(
@@ -186,7 +183,7 @@ def test_posteriors_computed_beforehand_train_like_their_images(model, images, i
 
 def test_state_is_donated(single, images, indices):
     state = single.create_state()
-    single.train_steps(state, images, indices[:1], jax.random.key(1))
+    single.train_steps(state, {"x": images}, indices[:1], jax.random.key(1))
     # Not all of opt_state: jit drops arrays that an update does not read, donated or not.
     used = (state.step, state.params, state.ema_params, optax.tree.get(state.opt_state, "mu"))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(used))
@@ -196,7 +193,9 @@ def test_elbo_has_no_weight_and_no_free_bits_but_the_loss_has(model, single, ima
     weight, free_bits = 0.25, 10.0  # an untrained model uses less than 10 nats a dimension
     weighted = make_real_steps(model, DiscretizedLogistic(1), 1, weight, free_bits)
     plain, other = (
-        jax.device_get(r.train_steps(r.create_state(), images, indices[:1], jax.random.key(1))[1])
+        jax.device_get(
+            r.train_steps(r.create_state(), {"x": images}, indices[:1], jax.random.key(1))[1]
+        )
         for r in (single, weighted)
     )
     assert 0 < plain["rate"][0] < free_bits
@@ -229,14 +228,12 @@ class LinearModel(StandardNormalStub):
 def update_linear_model(images, kl_weight, **kwargs):
     """Returns (metrics, update of each parameter) of one gradient descent step at rate 1."""
     tx = optax.apply_if_finite(optax.sgd(1.0), max_consecutive_errors=1)
-    train_step = steps.make_train_step(
-        LinearModel(), Bernoulli(1), tx, constant(kl_weight), constant(1.0), **kwargs
-    )
+    task = VAETask(LinearModel(), Bernoulli(1), **kwargs)
+    train_step = steps.make_train_step(task, tx, constant(kl_weight), constant(1.0))
     names = ("slope", "offset", "log_std", "weight", "bias")
     params = {name: jnp.asarray(0.1 * (i + 1)) for i, name in enumerate(names)}
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
-    x = losses.to_unit_interval(jnp.asarray(images))
-    new, metrics = jax.jit(train_step)(state, x, jax.random.key(0))
+    new, metrics = jax.jit(train_step)(state, {"x": images}, jax.random.key(0))
     return metrics, {name: np.float64(params[name] - new.params[name]) for name in names}
 
 
@@ -281,6 +278,7 @@ class StubLikelihood:
 
     statistic: Callable
     binarize: bool = False
+    optimal_scale = False
 
     def log_prob(self, outputs, x):
         return -self.statistic(outputs, x)
@@ -289,16 +287,17 @@ class StubLikelihood:
 def stub_distortions(statistic, images, num_steps=1, key=0, first_step=0, binarize=False, **kwargs):
     """Returns the distortion of each step: the mean of the statistic over all `images`."""
     tx = optim.create_optimizer("adam", constant(1e-3))
-    train_step = steps.make_train_step(
-        StubModel(), StubLikelihood(statistic, binarize), tx, constant(1), constant(1), **kwargs
-    )
+    task = VAETask(StubModel(), StubLikelihood(statistic, binarize), **kwargs)
+    train_step = steps.make_train_step(task, tx, constant(1), constant(1))
     params = {"unused": jnp.zeros(())}
     state = TrainState(
         jnp.asarray(first_step), params, tx.init(params), jax.tree.map(jnp.copy, params)
     )
     train_steps = steps.jit_train_steps(train_step, MESH, num_steps)
     indices = np.tile(np.arange(len(images), dtype=np.int32), (num_steps, 1))
-    return np.asarray(train_steps(state, images, indices, jax.random.key(key))[1]["distortion"])
+    return np.asarray(
+        train_steps(state, {"x": images}, indices, jax.random.key(key))[1]["distortion"]
+    )
 
 
 def has_white_left_edge(outputs, x):
@@ -322,8 +321,8 @@ def test_nothing_is_mirrored_without_flip():
 
 
 def test_random_flip_leaves_an_image_as_it_is_or_mirrors_its_width(images):
-    x = losses.to_unit_interval(jnp.asarray(images))
-    flipped = np.asarray(losses.random_flip(jax.random.key(0), x))
+    x = to_unit_interval(jnp.asarray(images))
+    flipped = np.asarray(random_flip(jax.random.key(0), x))
     same = (flipped == np.asarray(x)).all(axis=(1, 2, 3))
     mirrored = (flipped == np.asarray(x)[:, :, ::-1]).all(axis=(1, 2, 3))
     assert np.all(same ^ mirrored)
@@ -386,13 +385,11 @@ def train_constant_grey(images, variance: str):
     tx = optim.create_optimizer("adam", constant(0.1))
     likelihood = Gaussian(1, variance)
     train_step = steps.make_train_step(
-        ConstantGrey(), likelihood, tx, constant(1.0), constant(0.1), ema_decay=0.0
+        VAETask(ConstantGrey(), likelihood), tx, constant(1.0), constant(0.1), ema_decay=0.0
     )
     params = {"decoder": {"bias": jnp.zeros(()), "log_std": jnp.asarray(-1.0)}}
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
-    return jax.jit(train_step)(
-        state, losses.to_unit_interval(jnp.asarray(images)), jax.random.key(0)
-    )
+    return jax.jit(train_step)(state, {"x": images}, jax.random.key(0))
 
 
 def test_batch_optimal_variance_is_the_mean_squared_error_and_is_kept(images):
@@ -433,7 +430,7 @@ class ScoredModel:
     Its log p(z) is `log_prior` + z; the loss that it minimises is `scale` squared.
     """
 
-    latent_shape = (1,)
+    latents = jax.ShapeDtypeStruct((1,), jnp.float32)
 
     def apply(self, variables, x, *keys, method):
         params = variables["params"]
@@ -457,28 +454,26 @@ def make_scored_state(tx, frozen: bool) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(part), params)
 
 
-def train_scored(images, frozen: bool, likelihood=None, **kwargs):
+def make_prior_task(model, likelihood, flip=False) -> PriorTask:
+    return PriorTask(model, likelihood, flip, vae_workdir="", start_prior=None, seed=0)
+
+
+def train_scored(images, frozen: bool, likelihood=None):
     """Returns (state before, state after one gradient descent step at rate 0.1, metrics)."""
     tx = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=1)
     likelihood = likelihood or StubLikelihood(lambda z, x: (z**2).sum(axis=1))
+    make_task = make_prior_task if frozen else VAETask
     train_step = steps.make_train_step(
-        ScoredModel(), likelihood, tx, constant(0.5), constant(0.1), frozen_vae=frozen, **kwargs
+        make_task(ScoredModel(), likelihood), tx, constant(0.5), constant(0.1)
     )
     state = make_scored_state(tx, frozen)
-    x = losses.to_unit_interval(jnp.asarray(images))
-    return state, *jax.jit(train_step)(state, x, jax.random.key(3))
+    return state, *jax.jit(train_step)(state, {"x": images}, jax.random.key(3))
 
 
 def scored_draws(images) -> np.ndarray:
     """Returns the z of that step."""
-    batch = losses.prepare_batch(
-        ScoredModel(),
-        StubLikelihood(None),
-        False,
-        jnp.zeros((len(images), 1)),
-        jax.random.key(3),
-        0,
-    )
+    task = VAETask(ScoredModel(), StubLikelihood(None))
+    batch = task.prepare({"x": images}, jax.random.key(3), 0)
     return np.float64(0.3 + batch.noise)[:, 0]
 
 
@@ -534,15 +529,14 @@ def test_step_in_joint_training_minimises_the_bound_with_the_learned_prior(image
 def test_state_on_a_frozen_vae_optimises_the_prior_only(model):
     model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
     tx = optim.create_optimizer("adam", constant(1e-3))
+    tasks = VAETask(model, Bernoulli(1)), make_prior_task(model, Bernoulli(1))
     joint, frozen = (
-        jax.eval_shape(lambda f=f: create_train_state(model, tx, jax.random.key(0), f))
-        for f in (False, True)
+        jax.eval_shape(lambda t=t: create_train_state(model, tx, jax.random.key(0), t.trained))
+        for t in tasks
     )
     assert jax.tree.structure(joint.params) == jax.tree.structure(frozen.params)
     moments = optax.tree.get(frozen.opt_state, "mu")
     assert jax.tree.structure(moments) == jax.tree.structure(frozen.params["prior"])
-    assert trained_part(frozen.params, True) is frozen.params["prior"]
-    assert trained_part(frozen.params, False) is frozen.params
     moments = optax.tree.get(joint.opt_state, "mu")
     assert jax.tree.structure(moments) == jax.tree.structure(joint.params)
 
@@ -559,12 +553,13 @@ def test_update_with_nan_gradients_changes_nothing_but_the_counts(images):
             scaled = x * variables["params"]["scale"]
             return super().apply(variables, scaled, *keys, method=method)
 
-    train_step = steps.make_train_step(Scaled(), poisoned, tx, constant(1.0), constant(0.1))
+    task = VAETask(Scaled(), poisoned)
+    train_step = steps.make_train_step(task, tx, constant(1.0), constant(0.1))
     params = {"scale": jnp.ones(())}
     state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params)
     train = jax.jit(train_step)
     for number in (1, 2):
-        state, metrics = train(state, jnp.ones((2, *IMAGE_SHAPE)), jax.random.key(0))
+        state, metrics = train(state, {"x": jnp.ones((2, *IMAGE_SHAPE))}, jax.random.key(0))
         assert metrics["skipped_updates"] == metrics["skipped_in_a_row"] == number
     assert int(state.step) == 2
     assert state.params["scale"] == state.ema_params["scale"] == 1.0
@@ -623,7 +618,7 @@ def test_all_evaluation_functions_see_the_same_binary_image(binary_steps, images
 
 def test_grey_levels_become_the_unit_interval():
     levels = np.arange(256, dtype=np.uint8)
-    x = losses.to_unit_interval(jnp.asarray(levels))
+    x = to_unit_interval(jnp.asarray(levels))
     assert x.dtype == jnp.float32
     np.testing.assert_allclose(x, levels / 255.0, rtol=1e-7)
     assert x[0] == 0.0 and x[-1] == 1.0
@@ -633,12 +628,14 @@ def test_grey_levels_become_the_unit_interval():
 
 
 def test_parts_of_a_batch_add_up_to_it(images):
-    batch = losses.Batch(jnp.asarray(images), jnp.arange(len(images)), jax.random.key(0))
-    parts = losses.split_batch(batch, 2)
+    labels = jnp.arange(len(images))
+    batch = Batch(jnp.asarray(images), None, labels, labels, jax.random.key(0))
+    parts = split_batch(batch, 2)
     assert parts.x.shape == (2, len(images) // 2, *images.shape[1:])
     for i in range(2):
         np.testing.assert_array_equal(parts.x[i], images[i::2])
         np.testing.assert_array_equal(parts.noise[i], np.arange(len(images))[i::2])
+        np.testing.assert_array_equal(parts.label[i], np.arange(len(images))[i::2])
     keys = jax.random.key_data(parts.prior_key)
     assert not np.array_equal(keys[0], keys[1])
 
@@ -647,19 +644,14 @@ def test_parts_of_a_batch_add_up_to_it(images):
 def test_accumulated_update_is_that_of_the_whole_batch(num_parts):
     model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(8,), num_blocks=(1,), patch_size=4)
     tx = optim.create_optimizer("adam", constant(1e-3), clip_norm=1.0)
-    x = losses.to_unit_interval(jnp.asarray(smooth_images(8)))
+    task, rows = VAETask(model, DiscretizedLogistic(1)), {"x": smooth_images(8)}
     results = []
     for accumulation_steps in (1, num_parts):
         train_step = steps.make_train_step(
-            model,
-            DiscretizedLogistic(1),
-            tx,
-            constant(0.5),
-            constant(1e-3),
-            accumulation_steps=accumulation_steps,
+            task, tx, constant(0.5), constant(1e-3), accumulation_steps=accumulation_steps
         )
         state = create_train_state(model, tx, jax.random.key(0))
-        results.append(jax.jit(train_step)(state, x, jax.random.key(1)))
+        results.append(jax.jit(train_step)(state, rows, jax.random.key(1)))
     (state, metrics), (accumulated, accumulated_metrics) = results
     for name, value in metrics.items():
         np.testing.assert_allclose(accumulated_metrics[name], value, rtol=1e-5, err_msg=name)
@@ -673,16 +665,14 @@ def test_accumulated_update_is_that_of_the_whole_batch(num_parts):
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_parts_of_a_batch_are_in_memory_one_at_a_time_but_not_on_a_cpu(backend, monkeypatch):
     model = VAE(IMAGE_SHAPE, (4,), num_outputs=2, widths=(16,), num_blocks=(1,), patch_size=2)
-    loss_fn = losses.make_loss_fn(model, DiscretizedLogistic(1))
+    task = VAETask(model, DiscretizedLogistic(1))
     params = model.init(jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
-    batch = losses.Batch(jnp.zeros((64, *IMAGE_SHAPE)), jnp.zeros((64, 4)), jax.random.key(0))
+    batch = task.prepare({"x": jnp.zeros((64, *IMAGE_SHAPE))}, jax.random.key(0), 0)
     monkeypatch.setattr(
         jax, "default_backend", lambda: backend
     )  # but everything is compiled for the CPU
     whole, accumulated = (
-        jax.jit(steps.make_gradient_fn(loss_fn, frozen_vae=False, num_parts=num_parts))
-        .lower(params, batch, 1.0)
-        .compile()
+        jax.jit(steps.make_gradient_fn(task, num_parts)).lower(params, batch, 1.0).compile()
         for num_parts in (1, 4)
     )
     assert "while" not in whole.as_text()

@@ -1,6 +1,6 @@
 """The state of a training run (`state`), and its checkpoints on disk (`store`)."""
 
-from vae_jax.checkpoints.state import TrainState, create_train_state, trained_part
+from vae_jax.checkpoints.state import TrainState, create_train_state
 from vae_jax.checkpoints.store import (
     DAMAGED_DIRECTORY,
     DIRECTORY,
@@ -19,5 +19,4 @@ __all__ = [
     "CheckpointsDamagedError",
     "TrainState",
     "create_train_state",
-    "trained_part",
 ]

@@ -1,5 +1,7 @@
 """The state of a training run: what a step updates and a checkpoint stores."""
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -26,16 +28,11 @@ class TrainState:
     ema_params: PyTree
 
 
-def trained_part(params: PyTree, frozen_vae: bool) -> PyTree:
-    """Returns the parameters that are trained: those of the prior if the VAE is frozen, or all."""
-    return params["prior"] if frozen_vae else params
-
-
 def create_train_state(
     model: VAE,
     tx: optax.GradientTransformation,
     init_key: jax.Array,
-    frozen_vae: bool = False,
+    trained: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> TrainState:
     """Returns a freshly initialised state, in which `ema_params` are a copy of `params`.
 
@@ -43,14 +40,13 @@ def create_train_state(
       model: the VAE with its prior.
       tx: optimiser.
       init_key: random key of the initialisation.
-      frozen_vae: whether only the prior is trained; the optimiser state then covers only the
-        parameters of the prior.
+      trained: function from the parameters to those that are trained, which the optimiser covers.
     """
     params = model.init(init_key, jnp.zeros((1, *model.image_shape)))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=tx.init(trained_part(params, frozen_vae)),
+        opt_state=tx.init(trained(params)),
         # A real copy: the train step donates its input, and a buffer cannot be donated twice.
         ema_params=jax.tree.map(jnp.copy, params),
     )

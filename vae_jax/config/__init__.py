@@ -4,7 +4,7 @@
 finds the Python files in configs/, and `workdir` reads and writes config.json.
 """
 
-from vae_jax.config.checks import AUTO, DTYPES, POSITIVE_KEYS, REDUCTIONS, check_values
+from vae_jax.config.checks import AUTO, DTYPES, POSITIVE_KEYS, REDUCTIONS, check_values, options
 from vae_jax.config.files import (
     config_directory,
     find_config,
@@ -18,11 +18,12 @@ from vae_jax.config.workdir import (
     DATA_HASH,
     check_same_data,
     check_unchanged,
+    complete,
     flatten,
     load,
     load_image_shape,
     save,
-    with_batch_size_from,
+    with_changes,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "check_same_data",
     "check_unchanged",
     "check_values",
+    "complete",
     "config_directory",
     "find_config",
     "flatten",
@@ -43,7 +45,8 @@ __all__ = [
     "load_image_shape",
     "load_module",
     "named_config",
+    "options",
     "replace_config_name",
     "save",
-    "with_batch_size_from",
+    "with_changes",
 ]

@@ -30,6 +30,14 @@ POSITIVE_KEYS = (
 )
 
 
+OTHER_KEYS = {"likelihood": ("name", "reduction"), "prior": ("name", "temperature")}
+
+
+def options(config: ConfigDict, section: str) -> dict[str, Any]:
+    """Returns the options of all kinds in the section 'likelihood' or 'prior'."""
+    return {k: value for k, value in config[section].items() if k not in OTHER_KEYS[section]}
+
+
 def check_values(config: ConfigDict) -> None:
     """Checks each value, and the values that must agree with each other.
 
@@ -40,6 +48,7 @@ def check_values(config: ConfigDict) -> None:
     for key in POSITIVE_KEYS:
         if flat[key] < 1:
             raise InputError(f"{key} = {flat[key]} must be at least 1.")
+    likelihoods.check_options(config.likelihood.name, **options(config, "likelihood"))
     _check_batch(config)
     if not 0 <= config.optim.ema_decay < 1:
         raise InputError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
@@ -78,11 +87,10 @@ def _check_batch(config: ConfigDict) -> None:
         raise InputError(
             f"train.accumulation_steps = {parts} must divide train.batch_size = {size}."
         )
-    if parts == 1:
-        return
-    options = {key: value for key, value in config.likelihood.items() if key != "reduction"}
-    key = "kl.free_bits" if config.kl.free_bits else _key_of_optimal_scale(options)
-    if key:
+    kind = likelihoods.kind(config.likelihood.name)
+    key = kind.needs_whole_batch(options(config, "likelihood"))
+    key = "kl.free_bits" if config.kl.free_bits else key
+    if parts > 1 and key:
         raise InputError(
             f"train.accumulation_steps = {parts} adds up gradients of parts of a batch, but "
             f"{key} = {flatten(config)[key]!r} makes the loss depend on the whole batch: "
@@ -90,25 +98,10 @@ def _check_batch(config: ConfigDict) -> None:
         )
 
 
-def _key_of_optimal_scale(options: dict[str, Any]) -> str:
-    """Returns the key that gives a likelihood its optimal scale, or '' if it has none."""
-
-    def has_optimal_scale(options: dict[str, Any]) -> bool:
-        return likelihoods.create_likelihood(num_channels=1, **options).optimal_scale
-
-    if not has_optimal_scale(options):
-        return ""
-    for key in options:
-        others = {k: value for k, value in options.items() if k != key}
-        if key != "name" and not has_optimal_scale(others):
-            return f"likelihood.{key}"
-    return "likelihood.name"
-
-
 def _check_prior(config: ConfigDict) -> None:
     c, kinds = config.prior, {name: priors.kind(name) for name in priors.names()}
-    options = {key: value for key, value in c.items() if key not in ("name", "temperature")}
-    priors.check_options(c.name, config.model.latent_shape, **options)
+    prior_options = options(config, "prior")
+    priors.check_options(c.name, config.model.latent_shape, **prior_options)
     if c.temperature < 0:
         raise InputError(f"prior.temperature = {c.temperature} must not be negative.")
     if not kinds[c.name].splits_by_dimension and config.kl.free_bits:
@@ -124,7 +117,7 @@ def _check_prior(config: ConfigDict) -> None:
             f"vae_workdir = {config.vae_workdir!r}: use one of {trained}."
         )
     boundless = [] if kinds[c.name].gives_bound({}) else ["name"]
-    for key, value in options.items():  # of any prior, like the rules of the options
+    for key, value in prior_options.items():  # of any prior, like the rules of the options
         if any(k.gives_bound({}) and not k.gives_bound({key: value}) for k in kinds.values()):
             boundless.insert(0, key)
     if boundless and not config.vae_workdir:

@@ -1,9 +1,11 @@
 """The configuration in the workdir of a run: config.json.
 
-`save` writes it and `load` reads it, also for runs of earlier versions. `check_unchanged` and
-`check_same_data` refuse to resume a run with other settings or other images.
+`save` writes it and `load` reads it, also for runs of earlier versions. `complete` takes sections
+from the run of a frozen VAE. `check_unchanged` and `check_same_data` refuse to resume a run with
+other settings or other images.
 """
 
+import functools
 import json
 import logging
 import pathlib
@@ -20,6 +22,7 @@ from vae_jax.typing import ImageShape
 
 LOGGER = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
+OWN_DATA_KEYS = ("dir", "resident")  # these depend on the machine, not on the run of the VAE
 DATA_HASH = "data_sha256"  # key in config.json: the hash of the images
 # Keys that runs of earlier versions lack, with the values that reproduce how those runs behaved.
 ADDED_KEYS = {
@@ -56,8 +59,29 @@ def flatten(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str,
     return flat
 
 
+def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a locked copy of a configuration with other values.
+
+    Args:
+      config: configuration, which stays as it is.
+      changes: values by dotted key; None as a value changes nothing.
+    """
+    config = config.copy_and_resolve_references().lock()
+    changed = {key: value for key, value in changes.items() if value is not None}
+    config.update_from_flattened_dict(changed)
+    return config
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        functools.reduce(lambda t, section: t.setdefault(section, {}), sections, tree)[name] = value
+    return tree
+
+
 def save(
-    config: ConfigDict,
+    config: Mapping[str, Any] | ConfigDict,
     image_shape: ImageShape,
     provenance: Mapping[str, object],
     workdir: pathlib.Path,
@@ -66,14 +90,14 @@ def save(
     """Writes config.json, which holds everything needed to rebuild the model without the data.
 
     Args:
-      config: run configuration.
+      config: run configuration, nested or by dotted key.
       image_shape: (H, W, C) of the dataset.
       provenance: versions, git commit and hardware that produced the run.
       workdir: existing directory of the run.
       data_hash: hash of the training and validation images (`data.hash_images`).
     """
     content = {
-        "config": config.to_dict(),
+        "config": _unflatten(flatten(config)),
         "image_shape": list(image_shape),
         **({DATA_HASH: data_hash} if data_hash else {}),
         "provenance": dict(provenance),
@@ -104,8 +128,12 @@ def load_image_shape(workdir: str | pathlib.Path) -> ImageShape:
     return tuple(_read(workdir)["image_shape"])
 
 
-def load(workdir: str | pathlib.Path) -> ConfigDict:
+def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) -> ConfigDict:
     """Returns the locked configuration of the run in `workdir`.
+
+    Args:
+      workdir: directory of the run.
+      changes: values that replace those of the run, as for `with_changes`.
 
     Raises:
       NotFoundError: no run was started in that directory.
@@ -129,7 +157,7 @@ def load(workdir: str | pathlib.Path) -> ConfigDict:
             + f". The run was started at commit {commit or '(not recorded)'}: check out that "
             "commit, or give another --workdir."
         )
-    return ConfigDict(_with_tuples(tree)).lock()
+    return with_changes(ConfigDict(_with_tuples(tree)), changes or {})
 
 
 def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
@@ -146,19 +174,35 @@ def _list_keys(text: str, keys: Iterable[str]) -> str:
     return f"{text}: {', '.join(sorted(keys))}" if keys else ""
 
 
-def with_batch_size_from(workdir: str | pathlib.Path, config: ConfigDict) -> ConfigDict:
-    """Returns `config` with the batch size and the steps per call of the run in `workdir`.
+def complete(config: ConfigDict) -> ConfigDict:
+    """Returns `config` with the sections data, model and likelihood of the frozen VAE.
 
-    That run had train.batch_size = 'auto', and its config.json has the numbers that it found.
+    Without a frozen VAE it returns `config`. The KL weight does not enter the training of a prior,
+    so there is no warm-up. A prior that is fitted completely before the first step needs one step
+    only.
+
+    Raises:
+      NotFoundError: no run was started in config.vae_workdir.
     """
-    config = config.copy_and_resolve_references()
-    with config.unlocked(), config.ignore_type():
-        for key in ("batch_size", "steps_per_call"):
-            config.train[key] = load(workdir).train[key]
-    return config
+    if not config.vae_workdir:
+        return config
+    vae_config = load(config.vae_workdir).to_dict()
+    for key in OWN_DATA_KEYS:
+        vae_config["data"][key] = config.data[key]
+    sections = {section: vae_config[section] for section in ("data", "model", "likelihood")}
+    complete = ConfigDict({**config.to_dict(), **sections})
+    complete.kl.warmup_steps = 0
+    if not priors.kind(config.prior.name).trains_in_steps:
+        complete.optim.warmup_steps = 0
+        complete.train.steps_per_call = 0
+        for key in ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
+            complete.train[key] = 1
+    return complete.lock()
 
 
-def check_unchanged(config: ConfigDict, image_shape: ImageShape, workdir: pathlib.Path) -> None:
+def check_unchanged(
+    config: Mapping[str, Any] | ConfigDict, image_shape: ImageShape, workdir: pathlib.Path
+) -> None:
     """Checks that a run in `workdir` can be resumed with `config` and images of this shape.
 
     Three keys may differ: `data.dir`, which says where the images are stored but not what they
@@ -184,7 +228,7 @@ def check_unchanged(config: ConfigDict, image_shape: ImageShape, workdir: pathli
         )
 
 
-def check_same_data(config: ConfigDict, data_hash: str, workdir: str | pathlib.Path) -> None:
+def check_same_data(config: Mapping[str, Any], data_hash: str, workdir: str | pathlib.Path) -> None:
     """Checks that the run in `workdir` was trained on the images with this hash.
 
     Runs of earlier versions did not record a hash; they pass, with a message in the log.
@@ -201,8 +245,8 @@ def check_same_data(config: ConfigDict, data_hash: str, workdir: str | pathlib.P
         )
     elif old != data_hash:
         raise InputError(
-            f"data.name = {config.data.name!r} in data.dir = {config.data.dir!r}: these are not "
-            f"the training and validation images that the run in {workdir} saw (SHA-256 "
+            f"data.name = {config['data.name']!r} in data.dir = {config['data.dir']!r}: these are "
+            f"not the training and validation images that the run in {workdir} saw (SHA-256 "
             f"{data_hash[:12]} now, {old[:12]} in its {CONFIG_FILE}), and they must be the same. "
             "Put the old images back, or give another --workdir."
         )

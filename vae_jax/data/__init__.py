@@ -7,16 +7,18 @@ decoded into such a directory once; any other directory of such arrays is used a
     python -m vae_jax.data fashion_mnist     # prepares the dataset and prints its splits
 """
 
-from vae_jax.data.batches import make_batch_indices
+from vae_jax.data.batches import fixed_order, make_batch_indices
 from vae_jax.data.datasets import DEFAULT_DATA_DIR, dataset_directory, describe, prepare
-from vae_jax.data.splits import SPLITS, Split, hash_images, load_split
+from vae_jax.data.splits import SPLITS, Dataset, Split, hash_images, load_split
 
 __all__ = [
     "DEFAULT_DATA_DIR",
     "SPLITS",
+    "Dataset",
     "Split",
     "dataset_directory",
     "describe",
+    "fixed_order",
     "hash_images",
     "load_split",
     "make_batch_indices",

@@ -1,10 +1,15 @@
-"""The order in which training images are used."""
+"""The order in which images are used."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from vae_jax.errors import check_integer
+
+
+def fixed_order(num_images: int) -> np.ndarray:
+    """Returns one fixed random order of images, the same in every run, int64 `[num_images]`."""
+    return np.random.default_rng(0).permutation(num_images)
 
 
 def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vae_jax.data.arrays import check_same_shape, open_images, open_labels
-from vae_jax.data.datasets import prepare
+from vae_jax.data.batches import fixed_order
+from vae_jax.data.datasets import describe, prepare
 from vae_jax.errors import InputError
 from vae_jax.typing import ImageShape
 
@@ -43,6 +44,40 @@ class Split:
     def take(self, positions: np.ndarray | slice) -> np.ndarray:
         """Returns the images at `positions` within the split, uint8 `[len(positions), H, W, C]`."""
         return np.asarray(self.images[self.indices[positions]])
+
+    def take_labels(self, positions: np.ndarray | slice) -> np.ndarray:
+        """Returns the labels at `positions` within the split, uint8 `[len(positions)]`."""
+        assert self.labels is not None, "the dataset has no labels"
+        return np.asarray(self.labels[self.indices[positions]])
+
+    def shuffled(self, num_images: int | None = None) -> np.ndarray:
+        """Returns images in one fixed random order: the first ones are a sample of the split.
+
+        Args:
+          num_images: largest number of images; None: all.
+        """
+        return self.take(fixed_order(len(self))[:num_images])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset as a configuration describes it; its arrays are opened when a split is asked for.
+
+    The attributes are the arguments of `load_split`; `options` are those of named datasets.
+    """
+
+    name: str
+    data_dir: str
+    validation_size: int
+    options: Mapping[str, Any]
+
+    def split(self, split: str) -> Split:
+        """Opens 'train', 'validation' or 'test'; see `load_split`."""
+        return load_split(self.name, split, self.data_dir, self.validation_size, **self.options)
+
+    def describe(self) -> str:
+        """Returns the name, and what was done to the images of a named dataset."""
+        return describe(self.name, **self.options)
 
 
 def load_split(
@@ -125,6 +160,6 @@ def _carve(num_images: int, split: str, validation_size: int) -> np.ndarray:
             f"split, and less than the {num_images} images of train_images.npy. "
             "Change it, or place validation_images.npy beside train_images.npy."
         )
-    permutation = np.random.default_rng(0).permutation(num_images)
+    permutation = fixed_order(num_images)
     rows = permutation[:validation_size] if is_validation else permutation[validation_size:]
     return np.sort(rows)

@@ -7,7 +7,7 @@ from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE, Diagnosis, diagno
 from vae_jax.doctor.findings import NO_FINDINGS, Finding
 from vae_jax.doctor.images import diagnose_images
 from vae_jax.doctor.non_finite import first_non_finite
-from vae_jax.doctor.workdir import diagnose_workdir
+from vae_jax.doctor.workdir import diagnose_run, diagnose_workdir
 
 __all__ = [
     "FIGURE_FILE",
@@ -17,6 +17,7 @@ __all__ = [
     "Finding",
     "diagnose",
     "diagnose_images",
+    "diagnose_run",
     "diagnose_workdir",
     "first_non_finite",
 ]

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from vae_jax.doctor.findings import Finding
+from vae_jax.experiment import Experiment
 
 Records = Sequence[dict[str, float]]
 
@@ -27,11 +27,11 @@ def series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(steps, np.float64), np.asarray(values, np.float64)
 
 
-def _learning_rate_flag(config: ConfigDict, factor: float) -> str:
-    return f"--config.optim.learning_rate={config.optim.learning_rate * factor:.1g}"
+def _learning_rate_flag(run: Experiment, factor: float) -> str:
+    return f"--config.optim.learning_rate={run.config['optim.learning_rate'] * factor:.1g}"
 
 
-def non_finite(config: ConfigDict, records: Records) -> Finding | None:
+def non_finite(run: Experiment, records: Records) -> Finding | None:
     """Reports updates that were skipped because a gradient was not finite."""
     steps, skipped = series(records, "train/skipped_updates")
     if not len(steps) or not skipped[-1]:
@@ -40,7 +40,7 @@ def non_finite(config: ConfigDict, records: Records) -> Finding | None:
     tensor = next(
         (r["train/non_finite"] for r in records if "train/non_finite" in r), "not recorded"
     )
-    limit = config.optim.max_skipped_in_a_row
+    limit = run.training.max_skipped_in_a_row
     return Finding(
         name="non_finite_gradients",
         severity="severe" if in_a_row >= min(SKIPPED_SEVERE, limit) else "warning",
@@ -49,7 +49,7 @@ def non_finite(config: ConfigDict, records: Records) -> Finding | None:
         threshold=f"no update should be skipped; severe from {SKIPPED_SEVERE} in a row, training "
         f"stops at {limit} in a row (optim.max_skipped_in_a_row)",
         meaning="A loss or gradient overflowed or became NaN, so these updates were skipped.",
-        remedy=f"{_learning_rate_flag(config, 0.1)} {_clip_flag(records)} (in a new --workdir)",
+        remedy=f"{_learning_rate_flag(run, 0.1)} {_clip_flag(records)} (in a new --workdir)",
         panel="gradient norm",
     )
 
@@ -62,7 +62,7 @@ def _clip_flag(records: Records) -> str:
     return f"--config.optim.clip_norm={max(2.0 * typical, 1e-6):.2g}"
 
 
-def exploding_gradients(config: ConfigDict, records: Records) -> Finding | None:
+def exploding_gradients(run: Experiment, records: Records) -> Finding | None:
     """Reports gradient norms far above the median of the run."""
     steps, largest = series(records, "train/grad_norm_max")
     _, means = series(records, "train/grad_norm")
@@ -88,12 +88,12 @@ def exploding_gradients(config: ConfigDict, records: Records) -> Finding | None:
         f"steps (healthy runs of this project stay below 12), severe from {SPIKE_SEVERE:.0f} times "
         "the median at any step",
         meaning="Single batches push the parameters far from where the other batches move them.",
-        remedy=f"{_clip_flag(records)} {_learning_rate_flag(config, 0.3)}",
+        remedy=f"{_clip_flag(records)} {_learning_rate_flag(run, 0.3)}",
         panel="gradient norm",
     )
 
 
-def learning_rate(config: ConfigDict, records: Records) -> Finding | None:
+def learning_rate(run: Experiment, records: Records) -> Finding | None:
     """Reports updates that are too large or too small for the parameters.
 
     The largest ratio of update norm to parameter norm in the run decides.
@@ -109,7 +109,7 @@ def learning_rate(config: ConfigDict, records: Records) -> Finding | None:
     source = (
         "about 1e-3 is usual (Karpathy, CS231n), healthy runs of this project reach 4e-3 to 1.2e-2"
     )
-    remedy = _learning_rate_flag(config, USUAL_UPDATE_RATIO / ratio)
+    remedy = _learning_rate_flag(run, USUAL_UPDATE_RATIO / ratio)
     panel = "update-to-parameter ratio"
     if ratio > UPDATE_RATIO_HIGH:
         return Finding(
@@ -147,7 +147,7 @@ def _oscillation(records: Records) -> str:
     )
 
 
-def loss_scale(config: ConfigDict, records: Records) -> Finding | None:
+def loss_scale(run: Experiment, records: Records) -> Finding | None:
     """Reports a minimised loss in which the distortion has a weight far from 1.
 
     The logged terms satisfy loss = a * distortion + w * rate + (contribution of free bits). The
@@ -160,7 +160,7 @@ def loss_scale(config: ConfigDict, records: Records) -> Finding | None:
     loss, distortion, rate, weight = (column[-1] for column in columns)
     if not np.isfinite([loss, distortion, rate]).all():
         return None  # `non_finite` reports that
-    free = config.kl.free_bits * math.prod(config.model.latent_shape)
+    free = run.config["kl.free_bits"] * math.prod(run.model.latent_shape)
     high = (loss - weight * rate) / distortion
     low = (loss - weight * (rate + free)) / distortion
     if low > high:
@@ -172,7 +172,7 @@ def loss_scale(config: ConfigDict, records: Records) -> Finding | None:
         severity="severe",
         evidence=f"The minimised loss {loss:.4g} is {high:.3g} * distortion ({distortion:.4g}) + "
         f"{weight:.3g} * rate ({rate:.3g}): an effective beta of {weight / high:.3g}, although "
-        f"kl.weight is {config.kl.weight:g}.",
+        f"kl.weight is {run.config['kl.weight']:g}.",
         threshold=f"the weight of the distortion in the ELBO is 1; reported outside "
         f"{MIN_LOSS_WEIGHT:g} to {MAX_LOSS_WEIGHT:g}",
         meaning="The likelihood is averaged over pixels, where the ELBO has a sum, so the rate "
@@ -181,19 +181,19 @@ def loss_scale(config: ConfigDict, records: Records) -> Finding | None:
     )
 
 
-def undertrained(config: ConfigDict, records: Records) -> Finding | None:
+def undertrained(run: Experiment, records: Records) -> Finding | None:
     """Reports an ELBO that was still rising in the last quarter of the steps.
 
     The rise is compared with the whole rise since the KL warm-up, not with the ELBO itself: the
     ELBO of a density may be near 0, and a share of it would mean nothing.
     """
     name = "validation/elbo"
-    steps, elbo = _settled(config, records, name)
+    steps, elbo = _settled(run, records, name)
     if len(steps) < MIN_NUM_EVALUATIONS:
         name = "train/elbo"
-        steps, elbo = _settled(config, records, name)
+        steps, elbo = _settled(run, records, name)
     last_quarter = steps > 0.75 * steps.max(initial=0)
-    if steps.max(initial=0) < config.train.num_steps or (~last_quarter).sum() < 3:
+    if steps.max(initial=0) < run.training.num_steps or (~last_quarter).sum() < 3:
         return None  # training has not ended, or was too short to tell
     start, end = elbo[~last_quarter][-1], elbo[-1]
     rise, gain = end - elbo[0], end - start
@@ -207,19 +207,19 @@ def undertrained(config: ConfigDict, records: Records) -> Finding | None:
         threshold=f"{GAIN_WARNING:.0%} of the rise since the end of the KL warm-up, severe from "
         f"{GAIN_SEVERE:.0%}; a constant pace would give 25% or more",
         meaning="Training ended while the ELBO was still rising.",
-        remedy=f"--config.train.num_steps={2 * config.train.num_steps} (in a new --workdir)",
+        remedy=f"--config.train.num_steps={2 * run.training.num_steps} (in a new --workdir)",
         panel="ELBO",
     )
 
 
-def _settled(config: ConfigDict, records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _settled(run: Experiment, records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (steps, finite values) since the end of the KL warm-up."""
     steps, values = series(records, name)
-    settled = (steps >= config.kl.warmup_steps) & np.isfinite(values)
+    settled = (steps >= run.training.kl_warmup_steps) & np.isfinite(values)
     return steps[settled], values[settled]
 
 
-RULES: tuple[Callable[[ConfigDict, Records], Finding | None], ...] = (
+RULES: tuple[Callable[[Experiment, Records], Finding | None], ...] = (
     non_finite,
     exploding_gradients,
     learning_rate,

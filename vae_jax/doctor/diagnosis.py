@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from vae_jax.data import Split
 from vae_jax.doctor import curves, model
 from vae_jax.doctor.examination import MIN_NUM_IMAGES, Examination, NonFiniteModelError, examine
 from vae_jax.doctor.findings import Finding, sort_findings, to_markdown
+from vae_jax.experiment import Experiment
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.recording import figures
@@ -54,37 +54,35 @@ class Diagnosis:
 
 
 def diagnose(
-    config: ConfigDict,
+    run: Experiment,
     records: Sequence[dict[str, float]],
     train: Split,
     validation: Split,
     vae: TrainedVAE | None = None,
-    raw_vae: TrainedVAE | None = None,
     image_findings: Sequence[Finding] = (),
 ) -> Diagnosis:
     """Examines a checkpoint and derives findings from everything that is known about the run.
 
     Args:
-      config: run configuration.
+      run: experiment of the run.
       records: training records, as read from metrics.jsonl.
       train, validation: splits of the run.
       vae: model at the checkpoint, with the parameters that are evaluated; None: the findings come
         from the records alone.
-      raw_vae: the same model with the raw parameters, if `vae` has the averaged ones.
       image_findings: findings about the dataset, from `images.diagnose_images`.
     """
     step = max((r["step"] for r in records), default=0) if vae is None else vae.step
-    findings = [*image_findings, *_apply(curves.RULES, config, records)]
+    findings = [*image_findings, *_apply(curves.RULES, run, records)]
     panels = _record_panels(records)
     if vae is not None and min(len(train), len(validation)) < MIN_NUM_IMAGES:
         findings.append(_few_images(train, validation))
     elif vae is not None:
         try:
-            examination = examine(vae, raw_vae, train, validation)
+            examination = examine(vae, train, validation)
         except NonFiniteModelError as error:
-            findings.append(_non_finite_model(config, error))
+            findings.append(_non_finite_model(run, error))
         else:
-            findings += _apply(model.RULES, config, examination)
+            findings += _apply(model.RULES, run, examination)
             panels += _examination_panels(examination)
     shown = {panel.title for panel in panels}  # a non-finite model leaves some out
     findings = [f if f.panel in shown else dataclasses.replace(f, panel="") for f in findings]
@@ -106,15 +104,15 @@ def _few_images(train: Split, validation: Split) -> Finding:
     )
 
 
-def _non_finite_model(config: ConfigDict, error: NonFiniteModelError) -> Finding:
+def _non_finite_model(run: Experiment, error: NonFiniteModelError) -> Finding:
     return Finding(
         name="non_finite_model",
         severity="severe",
         evidence=f"{error}.",
         threshold="the ELBO of every image and all decoder outputs must be finite",
         meaning="Some parameters are not finite, or so large that their products overflow.",
-        remedy=f"--config.optim.learning_rate={0.1 * config.optim.learning_rate:.1g} (in a new "
-        "--workdir), or an earlier checkpoint",
+        remedy=f"--config.optim.learning_rate={0.1 * run.config['optim.learning_rate']:.1g} (in a "
+        "new --workdir), or an earlier checkpoint",
     )
 
 

@@ -3,15 +3,15 @@
 import dataclasses
 from typing import TypedDict
 
-import jax
 import numpy as np
 
 from vae_jax.data import Split
+from vae_jax.distributions import sample_posterior
 from vae_jax.inference import TrainedVAE
-from vae_jax.likelihoods import Gaussian
 from vae_jax.metrics import spectrum, two_sample
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.metrics.manifold import nearest_neighbours
+from vae_jax.streams import stream
 
 NUM_BOUND_IMAGES = 1000  # images of each split for the ELBO and all latent statistics
 NUM_DECODED = 500  # images that are decoded and compared
@@ -88,45 +88,36 @@ class Examination:
         return int((self.code_variance >= ACTIVE_VARIANCE).sum())
 
 
-def random_images(split: Split, num_images: int) -> np.ndarray:
-    """Returns at most `num_images` images of a split, always the same random ones, uint8."""
-    return split.take(np.random.default_rng(0).permutation(len(split))[:num_images])
-
-
 class NonFiniteModelError(FloatingPointError):
     """The ELBO or the decoder output of a model is not finite."""
 
 
-def examine(
-    vae: TrainedVAE, raw_vae: TrainedVAE | None, train: Split, validation: Split
-) -> Examination:
+def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
     """Measures a checkpoint, with the same images and noise in every call.
 
     Args:
       vae: model with the parameters that are evaluated.
-      raw_vae: the same model with the raw parameters, if `vae` has the averaged ones.
       train, validation: splits of the run.
 
     Raises:
       NonFiniteModelError: the ELBO of these images, or what the model decodes, is not finite.
     """
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(vae.config.eval.seed), 3), 3)
-    images = random_images(validation, NUM_BOUND_IMAGES)
-    terms = vae.elbo_terms(images, keys[0])
-    train_elbo = vae.elbo(random_images(train, NUM_BOUND_IMAGES), keys[0])
+    seed = vae.experiment.evaluation.seed
+    elbo_key = stream("doctor/elbo", seed)
+    images = validation.shuffled(NUM_BOUND_IMAGES)
+    terms = vae.elbo_terms(images, elbo_key)
+    train_elbo = vae.elbo(train.shuffled(NUM_BOUND_IMAGES), elbo_key)
     if not (np.isfinite(terms.elbo).all() and np.isfinite(train_elbo).all()):
         raise NonFiniteModelError(f"The ELBO of the model at step {vae.step} is not finite")
     posterior = vae.encode(images)
-    z = np.asarray(posterior.reparameterise(jax.random.normal(keys[1], posterior.mean.shape)))
+    z = np.asarray(sample_posterior(posterior, stream("doctor/posterior", seed)))
     rows = z.reshape(len(z), -1)
-    prior_z = vae.sample_prior(keys[2], len(z))
+    prior_z = vae.sample_prior(stream("doctor/prior", seed), len(z))
     prior_rows = prior_z.reshape(rows.shape)
     mmd, mmd_null = two_sample.mmd_test(
-        rows[:NUM_DECODED],
-        prior_rows[:NUM_DECODED],
-        np.random.default_rng(vae.config.eval.seed),
+        rows[:NUM_DECODED], prior_rows[:NUM_DECODED], np.random.default_rng(seed)
     )
-    normal = vae.config.prior.name == "standard_normal"
+    normal = not vae.experiment.prior.has_parameters
     decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
     shown = images[:NUM_DECODED].astype(np.float32) / 255.0
     # Each image gets the latent of its predecessor.
@@ -139,7 +130,7 @@ def examine(
         step=vae.step,
         train_elbo=train_elbo,
         validation_elbo=np.asarray(terms.elbo),
-        raw_elbo=None if raw_vae is None else raw_vae.elbo(images, keys[0]),
+        raw_elbo=None if vae.raw is None else vae.raw.elbo(images, elbo_key),
         rate_per_dim=np.asarray(terms.rate_per_dim).mean(axis=0, dtype=np.float64).ravel(),
         log_prior_ratio=float(terms.log_prior_ratio.mean(dtype=np.float64)),
         code_variance=np.asarray(posterior.mean, np.float64).var(axis=0).ravel(),
@@ -157,17 +148,9 @@ def examine(
         reconstruction_power=spectrum.radial_power(decoded).mean(axis=0),
         mean_squared_error=float(np.mean((decoded - shown) ** 2, dtype=np.float64)),
         pixel_variance=float(shown.var(axis=0, dtype=np.float64).mean()),
-        likelihood_std=_likelihood_std(vae),
+        likelihood_std=vae.likelihood.std(vae.params),
         **_neighbours(samples, train, validation),
     )
-
-
-def _likelihood_std(vae: TrainedVAE) -> float | None:
-    if not isinstance(vae.likelihood, Gaussian):
-        return None
-    if not vae.likelihood.has_log_std:
-        return float(vae.likelihood.fixed_std)
-    return float(np.exp(vae.likelihood.log_std(vae.params["decoder"]["log_std"])))
 
 
 class _Neighbours(TypedDict):
@@ -183,7 +166,7 @@ class _Neighbours(TypedDict):
 
 def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> _Neighbours:
     """Compares samples with the nearest image of each split."""
-    sets = [_flatten(random_images(split, NUM_NEIGHBOURS)) for split in (train, validation)]
+    sets = [_flatten(split.shuffled(NUM_NEIGHBOURS)) for split in (train, validation)]
     rows = _flatten(samples)
     (to_train, train_distances), (to_validation, validation_distances) = (
         (found[:, 0] for found in nearest_neighbours(rows, s, k=1)) for s in sets

@@ -44,13 +44,8 @@ def _read(split: Split) -> tuple[list[bytes], int]:
     return digests, num_constant
 
 
-def _sample(split: Split) -> np.ndarray:
-    chosen = np.random.default_rng(0).permutation(len(split))[:NUM_SAMPLED]
-    return split.take(chosen)
-
-
 def _narrow_range(split: Split) -> Finding | None:
-    images = _sample(split)
+    images = split.shuffled(NUM_SAMPLED)
     low, high = np.quantile(images, [0.001, 0.999])
     if high - low >= MIN_RANGE:
         return None
@@ -107,7 +102,9 @@ def _duplicates(
 
 def _shift(train: Split, split: Split) -> Finding | None:
     """Reports a difference between the mean pixel levels of two splits."""
-    levels = [_sample(s).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)]
+    levels = [
+        s.shuffled(NUM_SAMPLED).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)
+    ]
     difference = levels[1].mean() - levels[0].mean()
     # The spread is that of the training images, because a small split estimates it poorly.
     error = levels[0].std() * np.sqrt(sum(1 / len(level) for level in levels))

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from ml_collections import ConfigDict
 from scipy.special import bdtrc
 
 from vae_jax.doctor.examination import Examination
 from vae_jax.doctor.findings import Finding
+from vae_jax.experiment import Experiment
 from vae_jax.likelihoods import MIN_GAUSSIAN_LOG_STD
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.metrics.spectrum import power_above
@@ -41,7 +41,7 @@ def _spread(e: Examination) -> float:
     return max(float(np.std(e.validation_elbo, dtype=np.float64)), 1e-30)
 
 
-def posterior_collapse(config: ConfigDict, e: Examination) -> Finding | None:
+def posterior_collapse(run: Experiment, e: Examination) -> Finding | None:
     """Reports latent dimensions whose posterior is the prior."""
     num_dims = len(e.rate_per_dim)
     if e.active_units == num_dims and e.rate >= ZERO_RATE:
@@ -64,40 +64,34 @@ def posterior_collapse(config: ConfigDict, e: Examination) -> Finding | None:
         if collapsed
         else "The inactive dimensions carry no information, and the decoder has learned to ignore "
         "them.",
-        remedy=f"{_cheaper_rate(config)}{_free_bits(config)} "
-        f"--config.kl.warmup_steps={max(2 * config.kl.warmup_steps, _quarter_of_steps(config))}",
+        remedy=f"{_cheaper_rate(run)}{_free_bits(run)} {_longer_warmup(run)}",
         panel="rate per dimension",
     )
 
 
-def _free_bits(config: ConfigDict) -> str:
+def _free_bits(run: Experiment) -> str:
     """Returns a flag for free bits if the prior has a rate per dimension, otherwise nothing."""
-    return " --config.kl.free_bits=0.05" if config.prior.name == "standard_normal" else ""
+    return " --config.kl.free_bits=0.05" if run.prior.splits_by_dimension else ""
 
 
-def _quarter_of_steps(config: ConfigDict) -> int:
-    return max(1, config.train.num_steps // 4)
+def _longer_warmup(run: Experiment) -> str:
+    quarter = max(1, run.training.num_steps // 4)
+    return f"--config.kl.warmup_steps={max(2 * run.training.kl_warmup_steps, quarter)}"
 
 
-def _cheaper_rate(config: ConfigDict) -> str:
+def _cheaper_rate(run: Experiment) -> str:
     """Returns flags that undo an extra weight of the rate, or else halve the KL weight."""
     flags = []
-    if config.likelihood.reduction == "mean":
+    if run.config["likelihood.reduction"] == "mean":
         flags.append("--config.likelihood.reduction=sum")
-    if _variance_is_free(config):
+    if run.likelihood.has_free_variance:
         flags.append("--config.likelihood.gaussian_variance=batch_optimal")
-    if config.kl.weight > 1.0:
+    if run.config["kl.weight"] > 1.0:
         flags.append("--config.kl.weight=1")
-    return " ".join(flags or [f"--config.kl.weight={0.5 * config.kl.weight:g}"])
+    return " ".join(flags or [f"--config.kl.weight={0.5 * run.config['kl.weight']:g}"])
 
 
-def _variance_is_free(config: ConfigDict) -> bool:
-    """Whether the likelihood has a variance that may differ from the optimal one."""
-    c = config.likelihood
-    return c.name == "gaussian" and c.gaussian_variance != "batch_optimal"
-
-
-def kl_plateau(config: ConfigDict, e: Examination) -> Finding | None:
+def kl_plateau(run: Experiment, e: Examination) -> Finding | None:
     """Reports a decoder that gives the same distortion with another image's code."""
     gap, error = _mean_and_error(e.swap_gap)
     if e.rate >= ZERO_RATE or gap > max(ZERO_RATE, NUM_ERRORS * error):
@@ -110,12 +104,11 @@ def kl_plateau(config: ConfigDict, e: Examination) -> Finding | None:
         threshold=f"both below {ZERO_RATE:g} nat (for the first, {NUM_ERRORS:g} standard errors if "
         "that is more); the first is what knowing the code saves, the second what it costs",
         meaning="The decoder ignores z, so the model is trained as an unconditional one.",
-        remedy=f"{_cheaper_rate(config)} --config.kl.warmup_steps="
-        f"{max(2 * config.kl.warmup_steps, _quarter_of_steps(config))}",
+        remedy=f"{_cheaper_rate(run)} {_longer_warmup(run)}",
     )
 
 
-def prior_hole(config: ConfigDict, e: Examination) -> Finding | None:
+def prior_hole(run: Experiment, e: Examination) -> Finding | None:
     """Reports an aggregate posterior that differs from the prior, if samples show it."""
     p_value = float((1 + (e.mmd_null >= e.mmd).sum()) / (1 + len(e.mmd_null)))
     # KL divergence between Gaussians with these moments.
@@ -143,38 +136,38 @@ def prior_hole(config: ConfigDict, e: Examination) -> Finding | None:
         f"more than {MOMENT_GAP} nats apart",
         meaning="The prior has mass where no image has its code, so samples are worse than "
         "reconstructions, however good the decoder is.",
-        remedy=_closer_to_prior(config),
+        remedy=_closer_to_prior(run),
         panel="aggregate posterior",
     )
 
 
-def _closer_to_prior(config: ConfigDict) -> str:
+def _closer_to_prior(run: Experiment) -> str:
     """Returns flags that bring codes and prior closer together.
 
     They leave the KL weight at 4 or below: a higher one costs more than it gains.
     """
-    if config.prior.name != "standard_normal":
-        longer = f"--config.train.num_steps={2 * config.train.num_steps} (in a new --workdir)"
-        return longer if config.prior.name == "diffusion" else f"{longer} or prior.name=diffusion"
+    if run.prior.has_parameters:
+        longer = f"--config.train.num_steps={2 * run.training.num_steps} (in a new --workdir)"
+        return longer if run.prior.samples_in_steps else f"{longer} or prior.name=diffusion"
     learned = "--config.prior.name=diffusion --config.vae_workdir=THIS_WORKDIR"
-    if config.kl.free_bits:
+    if run.config["kl.free_bits"]:
         learned += " --config.kl.free_bits=0"
     flags = [
         f"train a prior on this VAE (docs/reference/priors.md): {learned} (in its own --workdir)"
     ]
-    if config.kl.weight < MAX_WEIGHT:
-        weight = min(MAX_WEIGHT, max(1.0, 4.0 * config.kl.weight))
+    if run.config["kl.weight"] < MAX_WEIGHT:
+        weight = min(MAX_WEIGHT, max(1.0, 4.0 * run.config["kl.weight"]))
         flags.append(f"--config.kl.weight={weight:g}")
-    latent_shape = config.model.latent_shape
+    latent_shape = run.model.latent_shape
     if len(latent_shape) == 1 and latent_shape[0] >= 4:
         fewer = f"--config.model.latent_shape='({latent_shape[0] // 2},)'"
         flags.append(f"use fewer dimensions: {fewer}")
     return ", or ".join(flags)
 
 
-def prior_draws_mis_scaled(config: ConfigDict, e: Examination) -> Finding | None:
-    """Reports a diffusion prior whose draws are spread more or less widely than the codes."""
-    if config.prior.name != "diffusion":
+def prior_draws_mis_scaled(run: Experiment, e: Examination) -> Finding | None:
+    """Reports a prior that samples in steps, with more or less spread than the codes."""
+    if not run.prior.samples_in_steps:
         return None
     ratio = math.sqrt(e.prior_variance.sum() / e.aggregate_variance.sum())
     off = max(ratio, 1.0 / ratio)
@@ -182,29 +175,29 @@ def prior_draws_mis_scaled(config: ConfigDict, e: Examination) -> Finding | None
     error = 1.0 / math.sqrt(len(e.validation_elbo))
     if off < max(SPREAD_WARNING, 1.0 + NUM_ERRORS * error):
         return None
-    num_steps = config.prior.num_sampling_steps
+    num_steps = run.config["prior.num_sampling_steps"]
     return Finding(
         name="prior_draws_mis_scaled",
         severity="severe" if off >= SPREAD_SEVERE else "warning",
         evidence=f"Draws of the prior have {ratio:.2f} times the standard deviation of the "
-        f"aggregate posterior, over all dimensions; the sampler is {config.prior.sampler} with "
-        f"{num_steps} steps.",
+        "aggregate posterior, over all dimensions; the sampler is "
+        f"{run.config['prior.sampler']} with {num_steps} steps.",
         threshold=f"a factor of {SPREAD_WARNING:g} that is also {NUM_ERRORS:g} standard errors "
         f"from 1, severe from {SPREAD_SEVERE:g}",
         meaning="Images decoded from these draws have too much or too little contrast; too few "
         "sampling steps or too short training of the prior may be the cause.",
         remedy=f"--config.prior.sampler=heun --config.prior.num_sampling_steps={2 * num_steps} "
         "(this needs no training: change it in config.json of the finished run); if that does not "
-        f"help, {_closer_to_prior(config)}",
+        f"help, {_closer_to_prior(run)}",
         panel="aggregate posterior",
     )
 
 
-def over_regularised_blur(config: ConfigDict, e: Examination) -> Finding | None:
+def over_regularised_blur(run: Experiment, e: Examination) -> Finding | None:
     """Reports reconstructions without fine detail if the rate weighs more than in the ELBO."""
     cycles = (len(e.data_power) - 1) // 3
     data_power = power_above(e.data_power, cycles)
-    beta, reason = effective_beta(config, e)
+    beta, reason = effective_beta(run, e)
     if data_power == 0.0 or beta <= 1.5:
         return None
     kept = power_above(e.reconstruction_power, cycles) / data_power
@@ -218,15 +211,15 @@ def over_regularised_blur(config: ConfigDict, e: Examination) -> Finding | None:
         threshold=f"{BLUR_WARNING:.0%} at a beta above 1.5, severe below {BLUR_SEVERE:.0%}; "
         "the reference run on Fashion-MNIST keeps 49%",
         meaning="The rate is so expensive that encoding fine detail does not pay.",
-        remedy=_cheaper_rate(config),
+        remedy=_cheaper_rate(run),
         panel="power spectrum",
     )
 
 
-def effective_beta(config: ConfigDict, e: Examination) -> tuple[float, str]:
+def effective_beta(run: Experiment, e: Examination) -> tuple[float, str]:
     """Returns the KL weight that a run amounts to, and the reason in words."""
-    beta, reason = config.kl.weight, "kl.weight"
-    if config.likelihood.reduction == "mean":
+    beta, reason = run.config["kl.weight"], "kl.weight"
+    if run.config["likelihood.reduction"] == "mean":
         return math.inf, "the likelihood is averaged over pixels"
     if e.likelihood_std is not None:
         beta *= e.likelihood_std**2 / max(e.mean_squared_error, 1e-30)
@@ -234,7 +227,7 @@ def effective_beta(config: ConfigDict, e: Examination) -> tuple[float, str]:
     return beta, reason
 
 
-def likelihood_variance(config: ConfigDict, e: Examination) -> Finding | None:
+def likelihood_variance(run: Experiment, e: Examination) -> Finding | None:
     """Reports a Gaussian likelihood whose variance is far from the mean squared error."""
     if e.likelihood_std is None:
         return None
@@ -250,19 +243,19 @@ def likelihood_variance(config: ConfigDict, e: Examination) -> Finding | None:
         severity="severe" if off >= VARIANCE_SEVERE or at_floor else "warning",
         evidence=f"Gaussian variance {e.likelihood_std**2:.3g}{where}, mean squared error "
         f"{e.mean_squared_error:.3g}, variance of the data around their mean image "
-        f"{e.pixel_variance:.3g}: an effective beta of {config.kl.weight * ratio:.3g}.",
+        f"{e.pixel_variance:.3g}: an effective beta of {run.config['kl.weight'] * ratio:.3g}.",
         threshold="the variance that maximises the likelihood is the mean squared error (Rybkin et "
         f"al. 2021); reported from a factor of {VARIANCE_WARNING:g}, severe from "
         f"{VARIANCE_SEVERE:g} or if log sigma is within {FLOOR_MARGIN:g} of its floor",
         meaning="A variance that is too large gives the distortion too little weight against the "
         "rate, and one that is too small gives it too much: this is a beta in disguise.",
         remedy="--config.likelihood.gaussian_variance=batch_optimal"
-        if _variance_is_free(config)
+        if run.likelihood.has_free_variance
         else "--config.likelihood.name=discretized_logistic_mixture",
     )
 
 
-def overfitting(config: ConfigDict, e: Examination) -> Finding | None:
+def overfitting(run: Experiment, e: Examination) -> Finding | None:
     """Reports an ELBO that is better on training images than on validation images."""
     train, train_error = _mean_and_error(e.train_elbo)
     validation, validation_error = _mean_and_error(e.validation_elbo)
@@ -280,13 +273,13 @@ def overfitting(config: ConfigDict, e: Examination) -> Finding | None:
         "(a medium effect)",
         meaning="The model has learned the training images rather than their distribution.",
         remedy=f"use more images, --config.data.flip=true if mirrored images are as good, or "
-        f"--config.train.num_steps={max(1, config.train.num_steps // 2)} (evaluate.py uses the "
+        f"--config.train.num_steps={max(1, run.training.num_steps // 2)} (evaluate.py uses the "
         "checkpoint with the best validation ELBO)",
         panel="ELBO",
     )
 
 
-def ema_lag(config: ConfigDict, e: Examination) -> Finding | None:
+def ema_lag(run: Experiment, e: Examination) -> Finding | None:
     """Reports averaged parameters that are worse than the raw ones."""
     if e.raw_elbo is None:
         return None
@@ -295,13 +288,13 @@ def ema_lag(config: ConfigDict, e: Examination) -> Finding | None:
     if not gap > NUM_ERRORS * error or relative < EMA_WARNING:
         return None
     # In steps: a twentieth of the run, but at most a tenth of the present horizon, and at least 10.
-    horizon = max(10, min(config.train.num_steps // 20, 0.1 / (1.0 - config.optim.ema_decay)))
+    horizon = max(10, min(run.training.num_steps // 20, 0.1 / (1.0 - run.training.ema_decay)))
     return Finding(
         name="ema_lags_behind",
         severity="severe" if relative >= EMA_SEVERE else "warning",
         evidence=f"The ELBO of the averaged parameters is {gap:.1f} ± {error:.1f} nats below that "
         f"of the raw ones, {relative:.2f} standard deviations; the decay is "
-        f"{config.optim.ema_decay:g} over {e.step} steps.",
+        f"{run.training.ema_decay:g} over {e.step} steps.",
         threshold=f"{EMA_WARNING:g} standard deviations of the ELBO over images and "
         f"{NUM_ERRORS:g} standard errors, severe from {EMA_SEVERE:g}",
         meaning="The average, which is what is evaluated, still contains parameters of early "
@@ -310,7 +303,7 @@ def ema_lag(config: ConfigDict, e: Examination) -> Finding | None:
     )
 
 
-def memorisation(config: ConfigDict, e: Examination) -> Finding | None:
+def memorisation(run: Experiment, e: Examination) -> Finding | None:
     """Reports samples nearer to training images than to unseen images (Meehan et al. 2020)."""
     nearer, n = e.num_nearest_train, e.num_nearest
     expected = e.num_train / (e.num_train + e.num_validation)
@@ -331,13 +324,13 @@ def memorisation(config: ConfigDict, e: Examination) -> Finding | None:
         f"et al. 2020), severe from {COPY_SEVERE:g}",
         meaning="Samples are copies of training images.",
         remedy="use more images, or restrict the model: "
-        f"--config.kl.weight={max(1.0, 2.0 * config.kl.weight):g} "
-        f"--config.train.num_steps={max(1, config.train.num_steps // 2)}",
+        f"--config.kl.weight={max(1.0, 2.0 * run.config['kl.weight']):g} "
+        f"--config.train.num_steps={max(1, run.training.num_steps // 2)}",
         panel="nearest images",
     )
 
 
-RULES: tuple[Callable[[ConfigDict, Examination], Finding | None], ...] = (
+RULES: tuple[Callable[[Experiment, Examination], Finding | None], ...] = (
     posterior_collapse,
     kl_plateau,
     prior_hole,

@@ -1,49 +1,46 @@
 """Finds the first tensor of a training step that is not finite."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from vae_jax.models import VAE
-from vae_jax.objectives.losses import Batch
+from vae_jax.distributions import reparameterise
+from vae_jax.tasks import Batch, Task
 from vae_jax.typing import PyTree
 
 
-def first_non_finite(
-    model: VAE, loss_fn: Callable, params: PyTree, batch: Batch, kl_weight: float
-) -> str | None:
+def first_non_finite(task: Task, params: PyTree, batch: Batch, kl_weight: float) -> str | None:
     """Runs one training step operation by operation and names the first non-finite tensor.
 
     Args:
-      model, params: the model and its parameters at the step.
-      loss_fn: loss function from `losses.make_loss_fn`.
+      task: what is trained.
+      params: parameters at the step.
       batch: images (not posteriors) and noise of the step.
       kl_weight: weight of the rate in the loss.
 
     Returns:
       Kind and path of the tensor, such as 'output of encoder/stem'; None if all are finite.
     """
-    for name, value in _tensors(model, loss_fn, params, batch, kl_weight):
+    for name, value in _tensors(task, params, batch, kl_weight):
         if not jnp.isfinite(value).all():
             return name
     return None
 
 
 def _tensors(
-    model: VAE, loss_fn: Callable, params: PyTree, batch: Batch, kl_weight: float
+    task: Task, params: PyTree, batch: Batch, kl_weight: float
 ) -> Iterator[tuple[str, jax.Array]]:
     """Yields (name, tensor) in the order of computation: parameters, forward pass, gradients."""
     for path, value in flatten_dict(params, sep="/").items():
         yield f"parameter {path}", value
-    images = batch.x
-    assert isinstance(images, jax.Array)
-    yield "images", images
+    assert batch.x is not None
+    yield "images", batch.x
 
-    def apply(method: str, argument: jax.Array) -> Any:
-        return model.apply(
+    def apply(method: str, argument: PyTree) -> Any:
+        return task.model.apply(
             {"params": params},
             argument,
             method=method,
@@ -51,13 +48,14 @@ def _tensors(
             mutable=["intermediates"],
         )
 
-    posterior, encoder = apply("encode", images)
+    posterior, encoder = apply("encode", batch.x)
     yield from _named_outputs(encoder)
-    z = posterior.reparameterise(batch.noise)
-    yield "latent z", z
+    z = reparameterise(posterior, batch.noise)
+    for group in jax.tree.leaves(z):
+        yield "latent z", group
     _, decoder = apply("decode", z)
     yield from _named_outputs(decoder)
-    gradients, (metrics, _) = jax.grad(loss_fn, has_aux=True)(params, batch, kl_weight)
+    gradients, (metrics, _) = jax.grad(task.loss, has_aux=True)(params, batch, kl_weight)
     for name in ("distortion", "rate"):
         if name in metrics:  # training a prior alone decodes nothing
             yield name, metrics[name]

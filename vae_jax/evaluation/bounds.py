@@ -13,38 +13,27 @@ from vae_jax import objectives
 from vae_jax.data import Split
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.metric import Metric, by_key, mean, standard_error
+from vae_jax.streams import stream
 from vae_jax.typing import Array
 
 
-def shuffled_images(split: Split) -> np.ndarray:
-    """Returns all images of a split in one fixed random order.
-
-    Its first images are therefore a random sample of the split.
-    """
-    return split.take(np.random.default_rng(0).permutation(len(split)))
-
-
-def evaluate_bounds(vae: TrainedVAE, split: Split) -> dict[str, Metric]:
-    """Computes only the bounds, with the same result as the full evaluation (`evaluate`)."""
-    elbo_key, iw_key, _ = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
-    return by_key(all_bounds(vae, split, shuffled_images(split), elbo_key, iw_key))
-
-
-def all_bounds(
-    vae: TrainedVAE, split: Split, images: np.ndarray, elbo_key: jax.Array, iw_key: jax.Array
-) -> list[Metric]:
+def evaluate_bounds(
+    vae: TrainedVAE, split: Split, images: np.ndarray | None = None
+) -> dict[str, Metric]:
     """Computes the ELBO, its terms and, if the prior is exact, the importance-weighted bound.
 
     Args:
       vae: the model.
       split: the split that the metrics are attributed to.
-      images: its images, as `shuffled_images` returns them.
-      elbo_key: random key of the ELBO.
-      iw_key: random key of the importance-weighted bound.
+      images: its images, as `split.shuffled()` returns them, if they are read already.
     """
-    terms = vae.elbo_terms(images, elbo_key, progress=True)
-    iw_metrics = _iw_metrics(vae, split, images, np.asarray(terms.elbo), iw_key)
-    return _elbo_metrics(vae, split, terms) + iw_metrics
+    images = split.shuffled() if images is None else images
+    seed = vae.experiment.evaluation.seed
+    terms = vae.elbo_terms(images, stream("eval/elbo", seed), progress=True)
+    elbo, iw_key = np.asarray(terms.elbo), stream("eval/iw_elbo", seed)
+    return by_key(
+        [*_elbo_metrics(vae, split, terms), *_iw_metrics(vae, split, images, elbo, iw_key)]
+    )
 
 
 def mean_metric(
@@ -58,7 +47,7 @@ def mean_metric(
         unit=unit,
         image_set=split.name,
         num_images=len(values),
-        seed=vae.config.eval.seed,
+        seed=vae.experiment.evaluation.seed,
         checkpoint_step=vae.step,
         protocol=protocol,
         standard_error=standard_error(values),
@@ -90,7 +79,7 @@ def _elbo_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) ->
 
 
 def _rate_protocol(vae: TrainedVAE) -> str:
-    if vae.config.prior.name == "standard_normal":
+    if not vae.experiment.prior.has_parameters:
         return "KL(q(z|x), p(z)) in closed form"
     prior = "log p(z)" if vae.prior_is_exact else "an estimate of a lower bound on log p(z)"
     return f"KL(q(z|x), N(0, I)) in closed form, plus log N(z; 0, I) minus {prior} at the draw"
@@ -111,15 +100,15 @@ def _iw_metrics(
     Args:
       vae: the model.
       split: the split that the metrics are attributed to.
-      images: its images, as `shuffled_images` returns them.
+      images: its images, as `split.shuffled()` returns them.
       elbo: ELBO of each image in nats, [N].
       key: random key of the draws.
     """
     if not vae.prior_is_exact:
         return []
-    c = vae.config.eval
-    part = images[: c.num_iw_images or None]
-    gain = vae.iw_elbo(part, key, c.num_iw_samples, progress=True) - elbo[: len(part)]
+    plan = vae.experiment.evaluation
+    part = images[: plan.num_iw_images or None]
+    gain = vae.iw_elbo(part, key, plan.num_iw_samples, progress=True) - elbo[: len(part)]
     standard_error = None
     if len(part) > 1:
         # The variance of mean(elbo) + mean(gain), where the part is contained in the images.
@@ -127,7 +116,7 @@ def _iw_metrics(
         variance = np.var(elbo, ddof=1, dtype=np.float64) / len(elbo)
         variance += covariance[1, 1] / len(part) + 2.0 * covariance[0, 1] / len(elbo)
         standard_error = float(np.sqrt(max(variance, 0.0)))
-    protocol = f"K = {c.num_iw_samples} draws, log-mean-exp per image"
+    protocol = f"K = {plan.num_iw_samples} draws, log-mean-exp per image"
     if len(part) < len(images):
         protocol += f"; ELBO of all images plus the gain over it on a random {len(part):,}"
     iw_elbo = dataclasses.replace(

@@ -22,11 +22,11 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
       posterior: q(z | x) of all its images, [N, *latent_shape].
     """
     means, log_stds = np.asarray(posterior.mean), np.asarray(posterior.log_std)
-    common = {"image_set": split.name, "seed": vae.config.eval.seed, "checkpoint_step": vae.step}
+    seed = vae.experiment.evaluation.seed
     num_dims = int(np.prod(vae.latent_shape))
     num_samples = min(NUM_MUTUAL_INFORMATION_SAMPLES, len(split))
     information, standard_error = latents.mutual_information(
-        means, log_stds, num_samples, np.random.default_rng(common["seed"])
+        means, log_stds, num_samples, np.random.default_rng(seed)
     )
     return [
         Metric(
@@ -35,7 +35,9 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
             unit=f"of {num_dims}",
             num_images=len(split),
             protocol=f"variance of E[z|x] over the split at least {latents.ACTIVE_VARIANCE}",
-            **common,
+            image_set=split.name,
+            seed=seed,
+            checkpoint_step=vae.step,
         ),
         Metric(
             name="mutual_information",
@@ -45,7 +47,9 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
             protocol=f"against the aggregate posterior of {len(split):,} images, so at most "
             f"{np.log(len(split)):.2f}",
             standard_error=standard_error,
-            **common,
+            image_set=split.name,
+            seed=seed,
+            checkpoint_step=vae.step,
         ),
     ]
 

@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from vae_jax import experiment
-from vae_jax.distributions import DiagonalGaussian
+from vae_jax.distributions import DiagonalGaussian, sample_posterior
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import latents, manifold
 from vae_jax.recording import figures
@@ -36,7 +35,7 @@ def interpolations_of_noise(vae: TrainedVAE, images: np.ndarray, key: jax.Array)
     as its ends; points of a straight line between the latents need not be.
     """
     posterior = vae.encode(_ends(images))
-    ends = vae.to_noise(posterior.reparameterise(jax.random.normal(key, posterior.mean.shape)))
+    ends = vae.to_noise(sample_posterior(posterior, key))
     t = _fractions(ends)
     arcs = [slerp(a, b, t) for a, b in zip(ends[0::2], ends[1::2], strict=True)]
     return figures.image_grid(vae.decode(vae.from_noise(np.concatenate(arcs))), NUM_COLUMNS)
@@ -79,10 +78,8 @@ def nearest_neighbours_grid(vae: TrainedVAE, samples: np.ndarray) -> np.ndarray:
     The distance is the squared error of pixels. If training mirrors images at random, the mirror
     images count as training images.
     """
-    train = experiment.load_split(vae.config, "train")
-    chosen = np.random.default_rng(0).permutation(len(train))[:NUM_NEIGHBOURS]
-    images = train.take(chosen)
-    if vae.config.data.flip:  # the model has seen these as well
+    images = vae.experiment.dataset.split("train").shuffled(NUM_NEIGHBOURS)
+    if vae.experiment.task.flip:  # the model has seen these as well
         images = np.concatenate([images, images[:, :, ::-1]])
     points, references = (figures.to_uint8(x).reshape(len(x), -1) for x in (samples, images))
     nearest, _ = manifold.nearest_neighbours(points, references, k=1)

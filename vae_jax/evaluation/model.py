@@ -5,7 +5,7 @@ import numpy as np
 
 from vae_jax import objectives
 from vae_jax.data import Split
-from vae_jax.evaluation.bounds import all_bounds, shuffled_images
+from vae_jax.evaluation.bounds import evaluate_bounds
 from vae_jax.evaluation.codes import latent_metrics, reconstruction_metrics
 from vae_jax.evaluation.grids import (
     NUM_COLUMNS,
@@ -21,6 +21,7 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.metric import Metric, by_key, mean
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary
+from vae_jax.streams import stream
 
 
 def validate(vae: TrainedVAE, split: Split) -> Summary:
@@ -33,10 +34,10 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
     Returns:
       The terms of the bound, reconstructions and samples as grids, and the rate of each dimension.
     """
-    key = jax.random.key(vae.config.eval.seed)
-    elbo_key, sample_key = jax.random.split(key)
-    images = shuffled_images(split)
-    terms = vae.elbo_terms(images, elbo_key)
+    seed = vae.experiment.evaluation.seed
+    images = split.shuffled()
+    terms = vae.elbo_terms(images, stream("validation/elbo", seed))
+    samples = vae.sample(stream("validation/samples", seed), NUM_SAMPLES)
     scalars = {
         "elbo": mean(np.asarray(terms.elbo)),
         "rate": mean(np.asarray(terms.rate)),
@@ -45,14 +46,17 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
     if vae.likelihood.is_discrete:
         scalars["bits_per_dim"] = objectives.bits_per_dim(scalars["elbo"], vae.image_shape)
     shown = images[:NUM_RECONSTRUCTIONS]
-    rate_per_dim = np.asarray(terms.rate_per_dim)
+    rates = [
+        np.asarray(rate).mean(axis=0, dtype=np.float64).ravel()
+        for rate in jax.tree.leaves(terms.rate_per_dim)
+    ]
     return Summary(
         scalars=scalars,
         images={
             "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
-            "samples": figures.image_grid(vae.sample(sample_key, NUM_SAMPLES), NUM_COLUMNS),
+            "samples": figures.image_grid(samples, NUM_COLUMNS),
         },
-        histograms={"rate_per_dim": rate_per_dim.mean(axis=0, dtype=np.float64).ravel()},
+        histograms={"rate_per_dim": np.concatenate(rates)},
     )
 
 
@@ -66,15 +70,16 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
     Returns:
       (metrics, grids): the metrics by key, and the grids of images by name, uint8 [H, W, 3].
     """
-    elbo_key, iw_key, sample_key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)
-    line_key = jax.random.fold_in(sample_key, 1)
-    images = shuffled_images(split)
+    plan = vae.experiment.evaluation
+    sample_key = stream("eval/samples", plan.seed)
+    images = split.shuffled()
     posterior = vae.encode(images)
-    metrics = [
-        *all_bounds(vae, split, images, elbo_key, iw_key),
-        *latent_metrics(vae, split, posterior),
-        *reconstruction_metrics(vae, split, images, posterior.mean),
-    ]
+    metrics = evaluate_bounds(vae, split, images) | by_key(
+        [
+            *latent_metrics(vae, split, posterior),
+            *reconstruction_metrics(vae, split, images, posterior.mean),
+        ]
+    )
     shown = images[:NUM_RECONSTRUCTIONS]
     samples = vae.sample(sample_key, NUM_SAMPLES)
     drawn = vae.sample(sample_key, NUM_SAMPLES, draw=True)
@@ -88,9 +93,10 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
         "nearest_neighbours": nearest_neighbours_grid(vae, samples[:NUM_RECONSTRUCTIONS]),
     }
     if vae.has_noise_map:
-        grids["interpolations_of_noise"] = interpolations_of_noise(vae, images, line_key)
-    temperature = vae.config.prior.temperature
-    if temperature != 1.0:
-        tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=temperature)
+        grids["interpolations_of_noise"] = interpolations_of_noise(
+            vae, images, stream("eval/paths", plan.seed)
+        )
+    if plan.temperature != 1.0:
+        tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=plan.temperature)
         grids["samples_tempered"] = figures.image_grid(tempered, NUM_COLUMNS)
-    return by_key(metrics), grids
+    return metrics, grids

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from vae_jax import doctor, experiment, gallery, inference, report
+from vae_jax import doctor, gallery, inference, report
 from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.model import evaluate
 from vae_jax.inference.image_sets import NotFiniteError
@@ -84,22 +84,21 @@ def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluati
 
 def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     directory = evaluation_directory(workdir, options.split)
-    vae = inference.load(workdir, options.checkpoint)
+    vae = inference.load(
+        workdir,
+        options.checkpoint,
+        data_dir=options.data_dir,
+        num_iw_images=options.num_iw_images,
+    )
+    run = vae.experiment
     if directory.exists():
         check_writable(directory)
     else:
         check_writable(workdir, contents=False)
-    if options.data_dir is not None:
-        vae.config.data.dir = options.data_dir
-    if options.num_iw_images is not None:
-        vae.config.eval.num_iw_images = options.num_iw_images
-    experiment.validate(vae.config)
-    split = experiment.load_split(vae.config, options.split)
+    split = run.dataset.split(options.split)
     is_test = options.split == "test"
     weights, notes = sample_quality.find_weights(vae, options.samples) if is_test else (None, [])
-    diagnosis = doctor.diagnose_workdir(
-        workdir, options.checkpoint, options.data_dir, check_test_images=is_test
-    )
+    diagnosis = doctor.diagnose_run(run, workdir, vae, check_test_images=is_test)
     metrics, grids = evaluate(vae, split)
     if not vae.prior_is_exact:
         notes.append(
@@ -111,7 +110,7 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         if not report.is_evaluated(directory):
             # Sample metrics take long on a CPU, and the results so far must not be lost.
             pending = [*notes, "The sample metrics were not finished when this was written."]
-            report.write_evaluation(directory, vae.config, metrics, grids, pending)
+            report.write_evaluation(directory, run, metrics, grids, pending)
         samples = sample_quality.evaluate(vae, options.samples, weights)
         metrics |= samples.metrics
         grids |= samples.grids
@@ -122,5 +121,5 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     except NotFiniteError as error:  # the other results are still worth a report
         failures = []
         notes.append(f"Missing: the failure gallery: {error}")
-    report.write_evaluation(directory, vae.config, metrics, grids, notes, failures, diagnosis)
+    report.write_evaluation(directory, run, metrics, grids, notes, failures, diagnosis)
     return Evaluation(directory, metrics, notes, failures, diagnosis)

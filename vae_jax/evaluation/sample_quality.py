@@ -198,7 +198,7 @@ def _single_features(extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]
 
 
 def _data_dir(vae: TrainedVAE) -> pathlib.Path:
-    return pathlib.Path(vae.config.data.dir).expanduser()
+    return pathlib.Path(vae.experiment.dataset.data_dir).expanduser()
 
 
 def _extract(
@@ -214,7 +214,7 @@ def _extract(
         f"{sum(n for n, _ in generated.values()):,}",
     )
     cache_dir = _data_dir(vae) / "inception" / "reference"
-    dataset = pathlib.Path(vae.config.data.name).name
+    dataset = pathlib.Path(vae.experiment.dataset.name).name
     sets = {
         split: reference_features(
             extractor,
@@ -248,7 +248,7 @@ def _compare(
 
     It appends sentences about missing metrics to `notes`.
     """
-    real, fake = sets[split], sets[name]
+    real, fake, seed = sets[split], sets[name], vae.experiment.evaluation.seed
     if split == "test":
         # The distance depends on the number of images, so it must be the same for all sets.
         fake = fake.first(len(real))
@@ -258,12 +258,12 @@ def _compare(
         image_set=name,
         reference_split=split,
         preprocessing=extractor.preprocessing,
-        seed=vae.config.eval.seed,
+        seed=seed,
         checkpoint_step=vae.step,
     )
     metrics = []
     for tap in extractor.taps:
-        measured = measure_tap(real, fake, tap, options.allow_biased, vae.config.eval.seed)
+        measured = measure_tap(real, fake, tap, options.allow_biased, seed)
         metrics += [create(name=n, tap=tap, **m._asdict()) for n, m in measured.items()]
         note = (
             f"Missing: `{label_of('fid', extractor.preprocessing, tap)}` of sets with no more than "

@@ -3,15 +3,15 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
-from vae_jax.data import Split
+from vae_jax.data import Split, fixed_order
 from vae_jax.gallery import measured
 from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.recording import figures
+from vae_jax.streams import stream
 
 MAX_NUM_IMAGES = 10_000  # candidates
 MEAN_CAPTION = "Right: the mean of p(x|z) at E[z|x]."
@@ -126,21 +126,21 @@ class _Originals:
 def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
     """Encodes and measures the first images of a split in the evaluation's order."""
     # With the evaluation's order and key, these are the distortions whose mean it reports.
-    order = np.random.default_rng(0).permutation(len(split))[:MAX_NUM_IMAGES]
-    key = jax.random.split(jax.random.key(vae.config.eval.seed), 3)[0]
-    split = dataclasses.replace(split, indices=split.indices[order])
+    split = dataclasses.replace(
+        split, indices=split.indices[fixed_order(len(split))[:MAX_NUM_IMAGES]]
+    )
     images = split.take(slice(None))
-    terms = vae.elbo_terms(images, key)
+    terms = vae.elbo_terms(images, stream("eval/elbo", vae.experiment.evaluation.seed))
     measured.check_finite("distortions", terms.distortion)
     return _Originals(
         split=split,
-        dataset=vae.config.data.name,
+        dataset=vae.experiment.dataset.name,
         images=images,
         codes=np.asarray(vae.encode(images).mean),
         distortion=np.asarray(terms.distortion, np.float64),
         rate=np.asarray(terms.rate, np.float64),
         measured=measured.measure_images(images),
-        is_bernoulli=vae.config.likelihood.name == "bernoulli",
+        is_bernoulli=vae.likelihood.grey_is_probability,
     )
 
 

@@ -1,6 +1,5 @@
 """Samples, ranked by how far they are from the training images."""
 
-import jax
 import numpy as np
 
 from vae_jax.gallery import measured
@@ -9,6 +8,7 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics import latents
 from vae_jax.metrics.manifold import nearest_neighbours, realism
+from vae_jax.streams import stream
 
 NUM_SAMPLES = 1000  # candidates
 NUM_REAL = 5000  # training images for comparison by pixels; up to 10,000 by features
@@ -35,7 +35,7 @@ def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[
         space, x, y = features.space, features.sample_means[:num_samples], features.train
     nearest, distances = nearest_neighbours(x, y, 1)
     reach = nearest_neighbours(y, y, NUM_NEIGHBOURS, exclude_self=True)[1][:, -1]
-    labels, dataset = labels_of(split), vae.config.data.name
+    labels, dataset = labels_of(split), vae.experiment.dataset.name
 
     def describe(row: int) -> dict[str, int | float | str]:
         about = describe_image(split, dataset, nearest[row, 0], "nearest image")
@@ -81,5 +81,5 @@ def _prior_hole(vae: TrainedVAE, z: np.ndarray, images: np.ndarray) -> np.ndarra
     rows, means, log_stds = (
         np.asarray(a).reshape(len(a), -1) for a in (z, posterior.mean, posterior.log_std)
     )
-    log_prior = vae.log_prior(z, jax.random.key(vae.config.eval.seed))
+    log_prior = vae.log_prior(z, stream("eval/log_prior", vae.experiment.evaluation.seed))
     return log_prior.astype(np.float64) - latents.aggregate_log_prob(rows, means, log_stds)

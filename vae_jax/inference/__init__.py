@@ -4,6 +4,6 @@
 jitted functions behind it; `image_sets` makes the images that the sample metrics compare.
 """
 
-from vae_jax.inference.trained_vae import TrainedVAE, load
+from vae_jax.inference.trained_vae import TrainedVAE, create_steps, load, restore
 
-__all__ = ["TrainedVAE", "load"]
+__all__ = ["TrainedVAE", "create_steps", "load", "restore"]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from vae_jax import experiment
-from vae_jax.data import Split
-from vae_jax.distributions import DiagonalGaussian
+from vae_jax.data import Split, fixed_order
+from vae_jax.distributions import sample_posterior
 from vae_jax.errors import InputError
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.features import NUM_KEPT
 from vae_jax.recording import figures
+from vae_jax.streams import stream
 
 NUM_SAMPLES_TEST = NUM_KEPT  # largest number of images compared with the test split
 BLOCK_SIZE = 500  # images decoded at a time
@@ -75,9 +75,8 @@ def real_split(vae: TrainedVAE, split: str, num_samples: int) -> Split:
       num_samples: largest number of images; for 'test' it is also at most 10,000.
     """
     n = min(num_samples, NUM_SAMPLES_TEST) if split == "test" else num_samples
-    part = experiment.load_split(vae.config, split)
-    order = np.random.default_rng(0).permutation(len(part.images))[:n]
-    return dataclasses.replace(part, indices=order)
+    part = vae.experiment.dataset.split(split)
+    return dataclasses.replace(part, indices=fixed_order(len(part.images))[:n])
 
 
 def all_images(split: Split) -> np.ndarray:
@@ -85,15 +84,13 @@ def all_images(split: Split) -> np.ndarray:
     return split.take(slice(None))
 
 
-def _set_keys(vae: TrainedVAE) -> dict[str, jax.Array]:
-    """Returns the random keys from which the sets of images are made, by name."""
-    names = ("prior", "index", "aggregate", "reconstruction", "decoder")
-    key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
-    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
+def _key(vae: TrainedVAE, name: str) -> jax.Array:
+    """Returns the random key of a stream of the evaluation."""
+    return stream(f"eval/{name}", vae.experiment.evaluation.seed)
 
 
 def sample_means(
-    vae: TrainedVAE, num_samples: int, temperature: float = 1.0
+    vae: TrainedVAE, num_samples: int, temperature: float = 1.0, seed: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the first images of the set 'sample_means', with their latents.
 
@@ -101,13 +98,15 @@ def sample_means(
       vae: the model.
       num_samples: number of images.
       temperature: factor on the standard deviations of the prior.
+      seed: random seed; None: that of the evaluation.
 
     Returns:
       (z, images): [N, *latent_shape], and uint8 [N, H, W, C].
     """
+    seed = vae.experiment.evaluation.seed if seed is None else seed
     blocks = [
         _prior_block(vae, key, False, temperature)
-        for _, key in _block_keys(_set_keys(vae)["prior"], num_samples)
+        for _, key in _block_keys(stream("eval/prior", seed), num_samples)
     ]
     z, images = (np.concatenate(parts)[:num_samples] for parts in zip(*blocks, strict=True))
     return z, images
@@ -142,9 +141,9 @@ def aggregate_posterior_codes(
       num_samples: number N of latents.
       keys: two random keys, to choose the images and to draw the latents.
     """
-    train = experiment.load_split(vae.config, "train")
+    train = vae.experiment.dataset.split("train")
     chosen = np.asarray(jax.random.randint(keys[0], (num_samples,), 0, len(train)))
-    return _draw(vae.encode(train.take(chosen)), keys[1])
+    return np.asarray(sample_posterior(vae.encode(train.take(chosen)), keys[1]))
 
 
 def decode_means(vae: TrainedVAE, z: np.ndarray) -> np.ndarray:
@@ -154,7 +153,7 @@ def decode_means(vae: TrainedVAE, z: np.ndarray) -> np.ndarray:
 
 
 def _reconstruction_codes(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
-    return _draw(vae.encode(images), _set_keys(vae)["reconstruction"])
+    return np.asarray(sample_posterior(vae.encode(images), _key(vae, "reconstructions")))
 
 
 def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Blocks]], np.ndarray]:
@@ -170,26 +169,26 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
       (sets, grid): by name, the number of images of a set and the function that generates them; and
       a grid of decoded draws of the aggregate posterior, uint8 [H, W, 3].
     """
-    keys = _set_keys(vae)
     test = all_images(real_split(vae, "test", num_samples))
     num_decoded = len(test)
-    aggregate_keys = (keys["index"], keys["aggregate"])
-    aggregate_z = aggregate_posterior_codes(vae, num_decoded, aggregate_keys)
+    aggregate_z = aggregate_posterior_codes(
+        vae, num_decoded, (_key(vae, "images"), _key(vae, "posterior"))
+    )
     reconstruction_z = _reconstruction_codes(vae, test)
 
     def decoded(z: np.ndarray, draw: bool) -> Blocks:
         return lambda: (
             _to_bytes(vae.decode(z[i : i + BLOCK_SIZE], k if draw else None))
-            for i, k in _block_keys(keys["decoder"], len(z))
+            for i, k in _block_keys(_key(vae, "pixels"), len(z))
         )
 
     def prior(draw: bool, temperature: float = 1.0) -> Blocks:
         return lambda: (
             _prior_block(vae, k, draw, temperature)[1][: num_samples - i]
-            for i, k in _block_keys(keys["prior"], num_samples)
+            for i, k in _block_keys(_key(vae, "prior"), num_samples)
         )
 
-    temperature = vae.config.prior.temperature
+    temperature = vae.experiment.evaluation.temperature
     tempered = {
         "tempered_samples": (num_samples, prior(True, temperature)),
         "tempered_sample_means": (num_samples, prior(False, temperature)),
@@ -211,11 +210,6 @@ def _block_keys(key: jax.Array, n: int) -> Iterator[tuple[int, jax.Array]]:
     """Yields the start of each block and its key; the images do not depend on how many follow."""
     for start in range(0, n, BLOCK_SIZE):
         yield start, jax.random.fold_in(key, start)
-
-
-def _draw(posterior: DiagonalGaussian, key: jax.Array) -> np.ndarray:
-    noise = jax.random.normal(key, posterior.mean.shape)
-    return np.asarray(posterior.reparameterise(noise))
 
 
 def _to_bytes(images: np.ndarray) -> np.ndarray:

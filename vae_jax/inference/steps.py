@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from vae_jax import objectives
-from vae_jax.distributions import DiagonalGaussian
+from vae_jax.distributions import reparameterise, standard_normal_noise
 from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
-from vae_jax.objectives.losses import to_unit_interval
 from vae_jax.runtime import sharding
+from vae_jax.tasks import to_unit_interval
 from vae_jax.typing import PyTree
 
 
@@ -80,29 +80,27 @@ class EvalSteps:
         keys = fold_in_each(self._binarize_key, image_ids)
         return jax.vmap(jax.random.bernoulli)(keys, x).astype(jnp.float32)
 
-    def _sample_posterior(
-        self, posterior: DiagonalGaussian, image_ids: jax.Array, key: jax.Array
-    ) -> jax.Array:
+    def _sample_posterior(self, posterior: PyTree, image_ids: jax.Array, key: jax.Array) -> PyTree:
         keys = fold_in_each(key, image_ids)
-        noise = jax.vmap(lambda k: jax.random.normal(k, self._model.latent_shape))(keys)
-        return posterior.reparameterise(noise)
+        noise = jax.vmap(lambda k: standard_normal_noise(k, self._model.latents))(keys)
+        return reparameterise(posterior, noise)
 
-    def _posterior(self, params: PyTree, x: jax.Array) -> DiagonalGaussian:
+    def _posterior(self, params: PyTree, x: jax.Array) -> PyTree:
         return self._apply("encode", params, x)
 
-    def _encode(self, params: PyTree, images: jax.Array, image_ids: jax.Array) -> DiagonalGaussian:
+    def _encode(self, params: PyTree, images: jax.Array, image_ids: jax.Array) -> PyTree:
         """Encodes images [B, H, W, C] as q(z | x)."""
         return self._posterior(params, self._observe(images, image_ids))
 
-    def _decode(self, params: PyTree, z: jax.Array) -> jax.Array:
+    def _decode(self, params: PyTree, z: PyTree) -> jax.Array:
         return self._apply("decode", params, z)
 
-    def _decode_mean(self, params: PyTree, z: jax.Array) -> jax.Array:
+    def _decode_mean(self, params: PyTree, z: PyTree) -> jax.Array:
         """Decodes latents as E[x | z], [B, H, W, C] in [0, 1]."""
         return self._likelihood.mean(self._decode(params, z))
 
     def _decode_sample(
-        self, params: PyTree, z: jax.Array, image_ids: jax.Array, key: jax.Array
+        self, params: PyTree, z: PyTree, image_ids: jax.Array, key: jax.Array
     ) -> jax.Array:
         """Draws x ~ p(x | z) at the latents z, [B, H, W, C] in [0, 1]."""
         outputs = self._decode(params, z)
@@ -110,13 +108,13 @@ class EvalSteps:
         return jax.vmap(lambda k, o: self._likelihood.sample(k, o[None])[0])(keys, outputs)
 
     def _log_prob(
-        self, params: PyTree, images: jax.Array, image_ids: jax.Array, z: jax.Array
+        self, params: PyTree, images: jax.Array, image_ids: jax.Array, z: PyTree
     ) -> jax.Array:
         """Computes log p(x | z), [B]."""
         return self._likelihood.log_prob(self._decode(params, z), self._observe(images, image_ids))
 
     def _log_prior(
-        self, params: PyTree, z: jax.Array, image_ids: jax.Array, key: jax.Array
+        self, params: PyTree, z: PyTree, image_ids: jax.Array, key: jax.Array
     ) -> jax.Array:
         """Computes log p(z), or estimates a lower bound on it, [B]."""
         keys = fold_in_each(jax.random.fold_in(key, 1), image_ids)
@@ -147,7 +145,7 @@ class EvalSteps:
     def _log_weights(
         self,
         params: PyTree,
-        posterior: DiagonalGaussian,
+        posterior: PyTree,
         images: jax.Array,
         image_ids: jax.Array,
         key: jax.Array,

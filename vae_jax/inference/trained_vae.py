@@ -10,18 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from vae_jax import config as configuration
-from vae_jax import experiment, objectives
-from vae_jax.checkpoints import Checkpoints, state
-from vae_jax.distributions import DiagonalGaussian
+from vae_jax import objectives
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints.state import TrainState
+from vae_jax.distributions import DiagonalGaussian, sample_posterior
 from vae_jax.errors import InputError
+from vae_jax.experiment import Experiment, build
 from vae_jax.inference.steps import EvalSteps
 from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
 from vae_jax.runtime import sharding
+from vae_jax.streams import stream
 from vae_jax.typing import Array, ImageShape, PyTree
 
 
@@ -35,33 +38,48 @@ class TrainedVAE:
     spans several processes, all of them must make the same calls.
 
     Attributes:
-      model: the network.
-      likelihood: p(x | z).
+      experiment: what the model was built from.
       params: the evaluated parameters, by default the averaged ones (EMA).
-      config: run configuration.
+      raw: the same model with the raw parameters; None if these are the evaluated ones.
       step: training step of the checkpoint.
       batch_size: images per call over all devices, rounded up to a multiple of their number.
     """
 
     def __init__(
         self,
-        model: VAE,
-        likelihood: Likelihood,
+        experiment: Experiment,
         params: PyTree,
-        config: ConfigDict,
         step: int = 0,
-        eval_steps: EvalSteps | None = None,
-        batch_size: int | None = None,
+        steps: EvalSteps | None = None,
+        raw_params: PyTree = None,
     ) -> None:
-        self.model, self.likelihood, self.params = model, likelihood, params
-        self.config, self.step = config, step
-        if eval_steps is None:
-            eval_steps = EvalSteps(
-                model, likelihood, sharding.create_mesh(), experiment.binarize_key(config)
-            )
-        num_devices = eval_steps.mesh.size
-        self.batch_size = -(-(batch_size or config.eval.batch_size) // num_devices) * num_devices
-        self._steps = eval_steps
+        self.experiment, self.params, self.step = experiment, params, step
+        self._steps = create_steps(experiment) if steps is None else steps
+        num_devices = self._steps.mesh.size
+        self.batch_size = -(-experiment.evaluation.batch_size // num_devices) * num_devices
+        self.raw = None
+        if raw_params is not None:
+            self.raw = TrainedVAE(experiment, raw_params, step, self._steps)
+
+    @classmethod
+    def from_state(
+        cls, experiment: Experiment, state: TrainState, steps: EvalSteps | None = None
+    ) -> "TrainedVAE":
+        """Returns the model of a training state, with the parameters that eval.use_ema names."""
+        step = int(state.step)
+        if not experiment.evaluation.use_ema:
+            return cls(experiment, state.params, step, steps)
+        return cls(experiment, state.ema_params, step, steps, raw_params=state.params)
+
+    @property
+    def model(self) -> VAE:
+        """The network."""
+        return self.experiment.model
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """p(x | z)."""
+        return self.experiment.likelihood
 
     @property
     def image_shape(self) -> ImageShape:
@@ -88,17 +106,13 @@ class TrainedVAE:
         z = self._check_latents(z)
         if key is None:
             return self._map(lambda z: self._steps.decode_mean(self.params, z), z)
-        return self._map(
-            lambda z, ids: self._steps.decode_sample(self.params, z, ids, key), z, np.arange(len(z))
-        )
+        ids = np.arange(len(jax.tree.leaves(z)[0]))
+        return self._map(lambda z, ids: self._steps.decode_sample(self.params, z, ids, key), z, ids)
 
     def reconstruct(self, images: Array, key: jax.Array | None = None) -> np.ndarray:
         """Returns the mean of p(x | z) at z = E[z | x], or with a key at one draw z ~ q(z | x)."""
         posterior = self.encode(images)
-        if key is None:
-            return self.decode(posterior.mean)
-        noise = jax.random.normal(key, posterior.mean.shape)
-        return self.decode(posterior.reparameterise(noise))
+        return self.decode(posterior.mean if key is None else sample_posterior(posterior, key))
 
     def sample(
         self, key: jax.Array, n: int, draw: bool = False, temperature: float = 1.0
@@ -125,7 +139,7 @@ class TrainedVAE:
     @property
     def has_noise_map(self) -> bool:
         """Whether the prior has `to_noise` and `from_noise`."""
-        return self.model.bind({}).prior.has_noise_map
+        return self.experiment.prior.has_noise_map
 
     def to_noise(self, z: Array) -> np.ndarray:
         """Maps latents to the noise from which `from_noise` makes them, in one batch.
@@ -151,26 +165,25 @@ class TrainedVAE:
 
     def _require_noise_map(self) -> None:
         if not self.has_noise_map:
+            name = self.experiment.config["prior.name"]
             raise InputError(
-                f"prior.name = {self.config.prior.name!r} has no map between latents and noise: "
-                "use standard_normal, flow or diffusion."
+                f"prior.name = {name!r} has no map between latents and noise: use standard_normal, "
+                "flow or diffusion."
             )
 
     @property
     def prior_is_exact(self) -> bool:
         """Whether log p(z) can be computed; if not, only a lower bound on it is estimated."""
-        return self.model.bind({}).prior.is_exact
+        return self.experiment.prior.is_exact
 
     def log_prior(self, z: Array, key: jax.Array) -> np.ndarray:
         """Computes log p(z) of latents [N, *latent_shape], nats, float32 [N].
 
         If the prior is not exact, it is an unbiased estimate of a lower bound, drawn with `key`.
         """
-        return self._map(
-            lambda z, ids: self._steps.log_prior(self.params, z, ids, key),
-            self._check_latents(z),
-            np.arange(len(z)),
-        )
+        z = self._check_latents(z)
+        ids = np.arange(len(jax.tree.leaves(z)[0]))
+        return self._map(lambda z, ids: self._steps.log_prior(self.params, z, ids, key), z, ids)
 
     def log_prob(self, images: Array, z: Array) -> np.ndarray:
         """Computes log p(x | z) of each image at its latent, nats, float32 [N].
@@ -228,9 +241,10 @@ class TrainedVAE:
           InputError: the prior has no exact log p(z).
         """
         if not self.prior_is_exact:
+            name = self.experiment.config["prior.name"]
             raise InputError(
-                f"prior.name = {self.config.prior.name!r} has no exact log p(z), and with an "
-                "estimate of it the importance-weighted bound would not be a bound: use the ELBO."
+                f"prior.name = {name!r} has no exact log p(z), and with an estimate of it the "
+                "importance-weighted bound would not be a bound: use the ELBO."
             )
         self._check_images(images)
         keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
@@ -247,15 +261,19 @@ class TrainedVAE:
             description=f"importance-weighted bound, K = {num_samples}" if progress else None,
         )
 
-    def _check_latents(self, z: Array) -> np.ndarray:
-        """Returns `z` as a float32 NumPy array of latents, or raises an InputError."""
-        z = np.asarray(z, np.float32)
-        if z.shape[1:] != self.latent_shape or not len(z):
-            raise InputError(
-                f"z has shape {z.shape}: this model takes {_batched(self.latent_shape)} with N at "
-                "least 1."
-            )
-        return z
+    def _check_latents(self, z: PyTree) -> PyTree:
+        """Returns `z` as float32 NumPy arrays of latents, or raises an InputError."""
+
+        def check(z: Array, like: jax.ShapeDtypeStruct) -> np.ndarray:
+            z = np.asarray(z, np.float32)
+            if z.shape[1:] != like.shape or not len(z):
+                raise InputError(
+                    f"z has shape {z.shape}: this model takes {_batched(like.shape)} with N at "
+                    "least 1."
+                )
+            return z
+
+        return jax.tree.map(check, z, self.model.latents)
 
     def _check_images(self, images: Array) -> None:
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape) or not len(images):
@@ -270,25 +288,28 @@ class TrainedVAE:
             )
 
     def _map(
-        self, function: Callable[..., PyTree], *arrays: Array, description: str | None = None
+        self, function: Callable[..., PyTree], *arrays: PyTree, description: str | None = None
     ) -> Any:
         """Applies `function` to padded batches, and joins the results without the padding.
 
         Args:
-          function: jitted function of one batch of each array.
-          *arrays: arrays with the same first axis.
+          function: jitted function of one batch of each argument.
+          *arrays: arrays with the same first axis, or trees of such arrays.
           description: label of the progress bar; None: no progress bar.
         """
-        n, size = len(arrays[0]), self.batch_size
+        n, size = len(jax.tree.leaves(arrays)[0]), self.batch_size
         results = []
         for start in tqdm(
             range(0, n, size), desc=description, disable=None if description else True, leave=False
         ):
-            batch = [a[start : start + size] for a in arrays]
-            padding = size - len(batch[0])
-            padded = [np.concatenate([b, np.repeat(b[-1:], padding, axis=0)]) for b in batch]
-            inputs = [sharding.put(p.__getitem__, p.shape, self._steps.mesh) for p in padded]
-            results.append(sharding.fetch(function(*inputs)))
+            rows, padding = slice(start, start + size), max(0, start + size - n)
+
+            def put(array: Array, rows: slice = rows, padding: int = padding) -> jax.Array:
+                batch = array[rows]
+                padded = np.concatenate([batch, np.repeat(batch[-1:], padding, axis=0)])
+                return sharding.put(padded.__getitem__, padded.shape, self._steps.mesh)
+
+            results.append(sharding.fetch(function(*jax.tree.map(put, arrays))))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 
@@ -296,48 +317,62 @@ def _batched(shape: tuple[int, ...]) -> str:
     return f"(N, {', '.join(map(str, shape))})"
 
 
+def create_steps(experiment: Experiment, mesh: Mesh | None = None) -> EvalSteps:
+    """Returns the jitted functions of a model; without a mesh, on all devices of this process."""
+    return EvalSteps(
+        experiment.model,
+        experiment.likelihood,
+        sharding.create_mesh() if mesh is None else mesh,
+        stream("eval/binary", experiment.evaluation.seed),
+    )
+
+
 def load(
     workdir: str | pathlib.Path,
     checkpoint: str | int = "best",
     batch_size: int | None = None,
     use_ema: bool | None = None,
+    data_dir: str | None = None,
+    num_iw_images: int | None = None,
 ) -> TrainedVAE:
     """Loads the model of a training run.
+
+    The arguments that are None by default are then as in the configuration of the run.
 
     Args:
       workdir: directory of the run, written by train.py.
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
-      batch_size: images per call over all devices; by default eval.batch_size of the run.
-      use_ema: whether to use the averaged parameters instead of the raw ones; by default
-        eval.use_ema of the run.
+      batch_size: images per call over all devices.
+      use_ema: whether to use the averaged parameters instead of the raw ones.
+      data_dir: directory of the datasets.
+      num_iw_images: number of images for the gain of the importance-weighted bound; 0: all.
 
     Raises:
       NotFoundError: the directory has no run or no such checkpoint.
-      InputError: the run was written by another version of this program.
+      InputError: the run was written by another version of this program, or an argument breaks a
+        rule.
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
-    workdir = pathlib.Path(workdir)
-    config = configuration.load(workdir)
-    use_ema = config.eval.use_ema if use_ema is None else use_ema
-    image_shape = configuration.load_image_shape(workdir)
-    model = experiment.create_model(config, image_shape)
-    tx = experiment.create_optimizer(config)
-    shapes = jax.eval_shape(
-        lambda: state.create_train_state(
-            model, tx, jax.random.key(config.seed), frozen_vae=bool(config.vae_workdir)
-        )
+    changes = {
+        "data.dir": data_dir,
+        "eval.batch_size": batch_size,
+        "eval.use_ema": use_ema,
+        "eval.num_iw_images": num_iw_images,
+    }
+    experiment = build(
+        configuration.load(workdir, changes), configuration.load_image_shape(workdir)
     )
+    return restore(experiment, workdir, checkpoint)
+
+
+def restore(
+    experiment: Experiment, workdir: str | pathlib.Path, checkpoint: str | int
+) -> TrainedVAE:
+    """Loads the model of a training run whose experiment is built already; see `load`."""
+    shapes = jax.eval_shape(lambda: experiment.create_state(jax.random.key(0)))
     everywhere = sharding.replicated(sharding.create_mesh())
     template = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes
     )
     with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(template, checkpoint)
-    return TrainedVAE(
-        model,
-        experiment.create_likelihood(config, image_shape[-1]),
-        restored.ema_params if use_ema else restored.params,
-        config,
-        step=int(restored.step),
-        batch_size=batch_size,
-    )
+        return TrainedVAE.from_state(experiment, checkpoints.restore(template, checkpoint))

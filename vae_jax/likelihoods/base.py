@@ -1,6 +1,7 @@
 """What all likelihoods have in common, and how one is created from its name."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -38,6 +39,12 @@ class Likelihood:
         """Returns the likelihood with given options, those it is registered with."""
         return cls(num_channels, **options)
 
+    @classmethod
+    def needs_whole_batch(cls, options: Mapping[str, Any]) -> str:
+        """Returns the configuration key that makes the loss depend on the whole batch, or ''."""
+        del options
+        return ""
+
     @property
     def num_outputs(self) -> int:
         """Number of the decoder's outputs for each pixel."""
@@ -49,8 +56,8 @@ class Likelihood:
         return False
 
     @property
-    def soft_targets(self) -> bool:
-        """Whether grey values are taken for probabilities of binary pixels."""
+    def grey_is_probability(self) -> bool:
+        """Whether the grey value of a pixel is the probability that it is 1."""
         return False
 
     @property
@@ -107,7 +114,7 @@ class Likelihood:
 
 
 REGISTRY: Registry[type[Likelihood]] = Registry("likelihood")
-register, names = REGISTRY.register, REGISTRY.names
+register, names, kind = REGISTRY.register, REGISTRY.names, REGISTRY.__getitem__
 
 
 def create_likelihood(name: str, num_channels: int, **options: Any) -> Likelihood:
@@ -122,12 +129,16 @@ def create_likelihood(name: str, num_channels: int, **options: Any) -> Likelihoo
       InputError: the name is unknown, an option breaks its rule, or the images are to be binary but
         the likelihood is one of grey images.
     """
-    REGISTRY.check(options)
-    kind = REGISTRY[name]
+    check_options(name, **options)
+    return kind(name).create(num_channels, **REGISTRY.options_of(name, options))
+
+
+def check_options(name: str, **options: Any) -> None:
+    """Raises an InputError as `create_likelihood` does."""
+    REGISTRY.check({"name": name, **options})
     binary = REGISTRY.names_with("binarize")
     if options.get("binarize") and name not in binary:
         raise InputError(
             f"likelihood.binarize = True does not work with likelihood.name = {name!r}: only "
             f"{', '.join(map(repr, binary))} is a likelihood of binary images."
         )
-    return kind.create(num_channels, **REGISTRY.options_of(name, options))

@@ -28,8 +28,8 @@ class Bernoulli(Likelihood):
         return self.num_channels
 
     @property
-    def soft_targets(self) -> bool:
-        return not self.binarize
+    def grey_is_probability(self) -> bool:
+        return True
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         # x log s(l) + (1 - x) log(1 - s(l)) without ever forming s(l), which saturates in float32.

@@ -1,6 +1,7 @@
 """The Gaussian likelihood, with one standard deviation for all pixels."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -46,6 +47,11 @@ class Gaussian(Likelihood):
         **options: Any,
     ) -> Self:
         return cls(num_channels, gaussian_variance, gaussian_std, **options)
+
+    @classmethod
+    def needs_whole_batch(cls, options: Mapping[str, Any]) -> str:
+        is_optimal = options.get("gaussian_variance") == "batch_optimal"
+        return "likelihood.gaussian_variance" if is_optimal else ""
 
     @property
     def has_log_std(self) -> bool:

@@ -23,7 +23,7 @@ from vae_jax.blocks import (
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.errors import InputError
 from vae_jax.priors import Prior, StandardNormal
-from vae_jax.typing import ImageShape
+from vae_jax.typing import ImageShape, PyTree
 
 # The standard deviation is softplus(raw) + MIN_STD. It grows linearly in the raw output where
 # exp(raw) would overflow, and keeps the log-density of the posterior finite.
@@ -164,7 +164,7 @@ class VAE(nn.Module):
       attention_resolutions: heights of feature maps that are followed by self-attention.
       dtype: type of the activations; parameters, the last layers and outputs are float32.
       remat: whether the backward pass recomputes activations, which saves memory but takes longer.
-      make_prior: function from the encoder, which the prior may share, to p(z); None: N(0, I).
+      make_prior: function of `encoder`, which the prior may share, to p(z); None: N(0, I).
     """
 
     image_shape: ImageShape
@@ -177,7 +177,7 @@ class VAE(nn.Module):
     attention_resolutions: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
-    make_prior: Callable[[nn.Module], Prior] | None = None
+    make_prior: Callable[..., Prior] | None = None
 
     def setup(self) -> None:
         self.encoder = Encoder(
@@ -201,7 +201,14 @@ class VAE(nn.Module):
             remat=self.remat,
         )
         make_prior = self.make_prior
-        self.prior = make_prior(self.encoder) if make_prior else StandardNormal(self.latent_shape)
+        self.prior = (
+            make_prior(encoder=self.encoder) if make_prior else StandardNormal(self.latent_shape)
+        )
+
+    @property
+    def latents(self) -> PyTree:
+        """Shape and dtype of z without its batch axis; a tree if there are groups of latents."""
+        return jax.ShapeDtypeStruct(self.latent_shape, jnp.float32)
 
     def encode(self, x: jax.Array) -> DiagonalGaussian:
         """Maps images [B, H, W, C] in [0, 1] to q(z | x)."""

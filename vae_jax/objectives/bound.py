@@ -5,23 +5,33 @@ loss = mean(distortion) + kl_weight * free_bits(mean rate)      minimised (by de
 
 The rate is KL(q, N(0, I)) in closed form plus an estimate of E_q[log N(z; 0, I) - log p(z)] at the
 same z as the distortion. It is unbiased for KL(q, p), and exact if p is N(0, I).
+
+A posterior and its z are trees with one entry for each group of latents; a model with one group has
+a `DiagonalGaussian` and an array [B, *latent_shape].
 """
 
+import functools
 import math
+import operator
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions import DiagonalGaussian, standard_normal_log_prob, sum_event
+from vae_jax.distributions import (
+    posterior_log_prob,
+    rate_per_dim,
+    standard_normal_log_prob,
+    sum_event,
+)
 from vae_jax.likelihoods import Likelihood
-from vae_jax.typing import ImageShape
+from vae_jax.typing import ImageShape, PyTree
 
 
-def compute_rate(posterior: DiagonalGaussian, z: jax.Array, log_prior: jax.Array) -> jax.Array:
+def compute_rate(posterior: PyTree, z: PyTree, log_prior: jax.Array) -> jax.Array:
     """Estimates KL(q(z | x), p(z)), [B], from one z ~ q(z | x) and its log p(z)."""
     ratio = log_prior - standard_normal_log_prob(z)
-    return sum_event(posterior.kl_to_standard_normal()) - ratio
+    return sum_event(rate_per_dim(posterior)) - ratio
 
 
 @flax.struct.dataclass
@@ -37,7 +47,7 @@ class ElboTerms:
     """
 
     distortion: jax.Array
-    rate_per_dim: jax.Array
+    rate_per_dim: PyTree
     log_prior_ratio: jax.Array
 
     @property
@@ -53,8 +63,8 @@ class ElboTerms:
 
 def compute_elbo_terms(
     likelihood: Likelihood,
-    posterior: DiagonalGaussian,
-    z: jax.Array,
+    posterior: PyTree,
+    z: PyTree,
     log_prior: jax.Array,
     outputs: jax.Array,
     x: jax.Array,
@@ -71,12 +81,12 @@ def compute_elbo_terms(
     """
     return ElboTerms(
         distortion=-likelihood.log_prob(outputs, x),
-        rate_per_dim=posterior.kl_to_standard_normal(),
+        rate_per_dim=rate_per_dim(posterior),
         log_prior_ratio=log_prior - standard_normal_log_prob(z),
     )
 
 
-def apply_free_bits(rate_per_dim: jax.Array, free_bits: float) -> jax.Array:
+def apply_free_bits(rate_per_dim: PyTree, free_bits: float) -> jax.Array:
     """Returns sum_d max(free_bits, mean_b rate[b, d]).
 
     Source: Kingma et al. 2016, arXiv:1606.04934, eq. 15. The maximum is taken after the mean
@@ -89,7 +99,10 @@ def apply_free_bits(rate_per_dim: jax.Array, free_bits: float) -> jax.Array:
     Returns:
       A scalar, nats per image.
     """
-    return jnp.maximum(rate_per_dim.mean(axis=0), free_bits).sum()
+    groups = jax.tree.leaves(rate_per_dim)
+    return functools.reduce(
+        operator.add, [jnp.maximum(rate.mean(axis=0), free_bits).sum() for rate in groups]
+    )
 
 
 def compute_loss(
@@ -108,8 +121,8 @@ def compute_loss(
 
 def compute_log_weights(
     likelihood: Likelihood,
-    posterior: DiagonalGaussian,
-    z: jax.Array,
+    posterior: PyTree,
+    z: PyTree,
     log_prior: jax.Array,
     outputs: jax.Array,
     x: jax.Array,
@@ -119,7 +132,7 @@ def compute_log_weights(
     `log_prior` has to be exact. The exponential of an estimate of a bound may exceed p(z) on
     average, and then the importance-weighted bound may exceed log p(x).
     """
-    return likelihood.log_prob(outputs, x) + log_prior - posterior.log_prob(z)
+    return likelihood.log_prob(outputs, x) + log_prior - posterior_log_prob(posterior, z)
 
 
 def compute_iw_elbo(log_weights: jax.Array) -> jax.Array:

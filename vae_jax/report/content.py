@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from ml_collections import ConfigDict
-
-from vae_jax import config as configuration
-from vae_jax import data, doctor, gallery
+from vae_jax import doctor, gallery
+from vae_jax.experiment import Experiment
 from vae_jax.inference.image_sets import SETS
 from vae_jax.metrics.metric import FID_TAP, Metric
 from vae_jax.recording.tables import Table
@@ -77,7 +75,7 @@ class Content:
 
 
 def create_content(
-    config: ConfigDict,
+    run: Experiment,
     metrics: Mapping[str, Metric],
     grids: Iterable[str],
     notes: Sequence[str],
@@ -87,7 +85,7 @@ def create_content(
     """Creates the content of a report.
 
     Args:
-      config: run configuration.
+      run: experiment of the run.
       metrics: metrics by key.
       grids: names of the pictures, keys of `CAPTIONS`.
       notes: what is missing, and why.
@@ -95,29 +93,29 @@ def create_content(
       diagnosis: diagnosis of the checkpoint, if it was examined.
     """
     first = next(iter(metrics.values()))
-    parameters = "averaged (EMA)" if config.eval.use_ema else "raw"
+    parameters = "averaged (EMA)" if run.evaluation.use_ema else "raw"
     return Content(
-        title=f"Evaluation on {data.describe(**config.data)}",
-        summary=f"Checkpoint at step {first.checkpoint_step:,} of {config.train.num_steps:,}, "
-        f"{parameters} parameters, likelihood `{config.likelihood.name}`, "
-        f"prior `{config.prior.name}`, latent shape {config.model.latent_shape}, training seed "
-        f"{config.seed}, evaluation seed {first.seed}. Values are means over images ± their "
+        title=f"Evaluation on {run.dataset.describe()}",
+        summary=f"Checkpoint at step {first.checkpoint_step:,} of {run.training.num_steps:,}, "
+        f"{parameters} parameters, likelihood `{run.config['likelihood.name']}`, "
+        f"prior `{run.config['prior.name']}`, latent shape {run.model.latent_shape}, training seed "
+        f"{run.training.seed}, evaluation seed {first.seed}. Values are means over images ± their "
         "standard errors.",
         metrics=metric_table(metrics),
-        remarks=_remarks(config),
+        remarks=_remarks(run),
         diagnosis=diagnosis,
         notes=notes,
         sample_tables=[*three_distances(metrics), *sample_tables(metrics)],
         captions={name: CAPTIONS[name] for name in grids},
         galleries=[gallery.describe(failure_set) for failure_set in failures],
-        configuration=configuration.flatten(config),
+        configuration=run.config,
     )
 
 
-def _remarks(config: ConfigDict) -> list[str]:
-    if config.likelihood.binarize:
+def _remarks(run: Experiment) -> list[str]:
+    if run.likelihood.binarize:
         return [BINARY_IMAGES]
-    return [GREY_AS_PROBABILITY] if config.likelihood.name == "bernoulli" else []
+    return [GREY_AS_PROBABILITY] if run.likelihood.grey_is_probability else []
 
 
 def format_value(metric: Metric) -> str:

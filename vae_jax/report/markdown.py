@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from vae_jax import doctor, gallery
 from vae_jax.errors import NotFoundError
+from vae_jax.experiment import Experiment
 from vae_jax.metrics import stored
 from vae_jax.metrics.metric import Metric
 from vae_jax.recording import figures
@@ -68,7 +68,7 @@ def summarise(directory: pathlib.Path) -> str:
 
 def write_evaluation(
     directory: pathlib.Path,
-    config: ConfigDict,
+    run: Experiment,
     metrics: Mapping[str, Metric],
     grids: Mapping[str, np.ndarray],
     notes: Sequence[str] = (),
@@ -79,7 +79,7 @@ def write_evaluation(
 
     Args:
       directory: directory of the evaluation, created if missing.
-      config: run configuration.
+      run: experiment of the run.
       metrics: metrics by key.
       grids: pictures by name, uint8 [H, W, 3].
       notes: what is missing, and why.
@@ -94,7 +94,7 @@ def write_evaluation(
         figures.save_image(path, gallery.draw(failure_set))
     if diagnosis is not None:
         diagnosis.write(directory)
-    content = create_content(config, metrics, grids, notes, failures, diagnosis)
+    content = create_content(run, metrics, grids, notes, failures, diagnosis)
     (directory / REPORT_FILE).write_text(_to_markdown(content))
     (directory / HTML_FILE).write_text(html_report.render(content, directory), encoding="utf-8")
     galleries = [gallery.to_json(failure_set) for failure_set in failures]

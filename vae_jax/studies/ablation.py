@@ -177,7 +177,7 @@ class Ablation:
     @functools.cached_property
     def _test_images(self) -> np.ndarray:
         """The first test images in the fixed random order of evaluations, uint8 [N, H, W, C]."""
-        split = experiment.load_split(self._settings.base, "test")
+        split = experiment.create_dataset(self._settings.base).split("test")
         n = self._settings.num_test_images
         if not 1 <= n <= len(split):
             raise InputError(
@@ -218,8 +218,7 @@ def load(
         config_file, ("get_config", "get_groups"), "configs/ablation/fashion_mnist.py"
     )
     settings = module.get_config()
-    if data_dir is not None:
-        settings.base.data.dir = data_dir
+    settings = configuration.with_changes(settings, {"base.data.dir": data_dir})
     return Ablation(settings, module.get_groups(), workdir, inception_weights)
 
 

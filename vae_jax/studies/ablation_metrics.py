@@ -3,7 +3,6 @@
 import logging
 import pathlib
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,6 +16,7 @@ from vae_jax.metrics.metric import FID_TAP
 from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
+from vae_jax.streams import stream
 
 LOGGER = logging.getLogger(__name__)
 FINE_CYCLES = 7  # cycles per image above which contrast counts as fine detail
@@ -32,7 +32,7 @@ def measure(vae: TrainedVAE, images: np.ndarray) -> dict[str, float]:
     Returns:
       The metrics by name; the names are keys of `ablation_table.COLUMNS`.
     """
-    terms = vae.elbo_terms(images, jax.random.key(vae.config.eval.seed))
+    terms = vae.elbo_terms(images, stream("ablation/elbo", vae.experiment.evaluation.seed))
     means = np.asarray(vae.encode(images).mean)
     x, y = images.astype(np.float32) / 255.0, vae.decode(means)
     per_image = {
@@ -75,8 +75,7 @@ class KernelDistance:
 
         Because it is unbiased, the estimate of a small distance may be negative.
         """
-        # A key that `measure` does not use.
-        key = jax.random.fold_in(jax.random.key(vae.config.eval.seed), 2)
+        key = stream("ablation/samples", vae.experiment.evaluation.seed)
         samples = figures.to_uint8(vae.sample(key, num_samples))
         return unbiased_mmd2(self._real, self._extractor.features(samples)[self._tap])
 

@@ -47,7 +47,6 @@ def changed(base: ConfigDict, changes: Mapping[str, object], where: str) -> Conf
     Raises:
       InputError: a key is unknown or a value breaks a rule.
     """
-    config = ConfigDict(base.to_dict()).lock()
     unknown = changes.keys() - configuration.flatten(base).keys()
     if unknown:
         raise InputError(
@@ -55,7 +54,7 @@ def changed(base: ConfigDict, changes: Mapping[str, object], where: str) -> Conf
             "from vae_jax/config/defaults.py."
         )
     try:
-        config.update_from_flattened_dict(dict(changes))
+        config = configuration.with_changes(base, changes)
         experiment.validate(config)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error

@@ -25,7 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
-from vae_jax import evaluation, experiment, inference, priors, training
+from vae_jax import evaluation, inference, priors, training
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.recording import figures
@@ -89,20 +89,22 @@ class Comparison:
     ) -> None:
         self._workdir, self._directory = workdir, workdir / DIRECTORY
         self._num_samples, self._num_iw_images = num_samples, num_iw_images
-        self._data_dir = data_dir or configuration.load(workdir).data.dir
-        self._configs = {name: self._complete(get_config(name)) for name in names}
+        own = configuration.load(workdir)
+        self._data_dir = data_dir = data_dir or own.data.dir
+        self._configs = {
+            name: configuration.with_changes(
+                get_config(name), {"vae_workdir": str(workdir), "data.dir": data_dir}
+            )
+            for name in names
+        }
         self._distances = Distances(
             lambda: self._load(workdir), num_samples, weights, self._directory / "features"
         )
-        own_prior = configuration.load(workdir).prior.name
+        own_prior = own.prior.name
         fitted = [Row(name, 1.0, self._directory / name) for name in names]
         own_name = f"{own_prior}, trained with the VAE" if own_prior in names else own_prior
         self.rows = [Row(AGGREGATE, 1.0, workdir), Row(own_name, 1.0, workdir), *fitted]
         self.rows += [Row(name, value, self._directory / name) for name, value in tempered]
-
-    def _complete(self, config: ConfigDict) -> ConfigDict:
-        config.vae_workdir, config.data.dir = str(self._workdir), self._data_dir
-        return config
 
     def fit_all(self) -> int | None:
         """Fits the priors that are not fitted yet.
@@ -145,10 +147,7 @@ class Comparison:
         return home / measured / row.label.replace(" ", "_")
 
     def _load(self, workdir: pathlib.Path) -> TrainedVAE:
-        vae = inference.load(workdir)
-        vae.config.data.dir = self._data_dir
-        vae.config.eval.num_iw_images = self._num_iw_images
-        return vae
+        return inference.load(workdir, data_dir=self._data_dir, num_iw_images=self._num_iw_images)
 
     def _measure(self, row: Row) -> dict[str, Any]:
         """Measures one row and saves some of its samples; returns its entries of table.json."""
@@ -166,7 +165,7 @@ class Comparison:
         vae = self._load(row.workdir)
         result: dict[str, Any] = {}
         if row.temperature == 1.0:  # another temperature has no bound
-            split = experiment.load_split(vae.config, "test")
+            split = vae.experiment.dataset.split("test")
             bounds = evaluation.evaluate_bounds(vae, split)
             result |= {name: dataclasses.asdict(metric) for name, metric in bounds.items()}
             fit_file = row.workdir / FIT_FILE

@@ -12,6 +12,7 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.metrics.reference import reference_features
+from vae_jax.streams import stream
 from vae_jax.studies.priors_table import AGGREGATE
 
 
@@ -67,8 +68,8 @@ class Distances:
     def decoded(self) -> list[np.ndarray]:
         """Two sets of decoded draws of the aggregate posterior, uint8 [N, H, W, C] each."""
         vae = self._load_vae()
-        key = jax.random.key(vae.config.eval.seed)
-        keys = [jax.random.split(jax.random.fold_in(key, 10 + i)) for i in range(2)]
+        seed = vae.experiment.evaluation.seed
+        keys = [jax.random.split(stream(f"priors/posterior_{i}", seed)) for i in range(2)]
         codes = (image_sets.aggregate_posterior_codes(vae, self._num_samples, k) for k in keys)
         return [image_sets.decode_means(vae, z) for z in codes]
 

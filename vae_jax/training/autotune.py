@@ -11,14 +11,10 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from vae_jax import experiment
-from vae_jax.checkpoints import state
+from vae_jax.experiment import Experiment
 from vae_jax.runtime import sharding
 from vae_jax.training import steps
-from vae_jax.training.steps import create_train_step
-from vae_jax.typing import ImageShape
 
 LOGGER = logging.getLogger(__name__)
 SMALLEST_BATCH, LARGEST_BATCH = 16, 4096  # images over all devices
@@ -26,35 +22,27 @@ NEARLY = 0.95  # fraction of the best speed that the chosen value must reach
 SECONDS = 1.0  # approximate duration of each measurement, without compilation
 
 
-def resolve(config: ConfigDict, image_shape: ImageShape, num_images: int, mesh: Mesh) -> ConfigDict:
+def resolve(experiment: Experiment, num_images: int, mesh: Mesh) -> Experiment:
     """Measures and fills in train.batch_size = 'auto', and then train.steps_per_call.
 
     The learning rate is not adapted, although the best one depends on the batch size.
 
     Args:
-      config: run configuration.
-      image_shape: shape (H, W, C) of the training images.
+      experiment: what is to be trained.
       num_images: number of training images; no batch is larger.
       mesh: devices to train on.
 
     Returns:
-      A locked copy of `config` with the chosen numbers.
+      The experiment with the chosen numbers.
     """
-    config = config.copy_and_resolve_references()
-    with config.unlocked(), config.ignore_type():
-        steps_per_call = experiment.steps_per_call(config)
-        config.train.steps_per_call = 1
-        sizes = batch_sizes(num_images, mesh.size * config.train.accumulation_steps)
-        config.train.batch_size = choose(
-            "train.batch_size", sizes, lambda n: _measure(config, image_shape, mesh, n, 1)
-        )
-        numbers = sorted({n for n in (1, 10, steps_per_call) if steps_per_call % n == 0})
-        config.train.steps_per_call = choose(
-            "train.steps_per_call",
-            numbers,
-            lambda n: _measure(config, image_shape, mesh, config.train.batch_size, n),
-        )
-    return config.lock()
+    steps_in_call = experiment.training.steps_in_call()
+    sizes = batch_sizes(num_images, mesh.size * experiment.training.accumulation_steps)
+    batch_size = choose("train.batch_size", sizes, lambda n: _measure(experiment, mesh, n, 1))
+    numbers = sorted({n for n in (1, 10, steps_in_call) if steps_in_call % n == 0})
+    steps_per_call = choose(
+        "train.steps_per_call", numbers, lambda n: _measure(experiment, mesh, batch_size, n)
+    )
+    return experiment.with_batch(batch_size, steps_per_call)
 
 
 def batch_sizes(num_images: int, divisor: int) -> list[int]:
@@ -93,38 +81,25 @@ def choose(key: str, candidates: Iterable[int], measure: Callable[[int], float])
     return nearly[0]
 
 
-def _measure(
-    config: ConfigDict,
-    image_shape: ImageShape,
-    mesh: Mesh,
-    batch_size: int,
-    steps_per_call: int,
-) -> float:
+def _measure(experiment: Experiment, mesh: Mesh, batch_size: int, steps_per_call: int) -> float:
     """Measures the images per second of training, on random images in device memory."""
     everywhere = sharding.replicated(mesh)
-    model = experiment.create_model(config, image_shape)
-    tx = experiment.create_optimizer(config)
-    create = jax.jit(
-        lambda key: state.create_train_state(model, tx, key, bool(config.vae_workdir)),
-        out_shardings=everywhere,
-    )
-    train_steps = steps.jit_train_steps(
-        create_train_step(config, image_shape), mesh, steps_per_call
-    )
+    create = jax.jit(experiment.create_state, out_shardings=everywhere)
+    train_steps = steps.jit_train_steps(steps.create_train_step(experiment), mesh, steps_per_call)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch_size, *image_shape), dtype=np.uint8)
-    images = jax.device_put(images, everywhere)
+    shape = (batch_size, *experiment.image_shape)
+    rows = {"x": jax.device_put(rng.integers(0, 256, shape, dtype=np.uint8), everywhere)}
     indices = np.tile(np.arange(batch_size, dtype=np.int32), (steps_per_call, 1))
     batches = sharding.put(lambda rows: indices[:, rows], indices.shape, mesh, axis=1)
     key = jax.random.key(0)
-    train_state, _ = train_steps(create(key), images, batches, key)
+    train_state, _ = train_steps(create(key), rows, batches, key)
 
     def time_calls(num_calls: int) -> float:
         nonlocal train_state
         jax.block_until_ready(train_state)
         start = time.perf_counter()
         for _ in range(num_calls):
-            train_state, _ = train_steps(train_state, images, batches, key)
+            train_state, _ = train_steps(train_state, rows, batches, key)
         jax.block_until_ready(train_state)
         # The time of one process, so that all make the same number of calls and the same choice.
         return sharding.broadcast(time.perf_counter() - start)

@@ -1,0 +1,92 @@
+"""The start of a run: its claim on the workdir, and its first or restored state."""
+
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vae_jax import config as configuration
+from vae_jax import data, inference, models
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints.state import TrainState
+from vae_jax.data import Split
+from vae_jax.experiment import Experiment
+from vae_jax.runtime import sharding
+from vae_jax.runtime.provenance import collect_provenance
+from vae_jax.streams import stream
+from vae_jax.training import autotune
+
+LOGGER = logging.getLogger(__name__)
+
+
+def claim_workdir(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    has_checkpoints: bool,
+    train: Split,
+    validation: Split,
+    mesh: Mesh,
+) -> Experiment:
+    """Checks that the workdir has no other run, and saves the configuration there.
+
+    A run without checkpoints has nothing to lose, so its configuration is overwritten.
+
+    Returns:
+      The experiment with a number for train.batch_size = 'auto'.
+
+    Raises:
+      InputError: the workdir has a run with another configuration or other images.
+    """
+    if not experiment.training.batch_size:
+        if has_checkpoints:
+            found = configuration.flatten(configuration.load(workdir))
+            experiment = experiment.with_batch(
+                found["train.batch_size"], found["train.steps_per_call"]
+            )
+        else:
+            experiment = autotune.resolve(experiment, len(train), mesh)
+    plan, config = experiment.training, experiment.config
+    sharding.check_batch_size("train.batch_size", plan.batch_size, mesh, plan.accumulation_steps)
+    if has_checkpoints:
+        configuration.check_unchanged(config, experiment.image_shape, workdir)
+    if not sharding.is_main_process():
+        return experiment
+    data_hash = data.hash_images([train, validation])  # reads all of them
+    if has_checkpoints:
+        configuration.check_same_data(config, data_hash, workdir)
+        return experiment
+    if config["vae_workdir"]:
+        configuration.check_same_data(config, data_hash, config["vae_workdir"])
+    configuration.save(config, experiment.image_shape, collect_provenance(), workdir, data_hash)
+    return experiment
+
+
+def create_or_restore_state(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    train: Split,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns the newest intact state of the run, or a new one if it has no checkpoint.
+
+    Raises:
+      CheckpointsDamagedError: none of the checkpoints can be read.
+    """
+    everywhere = sharding.replicated(mesh)
+    create = jax.jit(experiment.create_state, out_shardings=everywhere)
+    fresh = create(stream("init", experiment.training.seed))
+    restored = checkpoints.restore_latest_intact(fresh)
+    if restored is not None:
+        LOGGER.info("Resuming from step %d.", int(restored.step))
+        return restored
+    table = models.parameter_table(fresh.params)
+    LOGGER.info("Parameters:\n%s", table)
+    if sharding.is_main_process():
+        (workdir / "parameters.md").write_text(table + "\n")
+    params = experiment.task.start(fresh.params, train, inference.load)
+    params = jax.device_put(params, everywhere)
+    # Copies: the train step donates its input, and a buffer cannot be donated twice.
+    return fresh.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
