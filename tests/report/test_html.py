@@ -12,7 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import make_config
+from tests.conftest import make_experiment
 from tests.gallery.test_text import make_ranking
 from tests.report.test_report import METRICS, make_sample_metrics
 from vae_jax import doctor, gallery, report
@@ -71,7 +71,7 @@ def directory(tmp_path_factory) -> pathlib.Path:
     }
     failures = [choose(make_ranking(), 4), choose(make_ranking(name="other", unit=""), 3)]
     diagnosis = doctor.Diagnosis(7, [FINDING], [Panel("rust", "step", {"rust": ([0, 1], [2, 3])})])
-    config = make_config(directory)
+    config = make_experiment(directory)
     metrics = METRICS | make_sample_metrics()
     report.write_evaluation(directory, config, metrics, grids, NOTES, failures, diagnosis)
     return directory
@@ -141,7 +141,7 @@ def test_text_is_escaped(source, page):
 
 def test_sections_without_content_and_missing_pictures_are_left_out(tmp_path):
     directory = tmp_path / "eval"
-    report.write_evaluation(directory, make_config(tmp_path), METRICS, {})
+    report.write_evaluation(directory, make_experiment(tmp_path), METRICS, {})
     page = Page((directory / report.HTML_FILE).read_text(encoding="utf-8"))
     assert page.all("img") == []
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -152,7 +152,7 @@ def test_sections_without_content_and_missing_pictures_are_left_out(tmp_path):
 
 def test_a_diagnosis_without_findings_says_so(tmp_path):
     diagnosis = doctor.Diagnosis(7, [], [Panel("rust", "step", {"rust": ([0, 1], [2, 3])})])
-    report.write_evaluation(tmp_path, make_config(tmp_path), METRICS, {}, diagnosis=diagnosis)
+    report.write_evaluation(tmp_path, make_experiment(tmp_path), METRICS, {}, diagnosis=diagnosis)
     assert "No problems were found." in Page((tmp_path / report.HTML_FILE).read_text()).text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import make_config
+from tests.conftest import make_experiment
 from vae_jax import gallery, report
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.ranking import Ranking
@@ -270,7 +270,7 @@ def written(tmp_path) -> pathlib.Path:
     grids = {"samples": np.zeros((4, 4, 3), np.uint8)}
     notes = ["Missing: `fid` of something.", "Another thing is missing, too."]
     report.write_evaluation(
-        directory, make_config(tmp_path), METRICS | make_sample_metrics(), grids, notes
+        directory, make_experiment(tmp_path), METRICS | make_sample_metrics(), grids, notes
     )
     return directory
 
@@ -292,7 +292,7 @@ def test_notes_stand_in_the_report(written):
 
 
 def test_notes_alone_make_a_section_and_nothing_makes_none(tmp_path):
-    config = make_config(tmp_path)
+    config = make_experiment(tmp_path)
     for notes in ([], ["Missing: all."]):
         report.write_evaluation(tmp_path, config, METRICS, {}, notes)
         text = (tmp_path / report.REPORT_FILE).read_text()
@@ -344,7 +344,7 @@ def make_failures(name: str, num_failures: int) -> gallery.FailureSet:
 def test_galleries_are_written_as_pictures_text_and_numbers(tmp_path):
     failures = [make_failures("worst_a", 4), make_failures("worst_b", 6)]
     grids = {"samples": np.zeros((4, 4, 3), np.uint8)}
-    report.write_evaluation(tmp_path, make_config(tmp_path), METRICS, grids, [], failures)
+    report.write_evaluation(tmp_path, make_experiment(tmp_path), METRICS, grids, [], failures)
     text = (tmp_path / report.REPORT_FILE).read_text()
     for failure_set in failures:
         path = tmp_path / "images" / f"{failure_set.ranking.name}.png"
@@ -362,7 +362,7 @@ def test_galleries_are_written_as_pictures_text_and_numbers(tmp_path):
 
 
 def test_without_galleries_there_is_no_section_and_an_earlier_file_is_emptied(tmp_path):
-    config = make_config(tmp_path)
+    config = make_experiment(tmp_path)
     report.write_evaluation(tmp_path, config, METRICS, {}, [], [make_failures("worst_a", 4)])
     report.write_evaluation(tmp_path, config, METRICS, {})
     assert "Failure gallery" not in (tmp_path / report.REPORT_FILE).read_text()

@@ -268,7 +268,7 @@ def test_fine_detail_is_the_part_of_the_power_that_is_kept(vae, contrast):
         elbo_terms=vae.elbo_terms,
         encode=vae.encode,
         decode=lambda z: y,
-        config=vae.config,
+        experiment=vae.experiment,
         likelihood=types.SimpleNamespace(is_discrete=False),
         image_shape=vae.image_shape,
     )
@@ -297,7 +297,9 @@ def fake(monkeypatch) -> list[tuple[str, int]]:
 
     def load(directory, checkpoint):
         assert checkpoint == "latest"
-        return types.SimpleNamespace(config=configuration.load(directory), step=NUM_STEPS)
+        config = configuration.load(directory)
+        run = experiment.build(config, IMAGE_SHAPE)
+        return types.SimpleNamespace(config=config, experiment=run, step=NUM_STEPS)
 
     monkeypatch.setattr(training, "train_and_evaluate", train)
     monkeypatch.setattr(ablation.inference, "load", load)

@@ -288,7 +288,6 @@ def test_when_images_are_encoded_once(data_dir, frozen, changes, num_steps, once
     train = frozen.experiment.dataset.split("train")
     rows = run.task.resident_rows(train, frozen, num_steps * TINY["train.batch_size"])
     assert ("posterior" in rows) == once == ("x" not in rows)
-    np.testing.assert_array_equal(rows["label"], train.take_labels(slice(None)))
 
 
 def test_mirrored_images_are_encoded_as_such(data_dir, frozen):

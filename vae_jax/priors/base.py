@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,22 @@ import numpy as np
 from vae_jax.distributions import standard_normal_log_prob
 from vae_jax.registry import Registry
 from vae_jax.typing import ImageShape, PyTree
+
+
+class VAEParts(NamedTuple):
+    """What a prior may need of the VAE that it belongs to.
+
+    Attributes:
+      latent_shape: (D,) or (h, w, c).
+      image_shape: (H, W, C).
+      encoder: the encoder, which the prior may share.
+      dtype: type of the activations.
+    """
+
+    latent_shape: tuple[int, ...]
+    image_shape: ImageShape
+    encoder: nn.Module
+    dtype: jnp.dtype
 
 
 class Prior(nn.Module):
@@ -35,25 +51,9 @@ class Prior(nn.Module):
     trains_in_steps = True
 
     @classmethod
-    def create(
-        cls,
-        latent_shape: tuple[int, ...],
-        image_shape: ImageShape,
-        encoder: nn.Module,
-        dtype: jnp.dtype,
-        **options: Any,
-    ) -> Self:
-        """Returns the prior.
-
-        Args:
-          latent_shape: (D,) or (h, w, c).
-          image_shape: (H, W, C).
-          encoder: encoder of the VAE.
-          dtype: type of the activations.
-          **options: those of the options it is registered with that have a value.
-        """
-        del image_shape, encoder, dtype
-        return cls(latent_shape, **options)
+    def create(cls, vae: VAEParts, **options: Any) -> Self:
+        """Returns the prior of a VAE, with those of its registered options that have a value."""
+        return cls(vae.latent_shape, **options)
 
     @classmethod
     def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:

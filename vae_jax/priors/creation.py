@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.priors.base import REGISTRY, Prior, Standardised
+from vae_jax.priors.base import REGISTRY, Prior, Standardised, VAEParts
 from vae_jax.typing import ImageShape, PyTree
 
 MIN_STD = 1e-3  # of a latent dimension; avoids a division by 0 if the dimension is constant
@@ -37,7 +37,7 @@ def create_prior(
     """
     check_options(name, latent_shape, **options)
     options = REGISTRY.options_of(name, options)
-    prior = kind(name).create(latent_shape, image_shape, encoder, dtype, **options)
+    prior = kind(name).create(VAEParts(latent_shape, image_shape, encoder, dtype), **options)
     return Standardised(latent_shape, prior) if prior.standardised else prior
 
 

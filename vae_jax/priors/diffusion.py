@@ -30,10 +30,10 @@ from vae_jax.blocks import NUM_HEADS
 from vae_jax.distributions import sum_event
 from vae_jax.errors import InputError
 from vae_jax.priors import networks, samplers
-from vae_jax.priors.base import Prior, register
+from vae_jax.priors.base import Prior, VAEParts, register
 from vae_jax.priors.noise_schedule import NoiseSchedule
 from vae_jax.registry import Option, at_least, one_of
-from vae_jax.typing import ImageShape, PyTree
+from vae_jax.typing import PyTree
 
 WEIGHTINGS = ("bound", "simple")
 NUM_MAP_STEPS = 50  # steps of Heun's method between latents and noise
@@ -79,20 +79,17 @@ class Diffusion(Prior):
     @classmethod
     def create(
         cls,
-        latent_shape: tuple[int, ...],
-        image_shape: ImageShape,
-        encoder: nn.Module,
-        dtype: jnp.dtype,
+        vae: VAEParts,
         widths: tuple[int, ...] = (64,),
         num_blocks: int = 2,
         attention_resolutions: tuple[int, ...] = (),
         **options: Any,
     ) -> Self:
         """As in `Prior`; vectors need the first of the widths only."""
-        network: nn.Module = networks.MLP(widths[0], num_blocks, dtype)
-        if len(latent_shape) > 1:
-            network = networks.UNet(widths, num_blocks, attention_resolutions, dtype)
-        return cls(latent_shape, network, **options)
+        network: nn.Module = networks.MLP(widths[0], num_blocks, vae.dtype)
+        if len(vae.latent_shape) > 1:
+            network = networks.UNet(widths, num_blocks, attention_resolutions, vae.dtype)
+        return cls(vae.latent_shape, network, **options)
 
     @classmethod
     def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:

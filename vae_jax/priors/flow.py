@@ -16,10 +16,9 @@ import numpy as np
 from vae_jax.blocks import ResidualBlock, group_norm
 from vae_jax.distributions import standard_normal_log_prob, sum_event
 from vae_jax.errors import InputError
-from vae_jax.priors.base import Prior, register
+from vae_jax.priors.base import Prior, VAEParts, register
 from vae_jax.priors.networks import WIDTHS
 from vae_jax.registry import at_least
-from vae_jax.typing import ImageShape
 
 # One coupling stretches by at most exp(2). Without a limit, a single unlucky latent overflows the
 # density or the inverse, and training does not recover from that.
@@ -106,17 +105,9 @@ class Flow(Prior):
     has_noise_map = True
 
     @classmethod
-    def create(
-        cls,
-        latent_shape: tuple[int, ...],
-        image_shape: ImageShape,
-        encoder: nn.Module,
-        dtype: jnp.dtype,
-        widths: tuple[int, ...] = (64,),
-        **options: Any,
-    ) -> Self:
+    def create(cls, vae: VAEParts, widths: tuple[int, ...] = (64,), **options: Any) -> Self:
         """As in `Prior`; only the first of the widths is used."""
-        return cls(latent_shape, width=widths[0], **options)
+        return cls(vae.latent_shape, width=widths[0], **options)
 
     @classmethod
     def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logit
 
 from vae_jax.errors import InputError
-from vae_jax.priors.base import register
+from vae_jax.priors.base import VAEParts, register
 from vae_jax.priors.mixture import DiagonalMixture, choose_rows
 from vae_jax.registry import at_least
 from vae_jax.typing import ImageShape, PyTree
@@ -35,15 +35,8 @@ class VampPrior(DiagonalMixture):
     num_components: int = 100
 
     @classmethod
-    def create(
-        cls,
-        latent_shape: tuple[int, ...],
-        image_shape: ImageShape,
-        encoder: nn.Module,
-        dtype: jnp.dtype,
-        **options: Any,
-    ) -> Self:
-        return cls(latent_shape, image_shape, encoder, **options)
+    def create(cls, vae: VAEParts, **options: Any) -> Self:
+        return cls(vae.latent_shape, vae.image_shape, vae.encoder, **options)
 
     @classmethod
     def start_from_data(

@@ -165,7 +165,7 @@ class Trainer:
         """Puts the rows at `indices`, [steps, B], on the devices, which share each batch."""
 
         def put(read: Callable[[np.ndarray | slice], np.ndarray]) -> jax.Array:
-            shape = (*indices.shape, *read(slice(1)).shape[1:])
+            shape = (*indices.shape, *read(indices[0, :0]).shape[1:])
             return sharding.put(lambda i: read(indices[:, i]), shape, self._mesh, axis=1)
 
         return {name: put(read) for name, read in readers(self._train).items()}
