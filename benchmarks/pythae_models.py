@@ -14,6 +14,7 @@ the latent dimensions of its authors' benchmark.
 
 import copy
 import pathlib
+import shutil
 import tempfile
 import time
 
@@ -161,6 +162,7 @@ def train(
     start = _now()
     trainer.train()
     spent = {"seconds": _now() - start, "epochs": num_epochs}
+    shutil.rmtree(directory / "model", ignore_errors=True)  # of a training that was not recorded
     (pathlib.Path(trainer.training_dir) / "final_model").rename(directory / "model")
     return spent
 

@@ -7,7 +7,7 @@ A script can register a kind of its own as well.
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from vae_jax.errors import InputError
@@ -83,20 +83,24 @@ class Registry(Generic[Kind]):
         return self._kinds[name]
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Checks the name, if `values` has one, and the options of all kinds, selected or not.
+        """Checks the name and the options, also those of kinds that are not selected.
+
+        If several kinds have an option, the rule of the selected one counts, otherwise that of the
+        first.
 
         Raises an InputError if a rule is broken, and a TypeError if no kind has such an option.
         """
-        known = {self._key}
-        for options in self._options.values():
-            known |= options.keys()
-            for key, option in options.items():
-                if key in values:
-                    option.check(f"{self._section}.{key}", values[key])
-        if unknown := values.keys() - known:
-            raise TypeError(f"no {self._section} has the options {sorted(unknown)}")
-        if self._key in values:
-            self[values[self._key]]
+        name = values[self._key]
+        self[name]
+        rules: dict[str, Option] = {}
+        for options in (self._options[name], *self._options.values()):
+            rules = options | rules
+        for key, value in values.items():
+            if key == self._key:
+                continue
+            if key not in rules:
+                raise TypeError(f"no {self._section} has the option {key!r}")
+            rules[key].check(f"{self._section}.{key}", value)
 
     def options_of(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns those of `values` that are options of the kind `name`."""
@@ -104,7 +108,13 @@ class Registry(Generic[Kind]):
         return {key: values[key] for key in self._options[name] if key in values}
 
 
-def import_modules(package: str, path: Iterable[str]) -> None:
-    """Imports all modules in a package with this `__path__`, so that their kinds are registered."""
-    for module in pkgutil.iter_modules(path):
-        importlib.import_module(f"{package}.{module.name}")
+def import_modules(package: str, path: Iterable[str], first: Sequence[str] = ()) -> None:
+    """Imports all modules in a package, so that their kinds are registered.
+
+    Args:
+      package: name of the package.
+      path: its `__path__`.
+      first: modules whose kinds come first, in messages and comparisons.
+    """
+    for name in (*first, *(module.name for module in pkgutil.iter_modules(path))):
+        importlib.import_module(f"{package}.{name}")

@@ -294,7 +294,7 @@ def test_incomplete_directory_is_refused_and_left_alone(tmp_path, no_tfds):
 @pytest.mark.parametrize(("crop", "image_size"), [(179, 64), (0, 64), (148, 0), (148.0, 64)])
 def test_impossible_crop_or_size_is_refused(tmp_path, crop, image_size):
     with pytest.raises(ValueError, match="must be an integer, at least 1"):
-        data.prepare("celeb_a", tmp_path, crop, image_size)
+        data.prepare("celeb_a", tmp_path, crop=crop, image_size=image_size)
 
 
 @pytest.mark.parametrize("name", sources.names())
@@ -532,7 +532,7 @@ def test_celeb_a_is_cropped_and_resized(tmp_path, downloads, crop, image_size):
         error = np.abs(expected[:, np.newaxis] - actual).max(axis=(2, 3, 4))
         assert np.array_equal((error < 2).sum(axis=0), np.ones(len(images)))  # rounded twice
         assert np.array_equal((error < 2).sum(axis=1), np.ones(len(images)))
-    assert data.dataset_directory("celeb_a", tmp_path, crop, image_size).is_dir()
+    assert data.dataset_directory("celeb_a", tmp_path, crop=crop, image_size=image_size).is_dir()
 
 
 @pytest.mark.parametrize(("crop", "image_size"), [(148, 64), (128, 32)])
@@ -555,7 +555,7 @@ def test_mocked_celeb_a_is_what_pillow_crops_and_resizes(tmp_path, crop, image_s
         return sources
 
     with tfds.testing.mock_data(as_data_source_fn=as_data_source):
-        data.prepare("celeb_a", tmp_path, crop, image_size)
+        data.prepare("celeb_a", tmp_path, crop=crop, image_size=image_size)
     left, top = (178 - crop) // 2, (218 - crop) // 2
     for split, examples in sources.items():
         prepared = data.load_split("celeb_a", split, tmp_path, crop=crop, image_size=image_size)
@@ -594,14 +594,14 @@ def test_celeb_a_beyond_the_download_quota_is_prepared_from_files_placed_by_hand
 
     monkeypatch.setattr(requests.Session, "get", get)
     with pytest.raises(ValueError, match="Failed to obtain confirmation link") as caught:
-        data.prepare("celeb_a", tmp_path, 148, 64)
+        data.prepare("celeb_a", tmp_path, crop=148, image_size=64)
     assert asked and all("drive.google.com" in url for url in asked)
     manual = tmp_path / "tensorflow_datasets" / "downloads" / "manual"
     message = str(caught.value)
     assert f"into {manual} and run again" in message
     url_infos = checksums.load_url_infos(celeb_a.pkg_dir_path / "checksums.tsv")
     assert all(info.filename in message for info in url_infos.values())
-    assert not data.dataset_directory("celeb_a", tmp_path, 148, 64).exists()
+    assert not data.dataset_directory("celeb_a", tmp_path, crop=148, image_size=64).exists()
 
     # Follows the message, with small files and their checksums in place of the real ones.
     manual.mkdir(parents=True)
@@ -626,10 +626,10 @@ def test_second_crop_of_celeb_a_needs_no_download(tmp_path, downloads):
 
     tfds.builder_cls("celeb_a")
     write_celeb_a(downloads)
-    data.prepare("celeb_a", tmp_path, 148, 64)
+    data.prepare("celeb_a", tmp_path, crop=148, image_size=64)
     for path in downloads.iterdir():
         path.unlink()
-    directory = data.prepare("celeb_a", tmp_path, 140, 64)
+    directory = data.prepare("celeb_a", tmp_path, crop=140, image_size=64)
     assert np.load(directory / "train_images.npy").shape == (3, 64, 64, 3)
 
 

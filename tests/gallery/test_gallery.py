@@ -17,10 +17,9 @@ from tests.conftest import (
     smooth_images,
 )
 from vae_jax import evaluation, gallery
-from vae_jax.data import Split
+from vae_jax.data import Split, class_name, sources
 from vae_jax.experiment import build
 from vae_jax.gallery import measured, reconstructions, samples
-from vae_jax.gallery.classes import CLASSES, class_name
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.ranking import Ranking
 from vae_jax.inference import TrainedVAE, image_sets
@@ -224,7 +223,8 @@ def test_class_names(dataset, label, name):
 
 
 def test_ten_classes_have_names_and_more_have_numbers():
-    assert {len(names) for names in CLASSES.values()} == {10}
+    named = (sources.REGISTRY[name].class_names for name in ("fashion_mnist", "cifar10"))
+    assert {len(names) for names in named} == {10}
     assert class_name("cifar10", 10) == "class 10"
 
 

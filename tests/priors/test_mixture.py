@@ -11,12 +11,9 @@ import scipy.stats
 from scipy.special import logsumexp, softmax
 
 from vae_jax.distributions import standard_normal_log_prob
+from vae_jax.priors.diagonal_mixture import mixture_log_prob
 from vae_jax.priors.ex_post_mixture import FullGaussianMixture, fit_full_mixture
-from vae_jax.priors.mixture import (
-    GaussianMixture,
-    initialise_components,
-    mixture_log_prob,
-)
+from vae_jax.priors.mixture import GaussianMixture, initialise_components
 
 LATENT_SHAPES = [(5,), (2, 3, 4)]
 NUM_COMPONENTS, NUM_SAMPLES = 4, 20_000

@@ -1,7 +1,6 @@
 """Rules for values that can be checked from the configuration alone.
 
-Rules about one component, such as the names of likelihoods, are checked where that component is
-built; `experiment.validate` applies both kinds.
+The rules about one component, such as the options of a likelihood, are in its own room.
 """
 
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vae_jax import likelihoods, priors
+from vae_jax import likelihoods, optim, priors
 from vae_jax.config.workdir import flatten
 from vae_jax.errors import InputError
+from vae_jax.optim import schedules
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REDUCTIONS = ("sum", "mean")
@@ -50,6 +50,12 @@ def check_values(config: ConfigDict) -> None:
             raise InputError(f"{key} = {flat[key]} must be at least 1.")
     likelihoods.check_options(config.likelihood.name, **options(config, "likelihood"))
     _check_batch(config)
+    k, o = config.kl, config.optim
+    schedules.check_kl_schedule(k.schedule, k.weight, k.warmup_steps, k.num_cycles, k.ramp_fraction)
+    schedules.check_learning_rate_schedule(
+        o.learning_rate, o.warmup_steps, o.decay, config.train.num_steps, o.final_fraction
+    )
+    optim.check_optimizer(o.name, o.weight_decay, o.clip_norm)
     if not 0 <= config.optim.ema_decay < 1:
         raise InputError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
     if config.eval.num_iw_images < 0:

@@ -5,6 +5,7 @@ from the run of a frozen VAE. `check_unchanged` and `check_same_data` refuse to 
 other settings or other images.
 """
 
+import copy
 import functools
 import json
 import logging
@@ -64,11 +65,10 @@ def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
     Args:
       config: configuration, which stays as it is.
-      changes: values by dotted key; None as a value changes nothing.
+      changes: values by dotted key.
     """
-    config = config.copy_and_resolve_references().lock()
-    changed = {key: value for key, value in changes.items() if value is not None}
-    config.update_from_flattened_dict(changed)
+    config = copy.deepcopy(config).lock()
+    config.update_from_flattened_dict(dict(changes))
     return config
 
 
@@ -133,7 +133,7 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
 
     Args:
       workdir: directory of the run.
-      changes: values that replace those of the run, as for `with_changes`.
+      changes: values that replace those of the run, by dotted key; None replaces nothing.
 
     Raises:
       NotFoundError: no run was started in that directory.
@@ -157,7 +157,8 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
             + f". The run was started at commit {commit or '(not recorded)'}: check out that "
             "commit, or give another --workdir."
         )
-    return with_changes(ConfigDict(_with_tuples(tree)), changes or {})
+    changed = {key: value for key, value in (changes or {}).items() if value is not None}
+    return with_changes(ConfigDict(_with_tuples(tree)), changed)
 
 
 def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ decoded into such a directory once; any other directory of such arrays is used a
 """
 
 from vae_jax.data.batches import fixed_order, make_batch_indices
-from vae_jax.data.datasets import DEFAULT_DATA_DIR, dataset_directory, describe, prepare
+from vae_jax.data.datasets import DEFAULT_DATA_DIR, class_name, dataset_directory, describe, prepare
 from vae_jax.data.splits import SPLITS, Dataset, Split, hash_images, load_split
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "SPLITS",
     "Dataset",
     "Split",
+    "class_name",
     "dataset_directory",
     "describe",
     "fixed_order",

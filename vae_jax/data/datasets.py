@@ -8,13 +8,12 @@ from vae_jax.data import sources
 from vae_jax.errors import InputError
 
 DEFAULT_DATA_DIR = "~/.cache/vae_jax"
+CELEB_A_SUBSET = "celeb_a_10k_crop148_64"  # of configs/celeba_10k*.py; cannot be downloaded
 
 
 def dataset_directory(
     name: str,
     data_dir: str = DEFAULT_DATA_DIR,
-    crop: int = 148,
-    image_size: int = 64,
     **options: Any,
 ) -> pathlib.Path:
     """Returns the directory of a dataset's arrays; its name may depend on the options.
@@ -27,7 +26,6 @@ def dataset_directory(
     if "/" in name or os.sep in name:
         return pathlib.Path(name).expanduser()
     if name in sources.REGISTRY:
-        options |= {"crop": crop, "image_size": image_size}
         name = sources.create_source(name, **options).directory_name
     return pathlib.Path(data_dir).expanduser() / name
 
@@ -35,8 +33,6 @@ def dataset_directory(
 def prepare(
     name: str,
     data_dir: str = DEFAULT_DATA_DIR,
-    crop: int = 148,
-    image_size: int = 64,
     **options: Any,
 ) -> pathlib.Path:
     """Returns the directory of a dataset, after preparing the arrays of a named dataset if needed.
@@ -44,14 +40,12 @@ def prepare(
     Args:
       name: a named dataset, a directory of arrays below `data_dir`, or a path (with a separator).
       data_dir: directory of the prepared datasets; `~` is expanded.
-      crop: side of the central square cut from a CelebA image, in pixels.
-      image_size: side of the prepared CelebA images, in pixels.
-      **options: options of other named datasets.
+      **options: options of named datasets, such as the crop and the image_size of celeb_a; those of
+        others have no effect.
 
     Raises:
       InputError: unknown name, an incomplete directory, or no source of the data.
     """
-    options |= {"crop": crop, "image_size": image_size}
     directory = dataset_directory(name, data_dir, **options)
     missing = [f for f in ("train_images.npy", "test_images.npy") if not (directory / f).exists()]
     if not missing:
@@ -69,6 +63,13 @@ def prepare(
     return directory
 
 
+def class_name(dataset: str, label: int) -> str:
+    """Returns the name of a class, such as 'bag', or 'class 8' if no name is known."""
+    known = dataset in sources.REGISTRY
+    names = sources.REGISTRY[dataset].class_names if known else ()
+    return names[label] if label < len(names) else f"class {label}"
+
+
 def describe(name: str, **options: Any) -> str:
     """Returns a dataset's name, and what was done to the images of a named dataset."""
     return sources.create_source(name, **options).describe() if name in sources.REGISTRY else name
@@ -78,7 +79,11 @@ def _describe_unknown(name: str, directory: pathlib.Path, data_dir: pathlib.Path
     """Returns the message for a name that is neither a named dataset nor a directory of arrays."""
     available = sorted(path.parent.name for path in data_dir.glob("*/train_images.npy"))
     remedy = "Place train_images.npy and test_images.npy (uint8 [N, H, W, C], 0 to 255) there"
-    remedy += "".join(sources.REGISTRY[source].explain_missing(name) for source in sources.names())
+    if name == CELEB_A_SUBSET:
+        remedy += (
+            ": it is a subset of CelebA, 10,000 faces cropped to 148 x 148 and resized to 64 x 64, "
+            "which cannot be downloaded; celeb_a prepares the whole dataset"
+        )
     return (
         f"dataset {name!r}: not one of {', '.join(sources.names())}, and {directory} holds no "
         f"arrays (data_dir {data_dir} has arrays of: {', '.join(available) or 'none'}). {remedy}."

@@ -85,8 +85,6 @@ def load_split(
     split: str,
     data_dir: str,
     validation_size: int = 5000,
-    crop: int = 148,
-    image_size: int = 64,
     **options: Any,
 ) -> Split:
     """Opens a split, after preparing the dataset if its arrays are missing.
@@ -101,9 +99,7 @@ def load_split(
       split: 'train', 'validation' or 'test'.
       data_dir: directory of the prepared datasets; `~` is expanded.
       validation_size: number of images to carve out of the training images.
-      crop: side of the central square cut from a CelebA image, in pixels.
-      image_size: side of the prepared CelebA images, in pixels.
-      **options: options of other named datasets.
+      **options: options of named datasets, as for `prepare`.
 
     Raises:
       InputError: unknown name or split, a dataset that cannot be prepared, or arrays that break a
@@ -111,7 +107,7 @@ def load_split(
     """
     if split not in SPLITS:
         raise InputError(f"split={split!r}: must be one of {', '.join(SPLITS)}.")
-    directory = prepare(name, data_dir, crop, image_size, **options)
+    directory = prepare(name, data_dir, **options)
     carved = not (directory / "validation_images.npy").exists()
     file_split = "train" if split == "validation" and carved else split
     images = open_images(directory / f"{file_split}_images.npy")

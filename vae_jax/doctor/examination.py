@@ -117,7 +117,7 @@ def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
     mmd, mmd_null = two_sample.mmd_test(
         rows[:NUM_DECODED], prior_rows[:NUM_DECODED], np.random.default_rng(seed)
     )
-    normal = not vae.experiment.prior.has_parameters
+    normal = vae.experiment.prior.splits_by_dimension
     decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
     shown = images[:NUM_DECODED].astype(np.float32) / 255.0
     # Each image gets the latent of its predecessor.

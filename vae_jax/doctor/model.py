@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import bdtrc
 
+from vae_jax import priors
 from vae_jax.doctor.examination import Examination
 from vae_jax.doctor.findings import Finding
 from vae_jax.experiment import Experiment
-from vae_jax.likelihoods import MIN_GAUSSIAN_LOG_STD
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.metrics.spectrum import power_above
 
@@ -167,7 +167,7 @@ def _closer_to_prior(run: Experiment) -> str:
 
 def prior_draws_mis_scaled(run: Experiment, e: Examination) -> Finding | None:
     """Reports a prior that samples in steps, with more or less spread than the codes."""
-    if not run.prior.samples_in_steps:
+    if run.config["prior.name"] not in priors.REGISTRY.names_with("sampler"):
         return None
     ratio = math.sqrt(e.prior_variance.sum() / e.aggregate_variance.sum())
     off = max(ratio, 1.0 / ratio)
@@ -232,7 +232,7 @@ def likelihood_variance(run: Experiment, e: Examination) -> Finding | None:
     if e.likelihood_std is None:
         return None
     ratio = e.likelihood_std**2 / max(e.mean_squared_error, 1e-30)
-    at_floor = math.log(e.likelihood_std) < MIN_GAUSSIAN_LOG_STD + FLOOR_MARGIN
+    at_floor = math.log(e.likelihood_std) < run.likelihood.min_log_std + FLOOR_MARGIN
     at_ceiling = e.likelihood_std**2 >= e.pixel_variance
     off = max(ratio, 1.0 / ratio)
     if off < VARIANCE_WARNING and not at_floor:

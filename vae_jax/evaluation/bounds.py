@@ -79,7 +79,7 @@ def _elbo_metrics(vae: TrainedVAE, split: Split, terms: objectives.ElboTerms) ->
 
 
 def _rate_protocol(vae: TrainedVAE) -> str:
-    if not vae.experiment.prior.has_parameters:
+    if vae.experiment.prior.splits_by_dimension:
         return "KL(q(z|x), p(z)) in closed form"
     prior = "log p(z)" if vae.prior_is_exact else "an estimate of a lower bound on log p(z)"
     return f"KL(q(z|x), N(0, I)) in closed form, plus log N(z; 0, I) minus {prior} at the draw"

@@ -1,9 +1,8 @@
-"""Builds an experiment: the one place that reads the values of a ConfigDict."""
+"""Builds an experiment from the values of its configuration."""
 
 import functools
 import math
 import types
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,7 +21,8 @@ def validate(config: ConfigDict) -> None:
     Raises:
       InputError: a value breaks a rule; the message names key, value, rule and remedy.
     """
-    _build_without_images(config)
+    check_values(config)
+    _create_training_plan(config).steps_in_call()
 
 
 def build(config: ConfigDict, image_shape: ImageShape | None = None) -> Experiment:
@@ -31,19 +31,35 @@ def build(config: ConfigDict, image_shape: ImageShape | None = None) -> Experime
     Args:
       config: run configuration.
       image_shape: (H, W, C); None: that of the dataset, which is prepared on first use, after
-        everything that needs no images has been checked.
+        `validate`.
 
     Raises:
       InputError: a value breaks a rule, or the dataset cannot be read.
     """
-    parts = _build_without_images(config)
-    height, width, num_channels = image_shape or parts["dataset"].split("train").image_shape
+    validate(config)
+    o, k, dataset = config.optim, config.kl, create_dataset(config)
+    height, width, num_channels = image_shape or dataset.split("train").image_shape
     likelihood = likelihoods.create_likelihood(
         config.likelihood.name, num_channels, **configuration.options(config, "likelihood")
     )
     model = _create_model(config, (height, width, num_channels), likelihood)
-    task = _create_task(config, model, likelihood)
-    return Experiment(**parts, likelihood=likelihood, model=model, task=task)
+    learning_rate = schedules.make_learning_rate_schedule(
+        o.learning_rate, o.warmup_steps, o.decay, config.train.num_steps, o.final_fraction
+    )
+    return Experiment(
+        config=types.MappingProxyType(configuration.flatten(config)),
+        dataset=dataset,
+        likelihood=likelihood,
+        model=model,
+        task=_create_task(config, model, likelihood),
+        tx=optim.create_optimizer(o.name, learning_rate, o.b1, o.b2, o.weight_decay, o.clip_norm),
+        kl_schedule=schedules.make_kl_schedule(
+            k.schedule, k.weight, k.warmup_steps, k.num_cycles, k.ramp_fraction
+        ),
+        learning_rate=learning_rate,
+        training=_create_training_plan(config),
+        evaluation=EvaluationPlan(**config.eval.to_dict(), temperature=config.prior.temperature),
+    )
 
 
 def create_dataset(config: ConfigDict) -> Dataset:
@@ -53,39 +69,19 @@ def create_dataset(config: ConfigDict) -> Dataset:
     return Dataset(c.name, c.dir, c.validation_size, options)
 
 
-def _build_without_images(config: ConfigDict) -> dict[str, Any]:
-    """Returns the parts for which the shape of the images does not matter, by attribute."""
-    check_values(config)
-    o, k = config.optim, config.kl
-    learning_rate = schedules.make_learning_rate_schedule(
-        o.learning_rate, o.warmup_steps, o.decay, config.train.num_steps, o.final_fraction
-    )
-    training = config.train.to_dict()
-    if training["batch_size"] == configuration.AUTO:
-        training["batch_size"] = 0
-    plan = TrainingPlan(
-        **training,
+def _create_training_plan(config: ConfigDict) -> TrainingPlan:
+    section = config.train.to_dict()
+    if section["batch_size"] == configuration.AUTO:
+        section["batch_size"] = 0
+    return TrainingPlan(
+        **section,
         seed=config.seed,
-        kl_warmup_steps=k.warmup_steps,
-        ema_decay=o.ema_decay,
-        ema_warmup=o.ema_warmup,
-        max_skipped_in_a_row=o.max_skipped_in_a_row,
+        kl_warmup_steps=config.kl.warmup_steps,
+        ema_decay=config.optim.ema_decay,
+        ema_warmup=config.optim.ema_warmup,
+        max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
         resident=config.data.resident,
     )
-    plan.steps_in_call()
-    return {
-        "config": types.MappingProxyType(configuration.flatten(config)),
-        "dataset": create_dataset(config),
-        "tx": optim.create_optimizer(
-            o.name, learning_rate, o.b1, o.b2, o.weight_decay, o.clip_norm
-        ),
-        "kl_schedule": schedules.make_kl_schedule(
-            k.schedule, k.weight, k.warmup_steps, k.num_cycles, k.ramp_fraction
-        ),
-        "learning_rate": learning_rate,
-        "training": plan,
-        "evaluation": EvaluationPlan(**config.eval.to_dict(), temperature=config.prior.temperature),
-    }
 
 
 def _create_model(
@@ -119,12 +115,7 @@ def _create_model(
 def _create_task(
     config: ConfigDict, model: models.VAE, likelihood: likelihoods.Likelihood
 ) -> tasks.Task:
-    start_prior = functools.partial(
-        priors.start_from_data,
-        config.prior.name,
-        seed=config.seed,
-        **configuration.options(config, "prior"),
-    )
+    start_prior = functools.partial(priors.start_from_data, config.prior.name, seed=config.seed)
     if config.vae_workdir:
         return tasks.PriorTask(
             model,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vae_jax.gallery.classes import class_name
+from vae_jax.data import class_name
 from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.inference.image_sets import NotFiniteError
 from vae_jax.metrics import attributes as measures

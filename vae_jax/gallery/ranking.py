@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vae_jax.data import Split
-from vae_jax.gallery.classes import class_name
+from vae_jax.data import Split, class_name
 from vae_jax.gallery.hypotheses import Attribute
 
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [H, W, C]

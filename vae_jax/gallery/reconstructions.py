@@ -44,7 +44,7 @@ def rank_reconstructions(
             at_mean,
         )
     ]
-    if originals.is_bernoulli:
+    if originals.grey_is_probability:
         by_excess = originals.rank(
             "worst_excess",
             ("avoidable distortion", "nats"),
@@ -71,7 +71,7 @@ class _Originals:
       codes: posterior means, [N, *latent_shape].
       distortion, rate: terms of the ELBO, nats, float64 [N].
       measured: result of `measure_images`.
-      is_bernoulli: whether the likelihood treats grey values as probabilities.
+      grey_is_probability: whether the likelihood treats grey values as probabilities.
     """
 
     split: Split
@@ -81,7 +81,7 @@ class _Originals:
     distortion: np.ndarray
     rate: np.ndarray
     measured: dict[str, np.ndarray]
-    is_bernoulli: bool
+    grey_is_probability: bool
 
     def attributes(self, pairs: dict[str, np.ndarray]) -> list[Attribute]:
         """Returns the attributes of the first images, as many as `pairs` has reconstructions of."""
@@ -140,7 +140,7 @@ def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
         distortion=np.asarray(terms.distortion, np.float64),
         rate=np.asarray(terms.rate, np.float64),
         measured=measured.measure_images(images),
-        is_bernoulli=vae.likelihood.grey_is_probability,
+        grey_is_probability=vae.likelihood.grey_is_probability,
     )
 
 
@@ -150,7 +150,11 @@ def _distortion_attributes(vae: TrainedVAE, originals: _Originals) -> list[Attri
     draw = measured.draw_attribute(
         originals.distortion + log_prob, "distortion at z ~ q(z|x) minus that at E[z|x]", "nats"
     )
-    return [draw, measured.grey_attribute(originals.measured)] if originals.is_bernoulli else [draw]
+    return (
+        [draw, measured.grey_attribute(originals.measured)]
+        if originals.grey_is_probability
+        else [draw]
+    )
 
 
 def _by_features(

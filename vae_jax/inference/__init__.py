@@ -1,9 +1,10 @@
 """The use of a trained VAE.
 
-`trained_vae` has the class for scripts and notebooks and loads a run into it; `steps` has the
-jitted functions behind it; `image_sets` makes the images that the sample metrics compare.
+`trained_vae` has the class for scripts and notebooks; `loading` loads a run into it; `steps` has
+the jitted functions behind it; `image_sets` makes the images that the sample metrics compare.
 """
 
-from vae_jax.inference.trained_vae import TrainedVAE, create_steps, load, restore
+from vae_jax.inference.loading import load, restore
+from vae_jax.inference.trained_vae import TrainedVAE, create_steps
 
 __all__ = ["TrainedVAE", "create_steps", "load", "restore"]

@@ -1,6 +1,7 @@
 """What all likelihoods have in common, and how one is created from its name."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -107,6 +108,11 @@ class Likelihood:
         """
         del params
         return None
+
+    @property
+    def min_log_std(self) -> float:
+        """Lower bound on the logarithm of `std`."""
+        return -math.inf
 
     def batch_optimal_log_std(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the optimal last output for a batch, a scalar; only with `optimal_scale`."""

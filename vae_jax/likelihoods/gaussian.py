@@ -79,6 +79,10 @@ class Gaussian(Likelihood):
         """Returns log sigma for the raw parameter, never below MIN_GAUSSIAN_LOG_STD."""
         return soft_floor(raw, MIN_GAUSSIAN_LOG_STD)
 
+    @property
+    def min_log_std(self) -> float:
+        return MIN_GAUSSIAN_LOG_STD
+
     def std(self, params: PyTree) -> float | None:
         if not self.has_log_std:
             return float(self.fixed_std)

@@ -164,7 +164,7 @@ class VAE(nn.Module):
       attention_resolutions: heights of feature maps that are followed by self-attention.
       dtype: type of the activations; parameters, the last layers and outputs are float32.
       remat: whether the backward pass recomputes activations, which saves memory but takes longer.
-      make_prior: function of `encoder`, which the prior may share, to p(z); None: N(0, I).
+      make_prior: maps the encoder, passed as `encoder=`, to the prior p(z); None: N(0, I).
     """
 
     image_shape: ImageShape

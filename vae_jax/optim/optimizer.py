@@ -15,6 +15,21 @@ OPTIMIZERS = ("adam", "adamw", "adamax")
 _NEVER = 2**31 - 1
 
 
+def check_optimizer(name: str, weight_decay: float, clip_norm: float) -> None:
+    """Raises an InputError as `create_optimizer` does."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
+    if weight_decay and name != "adamw":
+        raise InputError(
+            f"optim.weight_decay = {weight_decay} has no effect with optim.name = {name!r}: use "
+            "'adamw', or set it to 0."
+        )
+    if weight_decay < 0:
+        raise InputError(f"optim.weight_decay = {weight_decay} must not be negative (0: none).")
+    if clip_norm < 0:
+        raise InputError(f"optim.clip_norm = {clip_norm} must not be negative (0: no clipping).")
+
+
 def create_optimizer(
     name: str,
     learning_rate: Schedule,
@@ -36,17 +51,7 @@ def create_optimizer(
     Raises:
       InputError: unknown name, a negative number, or weight decay for an optimiser without it.
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
-    if weight_decay and name != "adamw":
-        raise InputError(
-            f"optim.weight_decay = {weight_decay} has no effect with optim.name = {name!r}: use "
-            "'adamw', or set it to 0."
-        )
-    if weight_decay < 0:
-        raise InputError(f"optim.weight_decay = {weight_decay} must not be negative (0: none).")
-    if clip_norm < 0:
-        raise InputError(f"optim.clip_norm = {clip_norm} must not be negative (0: no clipping).")
+    check_optimizer(name, weight_decay, clip_norm)
     if name == "adamw":
         optimizer = optax.adamw(
             learning_rate,

@@ -26,6 +26,25 @@ def _fraction(step: jax.typing.ArrayLike, num_steps: int) -> jax.Array:
     return jnp.clip(step / num_steps, 0.0, 1.0)
 
 
+def check_kl_schedule(
+    name: str, weight: float, warmup_steps: int, num_cycles: int, ramp_fraction: float
+) -> None:
+    """Raises an InputError as `make_kl_schedule` does."""
+    if name not in KL_SCHEDULES:
+        raise InputError(
+            f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
+        )
+    if not weight >= 0 or warmup_steps < 0:  # `not >=` refuses NaN as well
+        raise InputError(
+            f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
+        )
+    if num_cycles < 1 or not 0 < ramp_fraction <= 1:
+        raise InputError(
+            f"kl.num_cycles = {num_cycles} must be at least 1 and kl.ramp_fraction = "
+            f"{ramp_fraction} in (0, 1]."
+        )
+
+
 def make_kl_schedule(
     name: str, weight: float, warmup_steps: int, num_cycles: int = 4, ramp_fraction: float = 0.5
 ) -> Schedule:
@@ -44,19 +63,7 @@ def make_kl_schedule(
     Raises:
       InputError: unknown name, or a number outside its range.
     """
-    if name not in KL_SCHEDULES:
-        raise InputError(
-            f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
-        )
-    if not weight >= 0 or warmup_steps < 0:  # `not >=` refuses NaN as well
-        raise InputError(
-            f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
-        )
-    if num_cycles < 1 or not 0 < ramp_fraction <= 1:
-        raise InputError(
-            f"kl.num_cycles = {num_cycles} must be at least 1 and kl.ramp_fraction = "
-            f"{ramp_fraction} in (0, 1]."
-        )
+    check_kl_schedule(name, weight, warmup_steps, num_cycles, ramp_fraction)
 
     def rise(t: jax.Array) -> jax.Array:
         if name == "constant":
@@ -82,6 +89,26 @@ def make_kl_schedule(
     return schedule
 
 
+def check_learning_rate_schedule(
+    peak: float, warmup_steps: int, decay: str, num_steps: int, final_fraction: float
+) -> None:
+    """Raises an InputError as `make_learning_rate_schedule` does."""
+    if decay not in LEARNING_RATE_DECAYS:
+        raise InputError(
+            f"optim.decay = {decay!r} is unknown: use one of {', '.join(LEARNING_RATE_DECAYS)}."
+        )
+    if peak <= 0 or not 0 <= final_fraction <= 1:
+        raise InputError(
+            f"optim.learning_rate = {peak} must be positive and optim.final_fraction = "
+            f"{final_fraction} in [0, 1]."
+        )
+    if not 0 <= warmup_steps <= num_steps:
+        raise InputError(
+            f"optim.warmup_steps = {warmup_steps} must lie between 0 and train.num_steps = "
+            f"{num_steps}."
+        )
+
+
 def make_learning_rate_schedule(
     peak: float, warmup_steps: int, decay: str, num_steps: int, final_fraction: float = 0.0
 ) -> Schedule:
@@ -101,20 +128,7 @@ def make_learning_rate_schedule(
     Raises:
       InputError: unknown decay, or a number outside its range.
     """
-    if decay not in LEARNING_RATE_DECAYS:
-        raise InputError(
-            f"optim.decay = {decay!r} is unknown: use one of {', '.join(LEARNING_RATE_DECAYS)}."
-        )
-    if peak <= 0 or not 0 <= final_fraction <= 1:
-        raise InputError(
-            f"optim.learning_rate = {peak} must be positive and optim.final_fraction = "
-            f"{final_fraction} in [0, 1]."
-        )
-    if not 0 <= warmup_steps <= num_steps:
-        raise InputError(
-            f"optim.warmup_steps = {warmup_steps} must lie between 0 and train.num_steps = "
-            f"{num_steps}."
-        )
+    check_learning_rate_schedule(peak, warmup_steps, decay, num_steps, final_fraction)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)

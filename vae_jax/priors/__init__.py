@@ -4,7 +4,8 @@ from vae_jax.priors.base import REGISTRY, Prior, Standardised, StandardNormal, n
 from vae_jax.priors.creation import check_options, create_prior, kind, start_from_data
 from vae_jax.registry import import_modules
 
-import_modules(__name__, __path__)
+FIRST = ("base", "vamp", "mixture", "ex_post_mixture", "flow", "diffusion")
+import_modules(__name__, __path__, FIRST)
 
 __all__ = [
     "REGISTRY",

@@ -33,11 +33,12 @@ class VAEParts(NamedTuple):
 class Prior(nn.Module):
     """A density over latents [B, *latent_shape], in nats, float32.
 
-    A class that is registered can be asked for what depends on the kind of prior alone:
+    A class that is registered can be asked for what depends on the kind of prior alone (other
+    properties need an instance):
 
       standardised: whether it is created inside `Standardised`.
       has_parameters: whether there is anything to train.
-      splits_by_dimension: whether the rate is a sum over latent dimensions.
+      splits_by_dimension: whether it is N(0, I), whose rate is a sum over latent dimensions.
       trains_in_steps: False for a prior that `start_from_data` fits completely.
 
     Attributes:
@@ -67,7 +68,7 @@ class Prior(nn.Module):
 
     @classmethod
     def start_from_data(
-        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int
     ) -> PyTree:
         """Returns the parameters, with those that come from data set; a tree like `params`.
 
@@ -77,9 +78,8 @@ class Prior(nn.Module):
           z: one draw from q(z | x) for each image, [N, *latent_shape], standardised if the prior
             is; None if the VAE is not trained yet.
           seed: random seed.
-          **options: as in `create`.
         """
-        del images, z, seed, options
+        del images, z, seed
         return params
 
     @property

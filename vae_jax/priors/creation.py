@@ -53,7 +53,6 @@ def start_from_data(
     images: np.ndarray,
     z: np.ndarray | None,
     seed: int,
-    **options: Any,
 ) -> PyTree:
     """Returns the parameters of a prior, with those that come from data set.
 
@@ -67,7 +66,6 @@ def start_from_data(
       z: one draw from q(z | x) for each image, [N, *latent_shape], if the VAE is frozen; None if
         the VAE is not trained yet, so that its codes are meaningless.
       seed: random seed for the choice of components.
-      **options: options of any prior.
 
     Returns:
       A tree like `params`.
@@ -75,13 +73,13 @@ def start_from_data(
     Raises:
       InputError: images that are not uint8, or too few latents for an ex-post mixture.
     """
-    start, options = kind(name).start_from_data, REGISTRY.options_of(name, options)
+    start = kind(name).start_from_data
     if not kind(name).standardised:
-        return start(params, images, z, seed, **options)
+        return start(params, images, z, seed)
     if z is None:
         return params
     mean, std = z.mean(axis=0, dtype=np.float64), z.std(axis=0, dtype=np.float64)
     std = np.maximum(std, MIN_STD)
     standardised = ((z - mean) / std).astype(np.float32)
-    base = start(params["base"], images, standardised, seed, **options)
+    base = start(params["base"], images, standardised, seed)
     return {"mean": np.float32(mean).ravel(), "std": np.float32(std).ravel(), "base": base}

@@ -16,7 +16,7 @@ from jax.scipy.special import logsumexp
 from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior, register
-from vae_jax.priors.mixture import draw_components, matmul
+from vae_jax.priors.diagonal_mixture import draw_components, matmul
 from vae_jax.registry import at_least
 from vae_jax.typing import PyTree
 
@@ -45,7 +45,7 @@ class FullGaussianMixture(Prior):
 
     @classmethod
     def start_from_data(
-        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int
     ) -> PyTree:
         assert z is not None  # the codes of a trained VAE
         return fit_full_mixture(z, len(params["logits"]), seed)

@@ -11,7 +11,7 @@ from scipy.special import logit
 
 from vae_jax.errors import InputError
 from vae_jax.priors.base import VAEParts, register
-from vae_jax.priors.mixture import DiagonalMixture, choose_rows
+from vae_jax.priors.diagonal_mixture import DiagonalMixture, choose_rows
 from vae_jax.registry import at_least
 from vae_jax.typing import ImageShape, PyTree
 
@@ -40,7 +40,7 @@ class VampPrior(DiagonalMixture):
 
     @classmethod
     def start_from_data(
-        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int, **options: Any
+        cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int
     ) -> PyTree:
         num_components, rng = len(params["pseudo_inputs"]), np.random.default_rng(seed)
         return {**params, **initialise_pseudo_inputs(images, num_components, rng)}

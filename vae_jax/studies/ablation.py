@@ -184,7 +184,7 @@ class Ablation:
                 f"num_test_images = {n} must lie between 1 and {len(split)}, the number of test "
                 "images."
             )
-        return split.take(np.random.default_rng(0).permutation(len(split))[:n])
+        return split.shuffled(n)
 
     @functools.cached_property
     def _kernel_distance(self) -> KernelDistance | None:
@@ -218,7 +218,8 @@ def load(
         config_file, ("get_config", "get_groups"), "configs/ablation/fashion_mnist.py"
     )
     settings = module.get_config()
-    settings = configuration.with_changes(settings, {"base.data.dir": data_dir})
+    if data_dir is not None:
+        settings = configuration.with_changes(settings, {"base.data.dir": data_dir})
     return Ablation(settings, module.get_groups(), workdir, inception_weights)
 
 

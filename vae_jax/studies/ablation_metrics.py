@@ -40,9 +40,9 @@ def measure(vae: TrainedVAE, images: np.ndarray) -> dict[str, float]:
         "rate": np.asarray(terms.rate),
         "distortion": np.asarray(terms.distortion),
     }
-    per_image["psnr"] = np.asarray(reconstruction.psnr(x, y))  # NumPy: JAX has no float64 mean
-    if min(vae.image_shape[:2]) >= reconstruction.SSIM_WINDOW:
-        per_image["ssim"] = np.asarray(reconstruction.ssim(x, y))
+    for m in reconstruction.MEASURES:
+        if min(vae.image_shape[:2]) >= m.smallest_side:
+            per_image[m.name] = np.asarray(m.function(x, y))
     metrics = {name: float(np.mean(v, dtype=np.float64)) for name, v in per_image.items()}
     if vae.likelihood.is_discrete:
         metrics["bits_per_dim"] = objectives.bits_per_dim(metrics["elbo"], vae.image_shape)

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
 from vae_jax import evaluation, inference, priors, training
+from vae_jax.checkpoints import Checkpoints
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.recording import figures
@@ -50,6 +51,8 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | int:
     """
     path, start = workdir / FIT_FILE, time.perf_counter()
     spent = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    if configuration.complete(config).train.num_steps in Checkpoints(workdir).steps():
+        return {"seconds": spent}
     stopped_by = None
     try:
         stopped_by = training.train_and_evaluate(config, workdir, evaluation.validate)

@@ -85,7 +85,7 @@ class Task(abc.ABC):
 
         Args:
           train: the training split.
-          vae: the model with the present parameters.
+          vae: the model with the present raw parameters.
           num_seen: number of images that training will see, with repetitions.
         """
         return {name: read(slice(None)) for name, read in readers(train).items()}

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from vae_jax import config as configuration
 from vae_jax import data
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.experiment import Experiment, build
+from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
 from vae_jax.runtime.workdir import check_writable, lock_workdir
@@ -145,7 +145,7 @@ class Trainer:
             return None
         num_seen = self._plan.num_steps * self._plan.batch_size
         vae = self._watch.create_vae(self._state)
-        rows = self._experiment.task.resident_rows(self._train, vae, num_seen)
+        rows = self._experiment.task.resident_rows(self._train, vae.raw or vae, num_seen)
         return jax.device_put(rows, sharding.replicated(self._mesh))
 
     def _do_steps(self, resident: Rows | None, last_step: int) -> dict[str, jax.Array]:
@@ -219,14 +219,15 @@ def train_and_evaluate(
       TrainingDivergedError: too many updates in a row had non-finite gradients.
       ProcessLostError: another process of the run has ended.
     """
-    experiment = build(configuration.complete(config))
+    config = configuration.complete(config)
+    validate(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     is_main = sharding.is_main_process()
     if is_main:
         check_writable(workdir)
     with lock_workdir(workdir) if is_main else contextlib.nullcontext():
-        trainer = Trainer(experiment, workdir, evaluate_fn)
+        trainer = Trainer(build(config), workdir, evaluate_fn)
         try:
             stopped_by = trainer.run()
         except BaseException as error:

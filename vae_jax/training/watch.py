@@ -1,6 +1,7 @@
 """Watches a run: validation, early stop, diagnosis, and updates that are not finite."""
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -225,5 +226,6 @@ class Watch:
         """Returns a model that this process can use without the other processes."""
         if self._own_steps is not self._steps:
             everywhere = sharding.replicated(self._own_steps.mesh)
+            state = dataclasses.replace(state, opt_state=())  # not used, and twice the parameters
             state = jax.device_put(jax.device_get(state), everywhere)
         return TrainedVAE.from_state(self._experiment, state, self._own_steps)

@@ -13,6 +13,6 @@ from vae_jax.data.sources.base import REGISTRY, Source, create_source, names, re
 from vae_jax.data.sources.preparation import prepare_arrays
 from vae_jax.registry import import_modules
 
-import_modules(__name__, __path__)
+import_modules(__name__, __path__, first=("fashion_mnist", "cifar10", "celeb_a"))
 
 __all__ = ["REGISTRY", "Source", "create_source", "names", "prepare_arrays", "register"]

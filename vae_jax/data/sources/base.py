@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,9 +15,11 @@ class Source:
 
     Attributes:
       name: its name in the configuration.
+      class_names: names of its classes, by label; empty if it has no labels.
     """
 
     name: str
+    class_names: ClassVar[tuple[str, ...]] = ()
 
     @property
     def directory_name(self) -> str:
@@ -50,12 +53,6 @@ class Source:
         """Returns the name, and what was done to the images, for a report."""
         return self.name
 
-    @classmethod
-    def explain_missing(cls, name: str) -> str:
-        """Returns what to say about a directory of this name that has no arrays, or ''."""
-        del name
-        return ""
-
 
 REGISTRY: Registry[type[Source]] = Registry("data")
 register, names = REGISTRY.register, REGISTRY.names
@@ -68,5 +65,5 @@ def create_source(name: str, **options: object) -> Source:
       InputError: the name is unknown, or one of these options breaks its rule.
     """
     options = REGISTRY.options_of(name, options)
-    REGISTRY.check(options)
+    REGISTRY.check({"name": name, **options})
     return REGISTRY[name](name, **options)

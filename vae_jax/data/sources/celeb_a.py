@@ -14,7 +14,6 @@ from vae_jax.data.sources.base import Source, register
 from vae_jax.registry import Option
 
 CELEB_A_IMAGE_SIZE = (178, 218)  # width, height of the aligned images, in pixels
-SUBSET = "celeb_a_10k_crop148_64"  # of configs/celeba_10k*.py; cannot be downloaded
 
 
 def _side(maximum: int | None = None) -> Option:
@@ -83,15 +82,6 @@ class CelebA(Source):
         return (
             f"{self.name}, centre crop {self.crop} of {width}x{height}, antialiased resize to "
             f"{self.image_size}"
-        )
-
-    @classmethod
-    def explain_missing(cls, name: str) -> str:
-        if name != SUBSET:
-            return ""
-        return (
-            ": it is a subset of CelebA, 10,000 faces cropped to 148 x 148 and resized to 64 x 64, "
-            "which cannot be downloaded; celeb_a prepares the whole dataset"
         )
 
 

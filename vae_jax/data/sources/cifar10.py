@@ -15,6 +15,11 @@ from vae_jax.data.sources.base import Source, register
 class Cifar10(Source):
     """CIFAR-10."""
 
+    class_names = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
+
     def builder(self) -> type:
         return _builder()
 

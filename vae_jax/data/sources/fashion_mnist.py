@@ -24,6 +24,11 @@ IDX_FILES = [file for pair in _SPLIT_FILES.values() for file in pair]
 class FashionMnist(Source):
     """Fashion-MNIST, from Debian's files if they are installed."""
 
+    class_names = (
+        *("T-shirt", "trousers", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "boot"),
+    )
+
     @property
     def local_directory(self) -> pathlib.Path | None:
         found = all((DEBIAN_DIRECTORY / file).exists() for file in IDX_FILES)

@@ -32,10 +32,9 @@ def prepare_arrays(source: Source, directory: pathlib.Path, tfds_directory: path
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
-        origin = source.local_directory or "TensorFlow Datasets"
-        if (
-            source.local_directory
-        ):  # copied again within seconds, so not worth keeping twice on disk
+        local = source.local_directory
+        origin = local or "TensorFlow Datasets"
+        if local:  # copied again within seconds, so not worth keeping twice on disk
             tfds_directory = pathlib.Path(scratch) / "tensorflow_datasets"
         try:
             splits = open_data_sources(source, tfds_directory)
@@ -99,11 +98,11 @@ def _list_ways(
     ways.append(
         f"place train_images.npy and test_images.npy (uint8 [N, H, W, C], 0 to 255) in {directory}"
     )
+    ways += source.more_ways(tfds_directory)
     ways.append(
         f"run `python -m vae_jax.data {source.name}` on a machine with a network, where TensorFlow "
         f"Datasets downloads it, and copy the directory it prints to {directory}"
     )
-    ways += source.more_ways(tfds_directory)
     numbered = "; ".join(f"({number}) {way}" for number, way in enumerate(ways, start=1))
     return (
         f"dataset {source.name!r}: no arrays in {directory}, and {reason}. Ways to get it: "

@@ -1,0 +1,62 @@
+"""Loads the model of a training run: `model = vae_jax.load("workdir/demo")`."""
+
+import pathlib
+
+import jax
+
+from vae_jax import config as configuration
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.experiment import Experiment, build
+from vae_jax.inference.trained_vae import TrainedVAE
+from vae_jax.runtime import sharding
+
+
+def load(
+    workdir: str | pathlib.Path,
+    checkpoint: str | int = "best",
+    batch_size: int | None = None,
+    use_ema: bool | None = None,
+    data_dir: str | None = None,
+    num_iw_images: int | None = None,
+) -> TrainedVAE:
+    """Loads the model of a training run.
+
+    The arguments that are None by default are then as in the configuration of the run.
+
+    Args:
+      workdir: directory of the run, written by train.py.
+      checkpoint: 'best' (by validation ELBO), 'latest', or a step.
+      batch_size: images per call over all devices.
+      use_ema: whether to use the averaged parameters instead of the raw ones.
+      data_dir: directory of the datasets.
+      num_iw_images: number of images for the gain of the importance-weighted bound; 0: all.
+
+    Raises:
+      NotFoundError: the directory has no run or no such checkpoint.
+      InputError: the run was written by another version of this program, or an argument breaks a
+        rule.
+      CheckpointsDamagedError: the checkpoint cannot be read.
+    """
+    changes = {
+        "data.dir": data_dir,
+        "eval.batch_size": batch_size,
+        "eval.use_ema": use_ema,
+        "eval.num_iw_images": num_iw_images,
+    }
+    experiment = build(
+        configuration.load(workdir, changes), configuration.load_image_shape(workdir)
+    )
+    return restore(experiment, workdir, checkpoint)
+
+
+def restore(
+    experiment: Experiment, workdir: str | pathlib.Path, checkpoint: str | int
+) -> TrainedVAE:
+    """Loads the model of a training run whose experiment is built already; see `load`."""
+    shapes = jax.eval_shape(lambda: experiment.create_state(jax.random.key(0)))
+    everywhere = sharding.replicated(sharding.create_mesh())
+    template = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes
+    )
+    with Checkpoints(workdir) as checkpoints:
+        return TrainedVAE.from_state(experiment, checkpoints.restore(template, checkpoint))
