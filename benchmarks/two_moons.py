@@ -107,7 +107,7 @@ def fit(name: str, z: np.ndarray, num_steps: int, seed: int) -> tuple[Prior, dic
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     init = jax.jit(functools.partial(prior.init, method="log_prob"))
     params = init(init_key, z[:1], jax.random.split(init_key, 1))["params"]
-    params = start_from_data(name, params, images, z, seed, num_components=num_components)
+    params = start_from_data(name, params, images, z, seed)
     if not num_steps:
         return prior, params
 

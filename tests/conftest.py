@@ -59,6 +59,7 @@ TINY = {
     "train.log_every_steps": 1,
     "train.eval_every_steps": 8,
     "train.checkpoint_every_steps": 4,
+    "train.diagnose": False,  # the figure takes seconds; the trained run has one
     "eval.batch_size": 8,
     "eval.num_iw_samples": 4,
     "eval.num_iw_images": 10,
@@ -247,7 +248,9 @@ def trained_workdir(data_dir, shared_dir) -> pathlib.Path:
     """The workdir of a run of train.py that was never interrupted."""
 
     def train(workdir: pathlib.Path) -> None:
-        process = run_python("train.py", f"--workdir={workdir}", *config_flags(data_dir))
+        process = run_python(
+            "train.py", f"--workdir={workdir}", *config_flags(data_dir, train__diagnose=True)
+        )
         assert process.returncode == 0, process.stderr
 
     return make_once(shared_dir / "trained", train)

@@ -23,7 +23,6 @@ SHORT = {
     "train__num_steps": 2,
     "train__eval_every_steps": 2,
     "train__checkpoint_every_steps": 2,
-    "train__diagnose": False,
     "kl__warmup_steps": 1,
 }
 
@@ -69,8 +68,8 @@ class Shifted(priors.Prior):
         return options.get("shift") != (9.0,)
 
     @classmethod
-    def start_from_data(cls, params, images, z, seed, **options):
-        return {"centre": z[0] + np.float32(options["shift"][0])}
+    def start_from_data(cls, params, images, z, seed):
+        return {"centre": z[0] + np.float32(params["centre"])}
 
     def log_prob(self, z, keys=None):
         return sum_event(normal_log_prob(z, self.centre, 0.0))
@@ -208,10 +207,9 @@ def test_toys_train_and_load_and_sample(tmp_path):
 
 def test_standardised_prior_starts_from_standardised_codes():
     z = np.float32([[1.0, 0.0], [3.0, 0.0]])
-    images, options = smooth_images(2), {"shift": (2.0,), "num_components": 3}
-    initial = {"mean": 0, "std": 1, "base": {"centre": 0}}
-    assert priors.start_from_data("shifted", initial, images, None, 0, **options) == initial
-    actual = priors.start_from_data("shifted", initial, images, z, 0, **options)
+    images, initial = smooth_images(2), {"mean": 0, "std": 1, "base": {"centre": 2.0}}
+    assert priors.start_from_data("shifted", initial, images, None, 0) == initial
+    actual = priors.start_from_data("shifted", initial, images, z, 0)
     np.testing.assert_allclose(actual["mean"], [2.0, 0.0])
     np.testing.assert_allclose(actual["std"], [1.0, 1e-3])
     np.testing.assert_allclose(actual["base"]["centre"], [1.0, 2.0])
@@ -248,7 +246,7 @@ def test_rules_are_enforced(tmp_path, key, value, message):
 def test_rule_of_a_dataset_is_enforced(tmp_path):
     with pytest.raises(InputError, match=r"data.levels = -1 must be at least 0\."):
         data.prepare("dimmed", tmp_path, levels=-1)
-    with pytest.raises(InputError, match="not one of celeb_a, .*, dimmed, and"):
+    with pytest.raises(InputError, match="not one of fashion_mnist, .*, dimmed, and"):
         data.prepare("bright", tmp_path)
 
 
@@ -256,10 +254,23 @@ def test_option_of_another_kind_is_checked_but_not_passed_on():
     assert likelihoods.create_likelihood("narrow", 1, num_mixtures=3) == Narrow(1)
     with pytest.raises(InputError, match="likelihood.num_mixtures = 0 must be at least 1"):
         likelihoods.create_likelihood("narrow", 1, num_mixtures=0)
-    with pytest.raises(TypeError, match="no likelihood has the options .'widht'"):
+    with pytest.raises(TypeError, match="no likelihood has the option 'widht'"):
         likelihoods.create_likelihood("narrow", 1, widht=0.1)
     prior = priors.create_prior("shifted", (4,), (16, 16, 1), nn.Dense(1), shift=(1.0,))
     assert prior.base == Shifted((4,), (1.0,))
+
+
+def test_rule_of_the_selected_kind_counts():
+    registry: Registry[int] = Registry("section")
+    registry.register("loose", size=at_least(1))(1)
+    registry.register("strict", size=at_least(3))(3)
+    registry.register("without")(0)
+    for name in ("loose", "without"):
+        registry.check({"name": name, "size": 2})
+        with pytest.raises(InputError, match="section.size = 0 must be at least 1"):
+            registry.check({"name": name, "size": 0})
+    with pytest.raises(InputError, match="section.size = 2 must be at least 3"):
+        registry.check({"name": "strict", "size": 2})
 
 
 def test_name_is_registered_once():

@@ -61,7 +61,6 @@ def options(tmp_path_factory) -> peers_models.Options:
         model__latent_shape=(7, 7, 1),
         train__num_steps=2,
         train__eval_every_steps=2,
-        train__diagnose=False,
     )
     config_file.write_text(
         "from ml_collections import ConfigDict\n"
@@ -87,6 +86,7 @@ def options(tmp_path_factory) -> peers_models.Options:
     return options
 
 
+@pytest.mark.long
 def test_peers_get_mirror_images_on_request(options):
     images = peers_models.peers_images(options)
     both = peers_models.peers_images(dataclasses.replace(options, mirror=True))

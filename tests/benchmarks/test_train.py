@@ -54,6 +54,7 @@ def test_end_to_end(tmp_path):
     assert "JAX" in record["machine"]
 
 
+@pytest.mark.long
 def test_a_program_that_fails_is_reported(tmp_path, monkeypatch):
     """The other programs continue. Here the twin lacks the likelihood."""
     pytest.importorskip("torch")

@@ -18,9 +18,8 @@ from benchmarks import doctor_table
 from tests.conftest import REPOSITORY
 
 PATHOLOGIES = doctor_table.load_pathologies()
-# One case for each way to a finding (from the model, from a diverged run), and a healthy one.
 # tests/doctor has quick tests of every finding on constructed examinations, records or images.
-SHORT = {"posterior_collapse", "non_finite", "healthy_gaussian"}
+SHORT = {"posterior_collapse"}
 CASES = [pytest.param(n, marks=[pytest.mark.long] * (n not in SHORT)) for n in PATHOLOGIES]
 
 

@@ -268,7 +268,7 @@ def test_largest_validation_size_leaves_one_training_image(tmp_path):
 def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
     write_dataset(tmp_path / "mine")
     match = (
-        f"'cifar': not one of celeb_a, cifar10, fashion_mnist, and {tmp_path}/cifar .*: mine.*Place"
+        f"'cifar': not one of fashion_mnist, cifar10, celeb_a, and {tmp_path}/cifar .*: mine.*Place"
     )
     with pytest.raises(ValueError, match=match):
         data.load_split("cifar", "train", tmp_path)
@@ -394,6 +394,7 @@ def labelled_hashes(images: np.ndarray, labels: np.ndarray) -> list:
     return sorted(zip(hashes, labels.tolist(), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not fashion_mnist.DEBIAN_DIRECTORY.exists(),
     reason="Debian's package dataset-fashion-mnist is not installed",

@@ -139,7 +139,7 @@ def test_trained_run_has_its_diagnosis(trained_workdir):
 
 
 def test_run_without_diagnosis_has_none(data_dir, tmp_path):
-    config = make_config(data_dir, train__num_steps=2, train__diagnose=False)
+    config = make_config(data_dir, train__num_steps=2)
     training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
     records = read_metrics(tmp_path / "run")
     assert [r["step"] for r in records if "validation/elbo" in r] == [2]
@@ -159,6 +159,7 @@ def test_diagnosis_of_a_diverged_run_names_tensor_and_step(data_dir, tmp_path, l
         optim__warmup_steps=0,
         optim__max_skipped_in_a_row=3,
         train__log_every_steps=log_every_steps,
+        train__diagnose=True,
     )
     workdir = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="Steps 2 to 4"):
@@ -181,7 +182,7 @@ def test_defect_of_the_doctor_does_not_end_a_training(data_dir, tmp_path, monkey
         raise MemoryError("planted")
 
     monkeypatch.setattr(watch.doctor, "diagnose", fail)
-    config = make_config(data_dir, train__num_steps=2)
+    config = make_config(data_dir, train__num_steps=2, train__diagnose=True)
     assert training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing) is None
     logged = [r["validation/diagnosis"] for r in read_metrics(tmp_path / "run") if len(r) == 2]
     assert logged == ["failed: MemoryError: planted"]

@@ -176,7 +176,7 @@ def test_each_process_reads_only_its_part_of_each_batch(two):
 def test_signal_to_one_process_stops_both_at_one_step_and_another_number_resumes(
     data_dir, tmp_path, trained_workdir
 ):
-    workdir, flags = tmp_path / "run", config_flags(data_dir, train__diagnose=False)
+    workdir, flags = tmp_path / "run", config_flags(data_dir)
     stopped = train(workdir, flags, num_processes=2, victim=1, step=EVAL_EVERY)
     codes = [e.returncode for e in stopped]
     assert codes == [128 + signal.SIGTERM] * 2, [e.stderr for e in stopped]
@@ -187,11 +187,12 @@ def test_signal_to_one_process_stops_both_at_one_step_and_another_number_resumes
     assert_same_state(workdir, trained_workdir)
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
 def test_death_of_one_ends_the_other_and_the_run_resumes(
     data_dir, tmp_path, trained_workdir, victim
 ):
-    workdir, flags = tmp_path / "run", config_flags(data_dir, train__diagnose=False)
+    workdir, flags = tmp_path / "run", config_flags(data_dir)
     kill = {"victim": victim, "step": 2 * EVAL_EVERY, "number": signal.SIGKILL}
     ended = train(workdir, flags, num_processes=2, **kill)
     survivor = ended[1 - victim]
@@ -215,7 +216,7 @@ def test_damaged_checkpoint_is_set_aside_by_one_process_and_all_take_the_one_bef
     for path in (workdir / "checkpoints" / str(NUM_STEPS)).rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    ended = train(workdir, config_flags(data_dir, train__diagnose=False), num_processes=2)
+    ended = train(workdir, config_flags(data_dir), num_processes=2)
     assert [e.returncode for e in ended] == [0, 0], [e.stderr for e in ended]
     assert "Resuming from step 20." in ended[0].stderr
     assert (workdir / "damaged_checkpoints" / str(NUM_STEPS)).exists()

@@ -44,7 +44,9 @@ def builds(monkeypatch) -> collections.Counter:
 
 def test_start_of_training_builds_each_part_once(data_dir, tmp_path, monkeypatch, builds):
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it takes seconds
-    config = make_config(data_dir, train__num_steps=2, train__eval_every_steps=2)
+    config = make_config(
+        data_dir, train__num_steps=2, train__eval_every_steps=2, train__diagnose=True
+    )
     validated = []
 
     def validate(vae, split) -> Summary:

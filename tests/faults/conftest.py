@@ -12,8 +12,8 @@ from tests.conftest import REPOSITORY, config_flags, make_once, read_state, user
 from vae_jax.checkpoints import DIRECTORY
 from vae_jax.recording.writers import read_metrics
 
-# The tiny configuration with a checkpoint at every other step, and without the doctor for speed.
-OVERRIDES = {"train__diagnose": False, "train__checkpoint_every_steps": 2}
+# The tiny configuration with a checkpoint at every other step.
+OVERRIDES = {"train__checkpoint_every_steps": 2}
 
 # Runs a script of the repository after code that prepares the fault.
 RUNNER = """

@@ -40,6 +40,7 @@ def assert_no_negative_speed(workdir: pathlib.Path, *logs: str) -> None:
         assert not re.search(r"-\d[\d.]* (images/s|s, compilation)", log)
 
 
+@pytest.mark.long
 def test_clock_that_goes_back_during_a_run(runs, undisturbed, tmp_path):
     completed = runs.train(tmp_path / "run", fault=JUMPING)
     assert completed.returncode == 0, completed.stderr
@@ -48,9 +49,8 @@ def test_clock_that_goes_back_during_a_run(runs, undisturbed, tmp_path):
     assert_no_negative_speed(tmp_path / "run", completed.stderr)
 
 
-@pytest.mark.parametrize(
-    "files_from_the_future", [pytest.param(False, marks=pytest.mark.long), True]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("files_from_the_future", [False, True])
 def test_clock_that_goes_back_between_two_runs(runs, undisturbed, tmp_path, files_from_the_future):
     workdir = tmp_path / "run"
     stopped = runs.train(workdir, fault=STOP_AT_10)

@@ -115,7 +115,8 @@ def assert_last_checkpoint(disk, step: int) -> None:
     assert all(name.isdigit() for name in names) and max(map(int, names)) == step
 
 
-@pytest.mark.parametrize("leaving", [pytest.param(0, marks=pytest.mark.long), FITS_RECORDS])
+@pytest.mark.long
+@pytest.mark.parametrize("leaving", [0, FITS_RECORDS])
 def test_run_goes_on_over_checkpoints_that_do_not_fit(runs, disk, undisturbed, leaving):
     completed = train_on(runs, disk, full_from=10, leaving=leaving, free_from=14)
     assert completed.returncode == 0, completed.stderr

@@ -69,6 +69,7 @@ def test_parameters_stay_finite_and_the_bound_too(some_bad):
     assert len(validation) == 3 and np.isfinite(validation).all() and validation[-1] > validation[0]
 
 
+@pytest.mark.long
 def test_endless_bad_batches_end_the_run(runs, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     completed = runs.train(workdir, LIMIT, fault=plant("step >= 12"))

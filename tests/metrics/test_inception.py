@@ -136,7 +136,10 @@ def released_network(released):
 # The network
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (64, 64, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(28, 28, 1), *(pytest.param(s, marks=pytest.mark.long) for s in ((32, 32, 3), (64, 64, 3)))],
+)
 def test_features_and_logits_are_those_of_pytorch_fid(network, apply, shape):
     images = random_images(2, shape)
     expected = dict(zip(TAPS, fid_network_features(network, images), strict=True))
@@ -194,7 +197,7 @@ def test_distance_at_tap_2048_is_that_of_pytorch_fid(network, weights):
 
 
 @IGNORE_DISP
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", [pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"])
 def test_released_numbers_give_features_and_distance_of_pytorch_fid(
     released, released_network, name
 ):

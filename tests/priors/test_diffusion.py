@@ -658,6 +658,7 @@ def test_noise_of_draws_of_the_gaussian_is_standard_normal_and_gives_them_back(s
 # Learning
 
 
+@pytest.mark.long
 def test_learns_two_moons():
     data = two_moons(4000, seed=1000)
     mean, std = data.mean(axis=0), data.std(axis=0)

@@ -462,7 +462,7 @@ def test_options_of_a_diffusion_reach_it():
     [
         (
             {"name": "normal"},
-            "prior.name = 'normal' is unknown: use one of standard_normal, diffusion",
+            "prior.name = 'normal' is unknown: use one of standard_normal, vamp",
         ),
         ({"weighting": "snr"}, "prior.weighting = 'snr' is unknown: use one of bound, simple"),
         ({"sampler": "euler"}, "prior.sampler = 'euler' is unknown: use one of ancestral, ddim"),

@@ -43,11 +43,11 @@ def test_trace_of_a_stopped_run_is_ended(tmp_path, monkeypatch):
     assert ended == [True]
 
 
+@pytest.mark.long
 def test_training_leaves_a_trace_that_names_its_modules(data_dir, tmp_path):
     flags = config_flags(
         data_dir,
         train__profile=True,
-        train__diagnose=False,
         train__num_steps=26,
         train__eval_every_steps=26,
         train__checkpoint_every_steps=26,

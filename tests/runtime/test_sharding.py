@@ -79,13 +79,14 @@ def test_one_process_agrees_with_itself():
 def eight_devices(data_dir, tmp_path_factory):
     """The workdir of the trained run's configuration on eight devices, one image on each."""
     workdir = tmp_path_factory.mktemp("runs") / "eight"
-    flags = config_flags(data_dir, train__diagnose=False)
+    flags = config_flags(data_dir)
     completed = run_python("train.py", f"--workdir={workdir}", *flags, num_devices=8)
     assert completed.returncode == 0, completed.stderr
     assert len(json.loads((workdir / "config.json").read_text())["provenance"]["devices"]) == 8
     return workdir
 
 
+@pytest.mark.long
 def test_losses_on_eight_devices_are_those_on_one(eight_devices, trained_workdir):
     for name in ("train/loss", "train/distortion", "train/rate", "validation/elbo"):
         losses, expected = (

@@ -66,7 +66,6 @@ def make_settings(data_dir, base=None, **changes) -> ConfigDict:
         train__num_steps=NUM_STEPS,
         train__eval_every_steps=EVAL_EVERY,
         train__checkpoint_every_steps=EVAL_EVERY,
-        train__diagnose=False,
         kl__warmup_steps=1,
         **(base or {}),
     )

@@ -34,7 +34,6 @@ SMALL = {
     "model__latent_shape": (4, 4, 2),
     "train__num_steps": 4,
     "train__eval_every_steps": 4,
-    "train__diagnose": False,
     "kl__warmup_steps": 2,
 }
 

@@ -83,7 +83,6 @@ def test_resumed_run_keeps_the_batch_size_it_found(data_dir, tmp_path):
     flags = config_flags(
         data_dir,
         train__batch_size="auto",
-        train__diagnose=False,
         **{f"train__{key}": value for key, value in steps.items()},
     )
     command = ["train.py", f"--workdir={tmp_path / 'run'}", *flags]

@@ -41,7 +41,6 @@ SHORT = {
     "train__num_steps": NUM_STEPS,
     "train__eval_every_steps": NUM_STEPS,
     "train__checkpoint_every_steps": NUM_STEPS,
-    "train__diagnose": False,
 }
 KEY = jax.random.key(5)
 N = 11  # not a multiple of the batch size, 8

@@ -370,7 +370,6 @@ def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkey
         data_dir,
         train__num_steps=32,
         train__eval_every_steps=4,
-        train__diagnose=False,
         train__patience=2,
     )
     with monkeypatch.context() as patch:
@@ -424,7 +423,6 @@ def test_joint_training_moves_every_parameter_of_model_and_prior(
         train__num_steps=num_steps,
         train__eval_every_steps=num_steps,
         train__checkpoint_every_steps=num_steps,
-        train__diagnose=False,
     )
     assert training.train_and_evaluate(config, tmp_path, validate) is None
     records = [r for r in read_metrics(tmp_path) if "train/loss" in r]
