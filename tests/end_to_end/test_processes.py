@@ -128,7 +128,8 @@ def assert_same_state(workdir, expected_workdir) -> None:
 def two(data_dir, tmp_path_factory) -> tuple[pathlib.Path, list[Ended]]:
     """The workdir of a run by two processes, and both processes."""
     workdir = tmp_path_factory.mktemp("runs") / "two"
-    return workdir, train(workdir, config_flags(data_dir), num_processes=2)
+    flags = config_flags(data_dir, train__diagnose=True)  # as the run that it is compared with
+    return workdir, train(workdir, flags, num_processes=2)
 
 
 def test_two_processes_train_like_one(two, trained_workdir):

@@ -86,7 +86,7 @@ def interrupted(data_dir, tmp_path_factory):
     """The workdir of a run killed, terminated, interrupted and finished, and its four processes."""
     workdir = tmp_path_factory.mktemp("runs") / "interrupted"
     script, checkpoints = ["-c", INTERRUPTED], workdir / "checkpoints"
-    command = [f"--workdir={workdir}", *config_flags(data_dir)]
+    command = [f"--workdir={workdir}", *config_flags(data_dir, train__diagnose=True)]
     completed: list[subprocess.CompletedProcess] = []
     for step, number in (
         (EVAL_EVERY, signal.SIGKILL),
@@ -201,7 +201,8 @@ def test_logged_schedules_are_those_of_the_update(trained_workdir):
 
 def test_config_file_records_what_made_the_run(trained_workdir, data_dir):
     content = json.loads((trained_workdir / "config.json").read_text())
-    assert configuration.load(trained_workdir).to_dict() == make_config(data_dir).to_dict()
+    config = make_config(data_dir, train__diagnose=True)
+    assert configuration.load(trained_workdir).to_dict() == config.to_dict()
     assert content["image_shape"] == [16, 16, 1]
     provenance = content["provenance"]
     # Null if the code is not a git checkout.
