@@ -19,6 +19,7 @@ import pytest
 import scipy.ndimage
 from ml_collections import ConfigDict
 
+import tests.without_tensorflow.sitecustomize  # noqa: F401
 import vae_jax
 from configs import default
 from vae_jax import config as configuration
@@ -74,11 +75,12 @@ SMALL_PRIOR = {
 }
 
 
-# The files that take longest come first, so that no worker is left alone with one at the end.
+# The files that take longest come first, so that no worker is left alone with one at the end. The
+# second one does not wait for the trained run, which the first one needs.
 LONGEST_FILES = (
     "training/test_loop.py",
-    "end_to_end/test_end_to_end.py",
     "training/test_frozen_vae.py",
+    "end_to_end/test_end_to_end.py",
     "training/test_steps.py",
     "end_to_end/test_processes.py",
     "configs/test_pathologies.py",
@@ -135,9 +137,11 @@ def config_flags(data_dir: pathlib.Path, **overrides) -> list[str]:
     return ["--config=configs/default.py", *(f"--config.{k}={v}" for k, v in values.items())]
 
 
-def user_environment(num_devices: int = 1) -> dict[str, str]:
+def user_environment(num_devices: int = 1, tensorflow: bool = False) -> dict[str, str]:
     """Returns the environment of a user's Python on CPU devices, without a network."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if not tensorflow:
+        environment["PYTHONPATH"] = str(REPOSITORY / "tests" / "without_tensorflow")
     return {
         **environment,
         "XLA_FLAGS": XLA_FLAGS,
@@ -151,13 +155,18 @@ def user_environment(num_devices: int = 1) -> dict[str, str]:
 
 
 def run_command(
-    *command, cwd: pathlib.Path = REPOSITORY, timeout: int = 300, num_devices: int = 1, **kwargs
+    *command,
+    cwd: pathlib.Path = REPOSITORY,
+    timeout: int = 300,
+    num_devices: int = 1,
+    tensorflow: bool = False,
+    **kwargs,
 ) -> subprocess.CompletedProcess:
     """Runs a command in a directory, as a user would."""
     return subprocess.run(
         [*map(str, command)],
         cwd=cwd,
-        env=user_environment(num_devices),
+        env=user_environment(num_devices, tensorflow),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -249,7 +258,10 @@ def trained_workdir(data_dir, shared_dir) -> pathlib.Path:
 
     def train(workdir: pathlib.Path) -> None:
         process = run_python(
-            "train.py", f"--workdir={workdir}", *config_flags(data_dir, train__diagnose=True)
+            "train.py",
+            f"--workdir={workdir}",
+            *config_flags(data_dir, train__diagnose=True),
+            tensorflow=True,
         )
         assert process.returncode == 0, process.stderr
 

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.machinery
 import io
 import os
 import pathlib
@@ -21,20 +20,6 @@ from vae_jax.data import sources
 from vae_jax.data.sources import fashion_mnist, preparation
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-
-
-def hide_tensorflow(setattr_=setattr) -> None:
-    """Makes TensorFlow look as if it were not installed, as on many machines.
-
-    Neither None in `sys.modules` nor a finder that raises would look the same: TFDS checks both.
-    """
-    finder = importlib.machinery.PathFinder
-    find_spec = finder.find_spec
-
-    def find_all_but_tensorflow(name, path=None, target=None):
-        return None if name.split(".")[0] == "tensorflow" else find_spec(name, path, target)
-
-    setattr_(finder, "find_spec", staticmethod(find_all_but_tensorflow))
 
 
 def run_python(code: str, *arguments, **kwargs) -> subprocess.CompletedProcess:
@@ -400,8 +385,8 @@ def labelled_hashes(images: np.ndarray, labels: np.ndarray) -> list:
     reason="Debian's package dataset-fashion-mnist is not installed",
 )
 def test_debian_fashion_mnist_without_tensorflow(tmp_path):
-    code = "from tests.data import test_data as t"
-    code += "; t.hide_tensorflow(); from vae_jax.data.__main__ import main; main()"
+    code = "import tests.without_tensorflow.sitecustomize"
+    code += "; from vae_jax.data.__main__ import main; main()"
     completed = run_python(code, "fashion_mnist", f"--data_dir={tmp_path}")
     assert completed.returncode == 0, completed.stderr
     assert "train: (60000, 28, 28, 1), labels" in completed.stdout
@@ -477,10 +462,9 @@ def write_celeb_a(directory: pathlib.Path) -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture
 def downloads(tmp_path, monkeypatch):
-    """A directory from which TFDS 'downloads'; no TensorFlow and no files of Debian's."""
+    """A directory from which TFDS 'downloads'; no files of Debian's."""
     import tensorflow_datasets as tfds
 
-    hide_tensorflow(monkeypatch.setattr)
     directory = tmp_path / "downloads"
     directory.mkdir()
 
@@ -583,7 +567,6 @@ def test_celeb_a_beyond_the_download_quota_is_prepared_from_files_placed_by_hand
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
 
-    hide_tensorflow(monkeypatch.setattr)
     celeb_a = tfds.builder_cls("celeb_a")
     asked = []
 

@@ -23,11 +23,6 @@ EVALUATED = range(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_tensorflow(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-
-
 # A workdir
 
 

@@ -33,7 +33,6 @@ NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 # signal at a chosen step.
 RUNNER = """
 import json, os, pathlib, runpy, sys
-sys.modules["tensorflow"] = None  # saves seconds
 import jax
 from vae_jax import data, evaluation
 record, victim, step, number = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:5])

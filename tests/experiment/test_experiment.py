@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import sys
 
 import pytest
 
@@ -43,7 +42,6 @@ def builds(monkeypatch) -> collections.Counter:
 
 
 def test_start_of_training_builds_each_part_once(data_dir, tmp_path, monkeypatch, builds):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it takes seconds
     config = make_config(
         data_dir, train__num_steps=2, train__eval_every_steps=2, train__diagnose=True
     )

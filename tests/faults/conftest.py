@@ -18,12 +18,10 @@ OVERRIDES = {"train__checkpoint_every_steps": 2}
 # Runs a script of the repository after code that prepares the fault.
 RUNNER = """
 import runpy, sys
-{tensorflow}
 {fault}
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-WITHOUT_TENSORFLOW = 'sys.modules["tensorflow"] = None  # saves seconds'
 
 
 class Runs:
@@ -36,11 +34,11 @@ class Runs:
         self, script: str, *arguments, fault: str = "", prefix=(), tensorflow: bool = False
     ) -> subprocess.Popen:
         """Starts `script` after the code `fault`, with the command `prefix` before Python."""
-        code = RUNNER.format(tensorflow="" if tensorflow else WITHOUT_TENSORFLOW, fault=fault)
+        code = RUNNER.format(fault=fault)
         return subprocess.Popen(
             [*map(str, prefix), sys.executable, "-c", code, script, *map(str, arguments)],
             cwd=REPOSITORY,
-            env=user_environment(),
+            env=user_environment(tensorflow=tensorflow),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

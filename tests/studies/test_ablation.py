@@ -8,7 +8,6 @@ import contextlib
 import json
 import pathlib
 import signal
-import sys
 import types
 
 import jax
@@ -41,14 +40,6 @@ GROUPS = {
 RUNS = ("base", "beta-4")
 EVERYTHING = {(run, seed) for run in RUNS for seed in SEEDS}
 OUTPUTS = ("ablation.json", "ablation.md", "ablation.png")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_tensorflow():
-    """Training does not need it, and importing it would take seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "tensorflow", None)
-        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

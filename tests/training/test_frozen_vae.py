@@ -6,7 +6,6 @@ import json
 import pathlib
 import shutil
 import signal
-import sys
 
 import jax
 import numpy as np
@@ -44,14 +43,6 @@ SHORT = {
 }
 KEY = jax.random.key(5)
 N = 11  # not a multiple of the batch size, 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_tensorflow():
-    """Training does not need it, and importing it would take seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "tensorflow", None)
-        yield
 
 
 def evaluate_nothing(vae, split) -> Summary:

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -42,12 +41,6 @@ NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
 
 
-@pytest.fixture(autouse=True)
-def no_tensorflow(monkeypatch):
-    """Training does not need it, and importing it would take seconds."""
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-
-
 def evaluate_nothing(vae, split) -> Summary:
     return Summary({"elbo": -1.0, "rate": 0.0, "distortion": 1.0})
 
@@ -63,7 +56,6 @@ def snapshot(directory: pathlib.Path) -> dict[str, int]:
 # Runs train.py with an evaluation that first sends this process a signal, once, at a given step.
 INTERRUPTED = """
 import os, pathlib, runpy, sys, time
-sys.modules["tensorflow"] = None  # saves seconds
 from vae_jax import evaluation
 validate, step, number = evaluation.validate, int(sys.argv[1]), int(sys.argv[2])
 checkpoints = pathlib.Path(sys.argv[3])
