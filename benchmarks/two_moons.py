@@ -11,17 +11,18 @@ import functools
 import math
 import pathlib
 import time
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 from scipy.special import logsumexp
 
 from vae_jax.distributions import DiagonalGaussian
-from vae_jax.priors import Prior, create_prior, start_from_data
-from vae_jax.recording import figures
+from vae_jax.priors import Prior, VAEParts, create_prior, start_from_data
 
 NOISE = 0.1  # standard deviation around half circles of radius 1
 SCALE, SHIFT = np.array([3.0, 1.0]), np.array([5.0, -2.0])  # of the latents that a prior sees
@@ -103,7 +104,8 @@ def fit(name: str, z: np.ndarray, num_steps: int, seed: int) -> tuple[Prior, dic
     images = np.round(255.0 * (z - low) / (high - low)).astype(np.uint8).reshape(-1, 1, 2, 1)
     encoder = Encoder(tuple(low.tolist()), tuple(high.tolist()))
     num_components = NUM_COMPONENTS.get(name, 1)
-    prior = create_prior(name, (2,), images.shape[1:], encoder, num_components=num_components)
+    parts = VAEParts((2,), images.shape[1:], encoder)
+    prior = create_prior(name, parts, num_components=num_components)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     init = jax.jit(functools.partial(prior.init, method="log_prob"))
     params = init(init_key, z[:1], jax.random.split(init_key, 1))["params"]
@@ -146,6 +148,21 @@ def draw(prior: Prior, params: dict, num_samples: int, key: jax.Array) -> np.nda
     return np.asarray((sample if prior.samples_in_steps else jax.jit(sample))(params))
 
 
+def save_panels(path: pathlib.Path, panels: Mapping[str, np.ndarray], num_columns: int = 4) -> None:
+    """Writes a PNG with one scatter plot of points [N, 2] per title, all on the same scales."""
+    num_rows = -(-len(panels) // num_columns)
+    figure = Figure(figsize=(3.2 * num_columns, 2.6 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
+        axis.plot(*np.transpose(points), ".", markersize=2.5, alpha=0.5, markeredgewidth=0)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelbottom=True, labelleft=True)  # below it there may be no panel
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
 def write_picture(path: pathlib.Path) -> None:
     """Fits all priors, draws their samples and prints their mean log-densities."""
     train, held_out = draw_moons(NUM_TRAIN, seed=0), draw_moons(NUM_HELD_OUT, seed=1)
@@ -168,7 +185,7 @@ def write_picture(path: pathlib.Path) -> None:
         print(f"{name}: fitted in {seconds:.1f} s", flush=True)
         bound = "" if prior.is_exact else ", bound"
         add(f"{name}{bound}", log_probs, samples)
-    figures.save_scatter_panels(path, panels)
+    save_panels(path, panels)
 
 
 def main() -> None:

@@ -256,7 +256,9 @@ def test_option_of_another_kind_is_checked_but_not_passed_on():
         likelihoods.create_likelihood("narrow", 1, num_mixtures=0)
     with pytest.raises(TypeError, match="no likelihood has the option 'widht'"):
         likelihoods.create_likelihood("narrow", 1, widht=0.1)
-    prior = priors.create_prior("shifted", (4,), (16, 16, 1), nn.Dense(1), shift=(1.0,))
+    prior = priors.create_prior(
+        "shifted", priors.VAEParts((4,), (16, 16, 1), nn.Dense(1)), shift=(1.0,)
+    )
     assert prior.base == Shifted((4,), (1.0,))
 
 

@@ -20,9 +20,7 @@ class MissingPackageError(UserError, ImportError):
     """An optional package is not installed; the message names it."""
 
 
-def check_integer(key: str, value: int, minimum: int, maximum: int | None = None) -> None:
-    """Raises an InputError unless `value` is an integer from `minimum` to `maximum`."""
-    is_integer = hasattr(value, "__index__")
-    if not is_integer or value < minimum or (maximum is not None and value > maximum):
-        upper = "" if maximum is None else f" and at most {maximum}"
-        raise InputError(f"{key}={value!r}: must be an integer, at least {minimum}{upper}.")
+def check_integer(key: str, value: int, minimum: int) -> None:
+    """Raises an InputError unless `value` is an integer of at least `minimum`."""
+    if not hasattr(value, "__index__") or value < minimum:
+        raise InputError(f"{key}={value!r}: must be an integer, at least {minimum}.")

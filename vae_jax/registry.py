@@ -4,6 +4,7 @@ The file of a kind registers it, and a room imports all of its files, so a new k
 A script can register a kind of its own as well.
 """
 
+import collections
 import dataclasses
 import importlib
 import pkgutil
@@ -92,9 +93,7 @@ class Registry(Generic[Kind]):
         """
         name = values[self._key]
         self[name]
-        rules: dict[str, Option] = {}
-        for options in (self._options[name], *self._options.values()):
-            rules = options | rules
+        rules = collections.ChainMap(self._options[name], *self._options.values())
         for key, value in values.items():
             if key == self._key:
                 continue

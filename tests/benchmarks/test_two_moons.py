@@ -150,12 +150,12 @@ def test_loss_is_minus_the_density(fitted):
 
 def test_picture_has_a_panel_for_every_density(tmp_path, monkeypatch):
     panels = {}
-    save = two_moons.figures.save_scatter_panels
+    save = two_moons.save_panels
     monkeypatch.setattr(two_moons, "NAMES", ["vamp"])
     monkeypatch.setattr(two_moons, "NUM_STEPS", {"vamp": 0})
     monkeypatch.setattr(
-        two_moons.figures,
-        "save_scatter_panels",
+        two_moons,
+        "save_panels",
         lambda path, content: (panels.update(content), save(path, content)),
     )
     path = tmp_path / "new" / "moons.png"

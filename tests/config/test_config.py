@@ -212,7 +212,8 @@ def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
         likelihood__gaussian_std=0.2,
     )
     run = experiment.build(config, (16, 16, 1))
-    assert (run.likelihood.variance, run.likelihood.fixed_std) == (variance, 0.2)
+    gaussian = run.likelihood
+    assert (gaussian.gaussian_variance, gaussian.gaussian_std) == (variance, 0.2)
     state = jax.eval_shape(lambda: run.create_state(jax.random.key(0)))
     assert ("log_std" in state.params["decoder"]) == (variance != "fixed")
 

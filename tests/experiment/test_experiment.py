@@ -1,4 +1,4 @@
-"""Tests of vae_jax/experiment: every part is built once, and nobody can change a configuration."""
+"""Tests of vae_jax/experiment.py: parts are built once, and nobody can change a configuration."""
 
 import collections
 import dataclasses
@@ -7,7 +7,6 @@ import pytest
 
 from tests.conftest import IMAGE_SHAPE, make_config, make_experiment
 from vae_jax import evaluation, experiment, inference, likelihoods, models, optim, training
-from vae_jax.experiment import building
 from vae_jax.optim import schedules
 from vae_jax.recording.writers import Summary
 
@@ -17,7 +16,7 @@ PARTS = (
     (optim, "create_optimizer"),
     (schedules, "make_kl_schedule"),
     (schedules, "make_learning_rate_schedule"),
-    (building, "_create_task"),
+    (experiment, "_create_task"),
 )
 ONCE = {name: 1 for _, name in PARTS}
 

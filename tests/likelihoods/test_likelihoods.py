@@ -350,7 +350,7 @@ def test_continuous_bernoulli_samples_follow_the_distribution(logit):
 
 # Gaussian
 
-GAUSSIAN = likelihoods.Gaussian(num_channels=3, variance="batch_optimal")
+GAUSSIAN = likelihoods.Gaussian(num_channels=3, gaussian_variance="batch_optimal")
 
 
 def with_log_std(outputs, log_std) -> jax.Array:
@@ -441,7 +441,7 @@ def test_fixed_variance_is_scipys_normal_without_a_parameter(std, num_channels):
 
 
 def test_fixed_variance_is_that_of_the_samples():
-    likelihood = likelihoods.Gaussian(num_channels=1, variance="fixed", fixed_std=0.05)
+    likelihood = likelihoods.Gaussian(1, gaussian_variance="fixed", gaussian_std=0.05)
     x = np.float64(sample(likelihood, 6, repeat(pixel(0.3)))).ravel()
     # The edges are 8 standard deviations away.
     assert scipy.stats.kstest(x, scipy.stats.norm(expit(0.3), 0.05).cdf).pvalue > MIN_P_VALUE
@@ -598,8 +598,9 @@ def test_options_reach_the_likelihood():
     create = likelihoods.create_likelihood
     assert create("bernoulli", 1, binarize=True).binarize
     assert not create("bernoulli", 1).binarize
-    assert create("gaussian", 1, gaussian_variance="batch_optimal").variance == "batch_optimal"
-    assert create("gaussian", 1, gaussian_variance="fixed", gaussian_std=0.3).fixed_std == 0.3
+    optimal = create("gaussian", 1, gaussian_variance="batch_optimal")
+    assert optimal.gaussian_variance == "batch_optimal"
+    assert create("gaussian", 1, gaussian_variance="fixed", gaussian_std=0.3).gaussian_std == 0.3
     assert create("discretized_logistic_mixture", 1, num_mixtures=4).num_mixtures == 4
 
 

@@ -1,4 +1,4 @@
-"""Tests of vae_jax/objectives/."""
+"""Tests of vae_jax/objectives.py."""
 
 import dataclasses
 import functools

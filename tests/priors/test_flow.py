@@ -83,7 +83,7 @@ def test_noise_of_latents_is_where_the_flow_takes_them():
 def test_inverse_undoes_forward_which_is_not_linear(latent_shape):
     flow = create(latent_shape)
     params = random_params(flow)
-    forward, inverse = bind(flow, params, "forward"), bind(flow, params, "inverse")
+    forward, inverse = bind(flow, params, "forward"), bind(flow, params, "from_noise")
     z = normal(latent_shape)
     u, log_det = forward(z)
     assert (u.shape, u.dtype) == (z.shape, jnp.float32)
@@ -212,7 +212,7 @@ def test_mean_log_prob_of_samples_is_minus_the_entropy(plane):
 def test_temperature_scales_the_base_noise(latent_shape):
     flow = create(latent_shape)
     params = random_params(flow)
-    forward, inverse = bind(flow, params, "forward"), bind(flow, params, "inverse")
+    forward, inverse = bind(flow, params, "forward"), bind(flow, params, "from_noise")
 
     @jax.jit
     def sample(temperature):

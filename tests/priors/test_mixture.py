@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from vae_jax.distributions import standard_normal_log_prob
 from vae_jax.priors.diagonal_mixture import mixture_log_prob
 from vae_jax.priors.ex_post_mixture import FullGaussianMixture, fit_full_mixture
-from vae_jax.priors.mixture import GaussianMixture, initialise_components
+from vae_jax.priors.mixture import GaussianMixture
 
 LATENT_SHAPES = [(5,), (2, 3, 4)]
 NUM_COMPONENTS, NUM_SAMPLES = 4, 20_000
@@ -264,12 +264,18 @@ def test_temperature_scales_the_distance_to_the_mean(prior_class):
 # Initial parameters
 
 
+def start(z, num_components, seed) -> dict:
+    """Returns the parameters with which a diagonal mixture starts from latents."""
+    initial = {"logits": np.zeros(num_components)}
+    return GaussianMixture.start_from_data(initial, None, z, seed)
+
+
 @pytest.mark.parametrize("latent_shape", [(3,), (2, 2, 3)])
 def test_components_begin_as_a_kernel_density_of_latents(latent_shape):
     rng = np.random.default_rng(0)
     z = (5.0 + rng.normal(size=(500, *latent_shape))).astype(np.float32)
     z[..., 0] = 0.25  # never varies
-    params = initialise_components(z, 64, np.random.default_rng(1))
+    params = start(z, 64, seed=1)
     prior = GaussianMixture(latent_shape, num_components=64)
     expected = jax.eval_shape(lambda: init_params(prior))
     assert {name: (p.shape, p.dtype) for name, p in params.items()} == {
@@ -286,13 +292,13 @@ def test_components_begin_as_a_kernel_density_of_latents(latent_shape):
         np.exp(params["log_stds"][:, varying]), np.tile(factor * stds, (64, 1)), rtol=1e-5
     )
     assert np.isfinite(log_prob(prior, params, z[:5])).all()
-    other = initialise_components(z, 64, np.random.default_rng(2))
+    other = start(z, 64, seed=2)
     assert not np.array_equal(other["means"], params["means"])
 
 
 def test_fewer_latents_than_components_are_all_used():
     z = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    params = initialise_components(z, 7, np.random.default_rng(1))
+    params = start(z, 7, seed=1)
     _, counts = np.unique(params["means"], axis=0, return_counts=True)
     assert sorted(counts) == [2, 2, 3]
 

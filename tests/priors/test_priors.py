@@ -399,8 +399,9 @@ def shapes_of(name: str, latent_shape=(4,), **options) -> dict[str, tuple[int, .
     return {path: leaf.shape for path, leaf in flatten_dict(params.get("prior", {})).items()}
 
 
-def create(name, latent_shape=(4,), **options) -> Prior:
-    return priors.create_prior(name, latent_shape, IMAGE_SHAPE, nn.Dense(1), **options)
+def create(name, latent_shape=(4,), dtype=jnp.float32, **options) -> Prior:
+    parts = priors.VAEParts(latent_shape, IMAGE_SHAPE, nn.Dense(1), dtype)
+    return priors.create_prior(name, parts, **options)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from scipy.special import expit, logsumexp
 
 from tests.conftest import smooth_images
 from vae_jax.distributions import DiagonalGaussian
-from vae_jax.priors.vamp import VampPrior, initialise_pseudo_inputs
+from vae_jax.priors.vamp import VampPrior
 
 IMAGE_SHAPE, NUM_COMPONENTS = (4, 4, 1), 6
 LATENT_SHAPES = [(3,), (2, 2, 3)]
@@ -87,6 +87,12 @@ def posteriors(latent_shape, params) -> tuple[np.ndarray, np.ndarray]:
     images = expit(np.asarray(params["prior"]["pseudo_inputs"]))
     q = SmallEncoder(latent_shape).apply({"params": params["encoder"]}, images)
     return tuple(np.float64(a).reshape(NUM_COMPONENTS, -1) for a in (q.mean, q.std))
+
+
+def start(images, num_components, seed=0) -> dict:
+    """Returns the parameters with which the prior starts from images."""
+    initial = {"pseudo_inputs": np.zeros(num_components)}
+    return VampPrior.start_from_data(initial, images, None, seed)
 
 
 @pytest.mark.parametrize("method", ["log_prior", "sample_prior", "rate"])
@@ -175,7 +181,7 @@ def test_black_and_white_pixels_keep_a_gradient():
     params = init_params((3,))
     images = np.zeros((NUM_COMPONENTS, *IMAGE_SHAPE), np.uint8)
     images[:, 2:] = 255
-    params["prior"] = initialise_pseudo_inputs(images, NUM_COMPONENTS, np.random.default_rng(0))
+    params["prior"] = start(images, NUM_COMPONENTS)
     gradient = gradient_of(lambda p: apply((3,), p, "log_prior", jnp.ones((1, 3))), params)
     assert (gradient["prior"]["pseudo_inputs"] != 0).all()
 
@@ -186,24 +192,24 @@ def test_black_and_white_pixels_keep_a_gradient():
 def test_pseudo_inputs_begin_as_different_images():
     images = smooth_images(20, num_channels=3)
     images[:, :4], images[:, -4:] = 0, 255
-    params = initialise_pseudo_inputs(images, 8, np.random.default_rng(0))
+    params = start(images, 8)
     pseudo_inputs = params["pseudo_inputs"]
     assert set(params) == {"pseudo_inputs"}
     assert (pseudo_inputs.shape, pseudo_inputs.dtype) == ((8, 16, 16, 3), np.float32)
     distances = np.abs(expit(pseudo_inputs)[:, None] - images / 255.0).max(axis=(2, 3, 4))
     assert (distances.min(axis=1) <= 0.01 + 1e-6).all()
     assert len(set(distances.argmin(axis=1))) == 8
-    other = initialise_pseudo_inputs(images, 8, np.random.default_rng(1))
+    other = start(images, 8, seed=1)
     assert not np.array_equal(other["pseudo_inputs"], pseudo_inputs)
 
 
 def test_fewer_images_than_components_are_all_used():
     images = smooth_images(3)
-    pseudo_inputs = initialise_pseudo_inputs(images, 7, np.random.default_rng(0))["pseudo_inputs"]
+    pseudo_inputs = start(images, 7)["pseudo_inputs"]
     _, counts = np.unique(pseudo_inputs.reshape(7, -1), axis=0, return_counts=True)
     assert sorted(counts) == [2, 2, 3]
 
 
 def test_images_in_the_unit_interval_are_an_error():
     with pytest.raises(ValueError, match="uint8 in 0..255, not float64"):
-        initialise_pseudo_inputs(smooth_images(3) / 255.0, 2, np.random.default_rng(0))
+        start(smooth_images(3) / 255.0, 2)

@@ -470,7 +470,7 @@ class StandIn(FeatureExtractor):
 @pytest.fixture
 def stand_in(monkeypatch) -> type[StandIn]:
     monkeypatch.setattr(StandIn, "seen", [], raising=False)
-    monkeypatch.setattr(ablation_metrics, "FeatureExtractor", StandIn)
+    monkeypatch.setattr(ablation, "FeatureExtractor", StandIn)
     return StandIn
 
 

@@ -35,7 +35,8 @@ from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime import process
 from vae_jax.runtime.workdir import LOCK_FILE, lock_workdir
 from vae_jax.tasks import VAETask
-from vae_jax.training import TrainingDivergedError, check_not_diverged, steps
+from vae_jax.training import TrainingDivergedError, steps
+from vae_jax.training.watch import check_not_diverged, is_out_of_patience
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
@@ -346,7 +347,7 @@ def test_start_without_a_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path
     ],
 )
 def test_patience_counts_evaluations_without_a_better_elbo(elbos, patience, expected):
-    assert training.is_out_of_patience(elbos, patience) is expected
+    assert is_out_of_patience(elbos, patience) is expected
 
 
 # The KL weight is full from step 10 on: earlier evaluations do not count.

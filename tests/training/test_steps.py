@@ -24,8 +24,7 @@ from vae_jax.models import VAE
 from vae_jax.priors import StandardNormal
 from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.runtime import sharding
-from vae_jax.tasks import Batch, PriorTask, VAETask, split_batch, to_unit_interval
-from vae_jax.tasks.batch import random_flip
+from vae_jax.tasks import Batch, PriorTask, VAETask, random_flip, split_batch, to_unit_interval
 from vae_jax.training import steps
 
 MESH = sharding.create_mesh(jax.local_devices()[:1])
@@ -152,7 +151,7 @@ def test_images_of_this_call_train_bit_for_bit_as_resident_ones(scanned, images,
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_posteriors_computed_beforehand_train_like_their_images(model, images, indices, flip):
-    model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
+    model = model.clone(make_prior=lambda vae: GaussianMixture((LATENT_DIMS,), 3))
     tx = optax.apply_if_finite(optax.sgd(1e-2), max_consecutive_errors=1)
     task = make_prior_task(model, DiscretizedLogistic(1), flip)
     train_steps = steps.jit_train_steps(
@@ -527,7 +526,7 @@ def test_step_in_joint_training_minimises_the_bound_with_the_learned_prior(image
 
 
 def test_state_on_a_frozen_vae_optimises_the_prior_only(model):
-    model = model.clone(make_prior=lambda encoder: GaussianMixture((LATENT_DIMS,), 3))
+    model = model.clone(make_prior=lambda vae: GaussianMixture((LATENT_DIMS,), 3))
     tx = optim.create_optimizer("adam", constant(1e-3))
     tasks = VAETask(model, Bernoulli(1)), make_prior_task(model, Bernoulli(1))
     joint, frozen = (

@@ -1,22 +1,8 @@
 """The state of a training run (`state`), and its checkpoints on disk (`store`)."""
 
-from vae_jax.checkpoints.state import TrainState, create_train_state
-from vae_jax.checkpoints.store import (
-    DAMAGED_DIRECTORY,
-    DIRECTORY,
-    METADATA_FILE,
-    CheckpointNotSavedError,
-    Checkpoints,
-    CheckpointsDamagedError,
-)
-
-__all__ = [
-    "DAMAGED_DIRECTORY",
-    "DIRECTORY",
-    "METADATA_FILE",
-    "CheckpointNotSavedError",
-    "Checkpoints",
-    "CheckpointsDamagedError",
-    "TrainState",
-    "create_train_state",
-]
+from vae_jax.checkpoints.store import DAMAGED_DIRECTORY as DAMAGED_DIRECTORY
+from vae_jax.checkpoints.store import DIRECTORY as DIRECTORY
+from vae_jax.checkpoints.store import METADATA_FILE as METADATA_FILE
+from vae_jax.checkpoints.store import CheckpointNotSavedError as CheckpointNotSavedError
+from vae_jax.checkpoints.store import Checkpoints as Checkpoints
+from vae_jax.checkpoints.store import CheckpointsDamagedError as CheckpointsDamagedError

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import logging
+import operator
 import os
 import pathlib
 import re
@@ -35,6 +36,7 @@ DAMAGED_DIRECTORY = "damaged_checkpoints"
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
 # A file of orbax; its custom_metadata holds the values that a checkpoint is verified against.
 METADATA_FILE = "_CHECKPOINT_METADATA"
+RUN_AGAIN = "Put that right and run the same command again."
 
 
 class CheckpointsDamagedError(UserError, RuntimeError):
@@ -45,8 +47,7 @@ class CheckpointNotSavedError(UserError, RuntimeError):
     """The checkpoint from which the run would resume could not be written."""
 
 
-def _get_elbo(metrics: dict[str, float]) -> float:
-    return metrics["elbo"]
+_get_elbo = operator.itemgetter("elbo")
 
 
 class Checkpoints:
@@ -159,9 +160,7 @@ class Checkpoints:
         self._await_save()
         self._failure_is_reported = True
         if self._failure:
-            raise CheckpointNotSavedError(
-                f"{self._failure} Put that right and run the same command again."
-            )
+            raise CheckpointNotSavedError(f"{self._failure} {RUN_AGAIN}")
 
     def _await_save(self) -> None:
         try:
@@ -175,27 +174,21 @@ class Checkpoints:
         """Restores the directory to its content before the failed save, and notes the failure."""
         step, self._saving_step = self._saving_step, None
         LOGGER.debug("Traceback:", exc_info=error)
+        directory, reason = self._workdir / DIRECTORY, _reason(error)
+        failure = f"Checkpoint {step} could not be saved in {directory} ({reason})"
         manager = self.__dict__.pop("_manager", None)  # not usable after an error
         if jax.process_count() > 1:  # the other processes would wait for this one for ever
-            raise CheckpointNotSavedError(
-                f"Checkpoint {step} could not be saved in {self._workdir / DIRECTORY} "
-                f"({_reason(error)}). Put that right and run the same command again."
-            ) from error
+            raise CheckpointNotSavedError(f"{failure}. {RUN_AGAIN}") from error
         with contextlib.suppress(Exception):
             if manager:
                 manager.close()
-        for unfinished in (self._workdir / DIRECTORY).glob(f"{step}.orbax-checkpoint-tmp*"):
+        for unfinished in directory.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if step in self.steps():
-            LOGGER.warning(
-                "Checkpoint %d was saved, but then an error occurred: %s.", step, _reason(error)
-            )
+            LOGGER.warning("Checkpoint %d was saved, but then an error occurred: %s.", step, reason)
             return
         good = f"the last good one is {max(self.steps())}" if self.steps() else "there is none yet"
-        self._failure = (
-            f"Checkpoint {step} could not be saved in {self._workdir / DIRECTORY} "
-            f"({_reason(error)}); {good}."
-        )
+        self._failure = f"{failure}; {good}."
         self._failure_is_reported = False
 
     def _report_failure(self) -> None:

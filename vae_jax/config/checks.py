@@ -3,15 +3,17 @@
 The rules about one component, such as the options of a likelihood, are in its own room.
 """
 
+import operator
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vae_jax import likelihoods, optim, priors
-from vae_jax.config.workdir import flatten
 from vae_jax.errors import InputError
 from vae_jax.optim import schedules
+from vae_jax.priors.networks import WIDTHS
+from vae_jax.registry import Option, at_least, one_of
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REDUCTIONS = ("sum", "mean")
@@ -30,6 +32,21 @@ POSITIVE_KEYS = (
 )
 
 
+def _not_negative(meaning_of_zero: str = "") -> Option:
+    return Option(f"must not be negative{meaning_of_zero}", lambda value: value >= 0)
+
+
+RULES = {  # for single values, by key
+    **dict.fromkeys(POSITIVE_KEYS, at_least(1)),
+    "optim.ema_decay": Option("must lie in [0, 1)", lambda value: 0 <= value < 1),
+    "eval.num_iw_images": _not_negative(" (0: all)"),
+    "train.patience": _not_negative(" (0: no early stop)"),
+    "kl.free_bits": _not_negative(),
+    "prior.temperature": _not_negative(),
+    "model.dtype": one_of(DTYPES),
+    "model.widths": WIDTHS,
+    "likelihood.reduction": one_of(REDUCTIONS),
+}
 OTHER_KEYS = {"likelihood": ("name", "reduction"), "prior": ("name", "temperature")}
 
 
@@ -44,10 +61,8 @@ def check_values(config: ConfigDict) -> None:
     Raises:
       InputError: a value breaks a rule; the message names key, value, rule and remedy.
     """
-    flat = flatten(config)
-    for key in POSITIVE_KEYS:
-        if flat[key] < 1:
-            raise InputError(f"{key} = {flat[key]} must be at least 1.")
+    for key, rule in RULES.items():
+        rule.check(key, operator.attrgetter(key)(config))
     likelihoods.check_options(config.likelihood.name, **options(config, "likelihood"))
     _check_batch(config)
     k, o = config.kl, config.optim
@@ -56,29 +71,6 @@ def check_values(config: ConfigDict) -> None:
         o.learning_rate, o.warmup_steps, o.decay, config.train.num_steps, o.final_fraction
     )
     optim.check_optimizer(o.name, o.weight_decay, o.clip_norm)
-    if not 0 <= config.optim.ema_decay < 1:
-        raise InputError(f"optim.ema_decay = {config.optim.ema_decay} must lie in [0, 1).")
-    if config.eval.num_iw_images < 0:
-        raise InputError(
-            f"eval.num_iw_images = {config.eval.num_iw_images} must not be negative (0: all)."
-        )
-    if config.train.patience < 0:
-        raise InputError(
-            f"train.patience = {config.train.patience} must not be negative (0: no early stop)."
-        )
-    if config.kl.free_bits < 0:
-        raise InputError(f"kl.free_bits = {config.kl.free_bits} must not be negative.")
-    if config.model.dtype not in DTYPES:
-        raise InputError(
-            f"model.dtype = {config.model.dtype!r} is unknown: use one of {', '.join(DTYPES)}."
-        )
-    if config.likelihood.reduction not in REDUCTIONS:
-        raise InputError(
-            f"likelihood.reduction = {config.likelihood.reduction!r} is unknown: use one of "
-            f"{', '.join(REDUCTIONS)}."
-        )
-    if not config.model.widths or any(width < 1 for width in config.model.widths):
-        raise InputError(f"model.widths = {config.model.widths} must be positive channel counts.")
     _check_prior(config)
 
 
@@ -97,10 +89,10 @@ def _check_batch(config: ConfigDict) -> None:
     key = kind.needs_whole_batch(options(config, "likelihood"))
     key = "kl.free_bits" if config.kl.free_bits else key
     if parts > 1 and key:
+        value = operator.attrgetter(key)(config)
         raise InputError(
             f"train.accumulation_steps = {parts} adds up gradients of parts of a batch, but "
-            f"{key} = {flatten(config)[key]!r} makes the loss depend on the whole batch: "
-            "change one of the two."
+            f"{key} = {value!r} makes the loss depend on the whole batch: change one of the two."
         )
 
 
@@ -108,8 +100,6 @@ def _check_prior(config: ConfigDict) -> None:
     c, kinds = config.prior, {name: priors.kind(name) for name in priors.names()}
     prior_options = options(config, "prior")
     priors.check_options(c.name, config.model.latent_shape, **prior_options)
-    if c.temperature < 0:
-        raise InputError(f"prior.temperature = {c.temperature} must not be negative.")
     if not kinds[c.name].splits_by_dimension and config.kl.free_bits:
         having = " or ".join(repr(name) for name in kinds if kinds[name].splits_by_dimension)
         raise InputError(

@@ -6,13 +6,13 @@ other settings or other images.
 """
 
 import copy
-import functools
 import json
 import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from vae_jax import likelihoods, priors
@@ -72,14 +72,6 @@ def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        functools.reduce(lambda t, section: t.setdefault(section, {}), sections, tree)[name] = value
-    return tree
-
-
 def save(
     config: Mapping[str, Any] | ConfigDict,
     image_shape: ImageShape,
@@ -97,7 +89,7 @@ def save(
       data_hash: hash of the training and validation images (`data.hash_images`).
     """
     content = {
-        "config": _unflatten(flatten(config)),
+        "config": unflatten_dict(flatten(config), sep="."),
         "image_shape": list(image_shape),
         **({DATA_HASH: data_hash} if data_hash else {}),
         "provenance": dict(provenance),
@@ -140,14 +132,11 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
       InputError: its config.json is damaged, or has other keys than this version of the program.
     """
     content = _read(workdir)
-    tree = content["config"]
-    for key, value in ADDED_KEYS.items():
-        *sections, name = key.split(".")
-        (tree.setdefault(sections[0], {}) if sections else tree).setdefault(name, value)
-    keys, known = flatten(tree).keys(), flatten(defaults.get_config()).keys()
+    flat = ADDED_KEYS | flatten(content["config"])
+    known = flatten(defaults.get_config()).keys()
     # A kind registered by a user's script may have options without a default.
     options = sources.REGISTRY.keys() | likelihoods.REGISTRY.keys() | priors.REGISTRY.keys()
-    unknown, missing = keys - known - options, known - keys
+    unknown, missing = flat.keys() - known - options, known - flat.keys()
     if unknown or missing:
         commit = content.get("provenance", {}).get("git_commit")
         raise InputError(
@@ -158,17 +147,9 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
             "commit, or give another --workdir."
         )
     changed = {key: value for key, value in (changes or {}).items() if value is not None}
-    return with_changes(ConfigDict(_with_tuples(tree)), changed)
-
-
-def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
-    """Returns the tree with tuples, which JSON stores as lists."""
-    return {
-        key: _with_tuples(value)
-        if isinstance(value, dict)
-        else (tuple(value) if isinstance(value, list) else value)
-        for key, value in tree.items()
-    }
+    # JSON stores tuples as lists.
+    flat = {key: tuple(v) if isinstance(v, list) else v for key, v in flat.items()}
+    return with_changes(ConfigDict(unflatten_dict(flat, sep=".")), changed)
 
 
 def _list_keys(text: str, keys: Iterable[str]) -> str:

@@ -7,21 +7,14 @@ decoded into such a directory once; any other directory of such arrays is used a
     python -m vae_jax.data fashion_mnist     # prepares the dataset and prints its splits
 """
 
-from vae_jax.data.batches import fixed_order, make_batch_indices
-from vae_jax.data.datasets import DEFAULT_DATA_DIR, class_name, dataset_directory, describe, prepare
-from vae_jax.data.splits import SPLITS, Dataset, Split, hash_images, load_split
-
-__all__ = [
-    "DEFAULT_DATA_DIR",
-    "SPLITS",
-    "Dataset",
-    "Split",
-    "class_name",
-    "dataset_directory",
-    "describe",
-    "fixed_order",
-    "hash_images",
-    "load_split",
-    "make_batch_indices",
-    "prepare",
-]
+from vae_jax.data.batches import fixed_order as fixed_order
+from vae_jax.data.batches import make_batch_indices as make_batch_indices
+from vae_jax.data.datasets import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
+from vae_jax.data.datasets import class_name as class_name
+from vae_jax.data.datasets import dataset_directory as dataset_directory
+from vae_jax.data.datasets import prepare as prepare
+from vae_jax.data.splits import SPLITS as SPLITS
+from vae_jax.data.splits import Dataset as Dataset
+from vae_jax.data.splits import Split as Split
+from vae_jax.data.splits import hash_images as hash_images
+from vae_jax.data.splits import load_split as load_split

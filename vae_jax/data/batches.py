@@ -1,5 +1,6 @@
 """The order in which images are used."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -34,22 +35,18 @@ def make_batch_indices(num_images: int, batch_size: int, seed: int) -> Callable[
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
     num_images, batch_size = int(num_images), int(batch_size)
-    permutations: dict[int, np.ndarray] = {}  # epoch -> permutation, for the epochs in use
 
+    @functools.lru_cache(maxsize=batch_size // num_images + 2)  # the epochs of one batch
     def permute(epoch: int) -> np.ndarray:
         generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
         return generator.permutation(num_images).astype(np.int32)
 
     def batch_indices(step: int) -> np.ndarray:
-        nonlocal permutations
         check_integer("step", step, 0)
         start = int(step) * batch_size  # Python integers, because the product may exceed int32
-        epoch, offset = divmod(start, num_images)
-        epochs = range(epoch, (start + batch_size - 1) // num_images + 1)
-        cached = permutations
-        current = {e: cached[e] if e in cached else permute(e) for e in epochs}
-        permutations = current
-        stream = np.concatenate([current[e] for e in epochs])
+        first, offset = divmod(start, num_images)
+        epochs = range(first, (start + batch_size - 1) // num_images + 1)
+        stream = np.concatenate([permute(epoch) for epoch in epochs])
         return stream[offset : offset + batch_size]
 
     return batch_indices

@@ -11,11 +11,7 @@ DEFAULT_DATA_DIR = "~/.cache/vae_jax"
 CELEB_A_SUBSET = "celeb_a_10k_crop148_64"  # of configs/celeba_10k*.py; cannot be downloaded
 
 
-def dataset_directory(
-    name: str,
-    data_dir: str = DEFAULT_DATA_DIR,
-    **options: Any,
-) -> pathlib.Path:
+def dataset_directory(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: Any) -> pathlib.Path:
     """Returns the directory of a dataset's arrays; its name may depend on the options.
 
     Raises:
@@ -30,11 +26,7 @@ def dataset_directory(
     return pathlib.Path(data_dir).expanduser() / name
 
 
-def prepare(
-    name: str,
-    data_dir: str = DEFAULT_DATA_DIR,
-    **options: Any,
-) -> pathlib.Path:
+def prepare(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: Any) -> pathlib.Path:
     """Returns the directory of a dataset, after preparing the arrays of a named dataset if needed.
 
     Args:
@@ -68,11 +60,6 @@ def class_name(dataset: str, label: int) -> str:
     known = dataset in sources.REGISTRY
     names = sources.REGISTRY[dataset].class_names if known else ()
     return names[label] if label < len(names) else f"class {label}"
-
-
-def describe(name: str, **options: Any) -> str:
-    """Returns a dataset's name, and what was done to the images of a named dataset."""
-    return sources.create_source(name, **options).describe() if name in sources.REGISTRY else name
 
 
 def _describe_unknown(name: str, directory: pathlib.Path, data_dir: pathlib.Path) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from vae_jax.data import sources
 from vae_jax.data.arrays import check_same_shape, open_images, open_labels
 from vae_jax.data.batches import fixed_order
-from vae_jax.data.datasets import describe, prepare
+from vae_jax.data.datasets import prepare
 from vae_jax.errors import InputError
 from vae_jax.typing import ImageShape
 
@@ -77,15 +78,13 @@ class Dataset:
 
     def describe(self) -> str:
         """Returns the name, and what was done to the images of a named dataset."""
-        return describe(self.name, **self.options)
+        if self.name not in sources.REGISTRY:
+            return self.name
+        return sources.create_source(self.name, **self.options).describe()
 
 
 def load_split(
-    name: str,
-    split: str,
-    data_dir: str,
-    validation_size: int = 5000,
-    **options: Any,
+    name: str, split: str, data_dir: str, validation_size: int = 5000, **options: Any
 ) -> Split:
     """Opens a split, after preparing the dataset if its arrays are missing.
 

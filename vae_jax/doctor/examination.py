@@ -1,7 +1,7 @@
 """Measurements of a model on its data, from which findings are derived."""
 
 import dataclasses
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -153,19 +153,8 @@ def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
     )
 
 
-class _Neighbours(TypedDict):
-    """The fields of `Examination` about nearest images."""
-
-    train_distances: np.ndarray
-    validation_distances: np.ndarray
-    num_train: int
-    num_validation: int
-    num_nearest_train: int
-    num_nearest: int
-
-
-def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> _Neighbours:
-    """Compares samples with the nearest image of each split."""
+def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> dict[str, Any]:
+    """Returns the fields of an `Examination` about the nearest images of samples."""
     sets = [_flatten(split.shuffled(NUM_NEIGHBOURS)) for split in (train, validation)]
     rows = _flatten(samples)
     (to_train, train_distances), (to_validation, validation_distances) = (

@@ -96,13 +96,6 @@ def _iw_metrics(
 
     The result is empty if log p(z) is itself only bounded, because weights with an estimate of that
     bound do not give a bound.
-
-    Args:
-      vae: the model.
-      split: the split that the metrics are attributed to.
-      images: its images, as `split.shuffled()` returns them.
-      elbo: ELBO of each image in nats, [N].
-      key: random key of the draws.
     """
     if not vae.prior_is_exact:
         return []

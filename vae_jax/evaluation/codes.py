@@ -24,9 +24,12 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
     means, log_stds = np.asarray(posterior.mean), np.asarray(posterior.log_std)
     seed = vae.experiment.evaluation.seed
     num_dims = int(np.prod(vae.latent_shape))
-    num_samples = min(NUM_MUTUAL_INFORMATION_SAMPLES, len(split))
-    information, standard_error = latents.mutual_information(
-        means, log_stds, num_samples, np.random.default_rng(seed)
+    information = latents.mutual_information(
+        means, log_stds, NUM_MUTUAL_INFORMATION_SAMPLES, np.random.default_rng(seed)
+    )
+    limit = (
+        f"against the aggregate posterior of {len(split):,} images, so at most "
+        f"{np.log(len(split)):.2f}"
     )
     return [
         Metric(
@@ -39,18 +42,7 @@ def latent_metrics(vae: TrainedVAE, split: Split, posterior: DiagonalGaussian) -
             seed=seed,
             checkpoint_step=vae.step,
         ),
-        Metric(
-            name="mutual_information",
-            value=information,
-            unit="nats",
-            num_images=num_samples,
-            protocol=f"against the aggregate posterior of {len(split):,} images, so at most "
-            f"{np.log(len(split)):.2f}",
-            standard_error=standard_error,
-            image_set=split.name,
-            seed=seed,
-            checkpoint_step=vae.step,
-        ),
+        mean_metric(vae, split, "mutual_information", information, "nats", limit),
     ]
 
 

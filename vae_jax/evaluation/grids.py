@@ -99,10 +99,8 @@ def traversals(vae: TrainedVAE, image: np.ndarray, posterior: DiagonalGaussian) 
     rate = np.asarray(posterior.kl_to_standard_normal()).mean(axis=0, dtype=np.float64).reshape(-1)
     dims = np.argsort(-rate)[:NUM_TRAVERSED_DIMS]
     code = np.asarray(vae.encode(image[None]).mean).reshape(-1)
-    rows = np.repeat(code[None], len(dims) * len(TRAVERSAL), axis=0)
-    rows = rows.reshape(len(dims), len(TRAVERSAL), -1)
-    for row, dim in zip(rows, dims, strict=True):
-        row[:, dim] = TRAVERSAL
+    rows = np.tile(code, (len(dims), len(TRAVERSAL), 1))
+    rows[np.arange(len(dims)), :, dims] = TRAVERSAL
     return figures.image_grid(vae.decode(rows.reshape(-1, *vae.latent_shape)), len(TRAVERSAL))
 
 

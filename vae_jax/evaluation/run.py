@@ -107,7 +107,7 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         )
     features = None
     if weights is not None:
-        if not report.is_evaluated(directory):
+        if not (directory / report.METRICS_FILE).exists():
             # Sample metrics take long on a CPU, and the results so far must not be lost.
             pending = [*notes, "The sample metrics were not finished when this was written."]
             report.write_evaluation(directory, run, metrics, grids, pending)

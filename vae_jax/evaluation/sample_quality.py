@@ -15,7 +15,7 @@ import numpy as np
 
 from vae_jax.errors import InputError
 from vae_jax.inference import TrainedVAE
-from vae_jax.inference.image_sets import SETS, Blocks, Features, all_images, generate, real_split
+from vae_jax.inference.image_sets import SETS, Blocks, Features, generate, real_split
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import PREPROCESSING, FeatureExtractor, FeatureSet
 from vae_jax.metrics.frechet import frechet_distance
@@ -112,14 +112,10 @@ def find_weights(
         return None, ["Sample metrics are switched off (--num_samples=0)."]
     try:
         weights = inception_weights.find_or_download(options.inception_weights, _data_dir(vae))
+        best_tap(weights)
     except inception_weights.WeightsUnavailableError as error:
         return None, [f"Missing: all metrics on Inception features (`fid`, `kid`, ...): {error}"]
     sources = f"evaluate with --inception_weights=FILE, from {' or '.join(inception_weights.URLS)}"
-    if not set(TAPS) & set(weights.available_taps):
-        return None, [
-            "Missing: all metrics on Inception features: the weights that were found end before "
-            f"the {min(TAPS)} features that these metrics need at least; {sources}."
-        ]
     notes = []
     if FID_TAP not in weights.available_taps:
         notes.append(
@@ -141,7 +137,7 @@ def best_tap(weights: inception_weights.InceptionWeights) -> int:
     for tap in TAPS:
         if tap in weights.available_taps:
             return tap
-    raise InputError(
+    raise inception_weights.WeightsUnavailableError(
         f"the Inception weights that were found have the features {weights.available_taps}, but "
         f"distances need one of {TAPS}: give --inception_weights=FILE, from "
         f"{' or '.join(inception_weights.URLS)}."
@@ -184,8 +180,16 @@ def evaluate(
         extractor = FeatureExtractor(weights, taps, preprocessing)
         sets = _extract(vae, options, extractor, generated)
         for name, split in _pairs(sets):
-            metrics += _compare(vae, options, extractor, sets, name, split, notes)
+            metrics += _compare(vae, options, extractor, sets, name, split)
         features.append(_single_features(extractor, sets))
+        smallest = min(map(len, sets.values()))
+        notes += [
+            f"Missing: `{label_of('fid', preprocessing, tap)}` of sets with no more than {tap} "
+            "images, whose covariance is singular. Take more images (--num_samples), or add "
+            "--allow_biased_fid."
+            for tap in taps
+            if smallest <= tap and not options.allow_biased
+        ]
     grids = {"aggregate_posterior": aggregate_posterior}
     return SampleEvaluation(by_key(metrics), grids, notes, features[0])
 
@@ -218,7 +222,7 @@ def _extract(
     sets = {
         split: reference_features(
             extractor,
-            all_images(real_split(vae, split, options.num_samples)),
+            real_split(vae, split, options.num_samples).take(slice(None)),
             f"{dataset}-{split}",
             cache_dir,
         )
@@ -242,12 +246,8 @@ def _compare(
     sets: Mapping[str, FeatureSet],
     name: str,
     split: str,
-    notes: list[str],
 ) -> list[Metric]:
-    """Compares the set of images called `name` with the real images of `split`.
-
-    It appends sentences about missing metrics to `notes`.
-    """
+    """Compares the set of images called `name` with the real images of `split`."""
     real, fake, seed = sets[split], sets[name], vae.experiment.evaluation.seed
     if split == "test":
         # The distance depends on the number of images, so it must be the same for all sets.
@@ -265,13 +265,6 @@ def _compare(
     for tap in extractor.taps:
         measured = measure_tap(real, fake, tap, options.allow_biased, seed)
         metrics += [create(name=n, tap=tap, **m._asdict()) for n, m in measured.items()]
-        note = (
-            f"Missing: `{label_of('fid', extractor.preprocessing, tap)}` of sets with no more than "
-            f"{tap} images, whose covariance is singular. Take more images (--num_samples), or add "
-            "--allow_biased_fid."
-        )
-        if "fid" not in measured and note not in notes:
-            notes.append(note)
     if fake.logits is not None:
         num_splits = min(NUM_SPLITS, len(fake))
         score, error = inception_score(fake.logits, num_splits)

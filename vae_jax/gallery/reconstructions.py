@@ -27,12 +27,8 @@ def rank_reconstructions(
     feature space, if features are given. Candidates are the first 10,000 images in the evaluation's
     order.
     """
-    originals = _prepare(vae, split)
-
-    def at_mean(rows: slice | np.ndarray) -> np.ndarray:
-        return vae.decode(originals.codes[rows])
-
-    pairs = measured.measure_pairs(originals.images, at_mean)
+    originals = _Originals(vae, split)
+    pairs = measured.measure_pairs(originals.images, originals.at_mean)
     attributes = originals.attributes(pairs)
     rankings = [
         originals.rank(
@@ -40,11 +36,11 @@ def rank_reconstructions(
             ("distortion", "nats"),
             f"{MEAN_CAPTION} The distortion is -log p(x|z) at one draw z ~ q(z|x).",
             originals.distortion,
-            [*attributes, *_distortion_attributes(vae, originals)],
-            at_mean,
+            [*attributes, *_distortion_attributes(originals)],
+            originals.at_mean,
         )
     ]
-    if originals.grey_is_probability:
+    if vae.likelihood.grey_is_probability:
         by_excess = originals.rank(
             "worst_excess",
             ("avoidable distortion", "nats"),
@@ -52,36 +48,32 @@ def rank_reconstructions(
             "of the grey values: KL(x, mean of p(x|z)), summed over the pixels.",
             pairs["excess_distortion"],
             attributes,
-            at_mean,
+            originals.at_mean,
         )
         rankings.append(by_excess)
     if features is not None:
-        rankings.append(_by_features(vae, originals, features, at_mean))
+        rankings.append(_by_features(originals, features))
     return rankings
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Originals:
-    """The candidates, before they are reconstructed.
+    """The candidates: the first images of a split in the evaluation's order, [N, H, W, C]."""
 
-    Attributes:
-      split: the candidates in the evaluation's order.
-      dataset: name of the dataset.
-      images: uint8 [N, H, W, C].
-      codes: posterior means, [N, *latent_shape].
-      distortion, rate: terms of the ELBO, nats, float64 [N].
-      measured: result of `measure_images`.
-      grey_is_probability: whether the likelihood treats grey values as probabilities.
-    """
+    def __init__(self, vae: TrainedVAE, split: Split) -> None:
+        # With the evaluation's order and key, these are the distortions whose mean it reports.
+        rows = fixed_order(len(split))[:MAX_NUM_IMAGES]
+        self.vae, self.split = vae, dataclasses.replace(split, indices=split.indices[rows])
+        self.images = self.split.take(slice(None))
+        terms = vae.elbo_terms(self.images, stream("eval/elbo", vae.experiment.evaluation.seed))
+        measured.check_finite("distortions", terms.distortion)
+        self.codes = np.asarray(vae.encode(self.images).mean)
+        self.distortion = np.asarray(terms.distortion, np.float64)
+        self.rate = np.asarray(terms.rate, np.float64)
+        self.measured = measured.measure_images(self.images)
 
-    split: Split
-    dataset: str
-    images: np.ndarray
-    codes: np.ndarray
-    distortion: np.ndarray
-    rate: np.ndarray
-    measured: dict[str, np.ndarray]
-    grey_is_probability: bool
+    def at_mean(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Returns the reconstructions at E[z|x]."""
+        return self.vae.decode(self.codes[rows])
 
     def attributes(self, pairs: dict[str, np.ndarray]) -> list[Attribute]:
         """Returns the attributes of the first images, as many as `pairs` has reconstructions of."""
@@ -104,6 +96,7 @@ class _Originals:
         reconstruct: Reconstruct,
     ) -> Ranking:
         """Returns a ranking of the candidates, with `score` as (name, unit)."""
+        dataset = self.vae.experiment.dataset.name
 
         def show(rows: np.ndarray) -> list[Pair]:
             return list(zip(self.images[rows], figures.to_uint8(reconstruct(rows)), strict=True))
@@ -118,59 +111,31 @@ class _Originals:
             unit=score[1],
             values=values,
             attributes=attributes,
-            describe=lambda row: describe_image(self.split, self.dataset, row),
+            describe=lambda row: describe_image(self.split, dataset, row),
             show=show,
         )
 
 
-def _prepare(vae: TrainedVAE, split: Split) -> _Originals:
-    """Encodes and measures the first images of a split in the evaluation's order."""
-    # With the evaluation's order and key, these are the distortions whose mean it reports.
-    split = dataclasses.replace(
-        split, indices=split.indices[fixed_order(len(split))[:MAX_NUM_IMAGES]]
-    )
-    images = split.take(slice(None))
-    terms = vae.elbo_terms(images, stream("eval/elbo", vae.experiment.evaluation.seed))
-    measured.check_finite("distortions", terms.distortion)
-    return _Originals(
-        split=split,
-        dataset=vae.experiment.dataset.name,
-        images=images,
-        codes=np.asarray(vae.encode(images).mean),
-        distortion=np.asarray(terms.distortion, np.float64),
-        rate=np.asarray(terms.rate, np.float64),
-        measured=measured.measure_images(images),
-        grey_is_probability=vae.likelihood.grey_is_probability,
-    )
-
-
-def _distortion_attributes(vae: TrainedVAE, originals: _Originals) -> list[Attribute]:
+def _distortion_attributes(originals: _Originals) -> list[Attribute]:
     """Returns the attributes that explain the distortion only."""
+    vae = originals.vae
     log_prob = vae.log_prob(originals.images, originals.codes).astype(np.float64)
     draw = measured.draw_attribute(
         originals.distortion + log_prob, "distortion at z ~ q(z|x) minus that at E[z|x]", "nats"
     )
-    return (
-        [draw, measured.grey_attribute(originals.measured)]
-        if originals.grey_is_probability
-        else [draw]
-    )
+    is_grey = vae.likelihood.grey_is_probability
+    return [draw, *([measured.grey_attribute(originals.measured)] if is_grey else [])]
 
 
-def _by_features(
-    vae: TrainedVAE,
-    originals: _Originals,
-    features: image_sets.Features,
-    at_mean: Reconstruct,
-) -> Ranking:
+def _by_features(originals: _Originals, features: image_sets.Features) -> Ranking:
     """Ranks the images that have features, the first in the same order, by their distance."""
-    means = image_sets.reconstruction_means(vae, len(features.test))
+    means = image_sets.reconstruction_means(originals.vae, len(features.test))
 
     def at_draw(rows: slice | np.ndarray) -> np.ndarray:
         return means[rows] / 255.0
 
     draw = measured.draw_attribute(
-        measured.compare(len(means), at_draw, at_mean),
+        measured.compare(len(means), at_draw, originals.at_mean),
         "root mean square difference between the reconstruction and that at E[z|x]",
         "",
     )

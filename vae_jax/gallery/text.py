@@ -115,16 +115,12 @@ def _describe_group(group: Group, failures: FailureSet) -> tuple[str, str]:
     side = "below" if a.is_low else "above"
     tail, other = (format_number(v, ranking.unit) for v in (group.tail_score, group.other_score))
     return f"{count}: {a.hypothesis}", (
-        f" ({remarks}). {_capitalised(a.measure)}: the median is "
+        f" ({remarks}). {a.measure[:1].upper()}{a.measure[1:]}: the median is "
         f"{format_number(group.median, a.unit)}, against {format_number(a.median, a.unit)} for "
         f"all candidates. The {a.is_tail.sum():,} {ranking.candidates} {side} "
         f"{format_number(a.threshold, a.unit)} have a median {ranking.score} of {tail}, the "
         f"others of {other}."
     )
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _table(failures: FailureSet) -> Table:

@@ -4,7 +4,7 @@
 the jitted functions behind it; `image_sets` makes the images that the sample metrics compare.
 """
 
-from vae_jax.inference.loading import load, restore
-from vae_jax.inference.trained_vae import TrainedVAE, create_steps
-
-__all__ = ["TrainedVAE", "create_steps", "load", "restore"]
+from vae_jax.inference.loading import load as load
+from vae_jax.inference.loading import restore as restore
+from vae_jax.inference.trained_vae import TrainedVAE as TrainedVAE
+from vae_jax.inference.trained_vae import create_steps as create_steps

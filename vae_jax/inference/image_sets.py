@@ -79,11 +79,6 @@ def real_split(vae: TrainedVAE, split: str, num_samples: int) -> Split:
     return dataclasses.replace(part, indices=fixed_order(len(part.images))[:n])
 
 
-def all_images(split: Split) -> np.ndarray:
-    """Returns all images of a split, uint8 [N, H, W, C]."""
-    return split.take(slice(None))
-
-
 def _key(vae: TrainedVAE, name: str) -> jax.Array:
     """Returns the random key of a stream of the evaluation."""
     return stream(f"eval/{name}", vae.experiment.evaluation.seed)
@@ -118,7 +113,7 @@ def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
     Its images are those of `real_split(vae, "test", num_samples)`, in the same order.
     """
     return decode_means(
-        vae, _reconstruction_codes(vae, all_images(real_split(vae, "test", num_samples)))
+        vae, _reconstruction_codes(vae, real_split(vae, "test", num_samples).take(slice(None)))
     )
 
 
@@ -169,7 +164,7 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
       (sets, grid): by name, the number of images of a set and the function that generates them; and
       a grid of decoded draws of the aggregate posterior, uint8 [H, W, 3].
     """
-    test = all_images(real_split(vae, "test", num_samples))
+    test = real_split(vae, "test", num_samples).take(slice(None))
     num_decoded = len(test)
     aggregate_z = aggregate_posterior_codes(
         vae, num_decoded, (_key(vae, "images"), _key(vae, "posterior"))

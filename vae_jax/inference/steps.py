@@ -57,14 +57,14 @@ class EvalSteps:
         self.log_prob = jit(self._log_prob, everywhere, batched, batched, batched)
         self.log_prior = jit(self._log_prior, everywhere, batched, batched, everywhere)
         # Not sharded: the number of samples need not be a multiple of the number of devices.
-        self.sample_prior: Callable[..., jax.Array] = self._sample_prior
+        self.sample_prior: Callable[..., jax.Array] = functools.partial(self._apply, "sample_prior")
         self.to_noise: Callable[..., jax.Array] = functools.partial(self._apply, "latents_to_noise")
         self.from_noise: Callable[..., jax.Array] = functools.partial(
             self._apply, "latents_from_noise"
         )
         # A prior that samples in steps jits each step itself.
         if not model.bind({}).prior.samples_in_steps:
-            self.sample_prior = jax.jit(self._sample_prior, static_argnums=2)
+            self.sample_prior = jax.jit(self.sample_prior, static_argnums=2)
             self.to_noise, self.from_noise = jax.jit(self.to_noise), jax.jit(self.from_noise)
         self.elbo_terms = jit(self._elbo_terms, everywhere, batched, batched, everywhere)
         self.log_weights = jit(self._log_weights, everywhere, batched, batched, batched, everywhere)
@@ -85,12 +85,9 @@ class EvalSteps:
         noise = jax.vmap(lambda k: standard_normal_noise(k, self._model.latents))(keys)
         return reparameterise(posterior, noise)
 
-    def _posterior(self, params: PyTree, x: jax.Array) -> PyTree:
-        return self._apply("encode", params, x)
-
     def _encode(self, params: PyTree, images: jax.Array, image_ids: jax.Array) -> PyTree:
         """Encodes images [B, H, W, C] as q(z | x)."""
-        return self._posterior(params, self._observe(images, image_ids))
+        return self._apply("encode", params, self._observe(images, image_ids))
 
     def _decode(self, params: PyTree, z: PyTree) -> jax.Array:
         return self._apply("decode", params, z)
@@ -108,7 +105,7 @@ class EvalSteps:
         return jax.vmap(lambda k, o: self._likelihood.sample(k, o[None])[0])(keys, outputs)
 
     def _log_prob(
-        self, params: PyTree, images: jax.Array, image_ids: jax.Array, z: PyTree
+        self, params: PyTree, images: jax.Array, z: PyTree, image_ids: jax.Array
     ) -> jax.Array:
         """Computes log p(x | z), [B]."""
         return self._likelihood.log_prob(self._decode(params, z), self._observe(images, image_ids))
@@ -120,18 +117,12 @@ class EvalSteps:
         keys = fold_in_each(jax.random.fold_in(key, 1), image_ids)
         return self._apply("prior_log_prob", params, z, keys)
 
-    def _sample_prior(
-        self, params: PyTree, key: jax.Array, num_samples: int, temperature: jax.typing.ArrayLike
-    ) -> jax.Array:
-        """Draws z ~ p(z), [num_samples, *latent_shape]."""
-        return self._apply("sample_prior", params, key, num_samples, temperature)
-
     def _elbo_terms(
         self, params: PyTree, images: jax.Array, image_ids: jax.Array, key: jax.Array
     ) -> objectives.ElboTerms:
         """Estimates the terms of the bound from one posterior sample per image, [B]."""
         x = self._observe(images, image_ids)
-        posterior = self._posterior(params, x)
+        posterior = self._apply("encode", params, x)
         z = self._sample_posterior(posterior, image_ids, key)
         return objectives.compute_elbo_terms(
             self._likelihood,

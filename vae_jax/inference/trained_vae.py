@@ -18,11 +18,9 @@ from vae_jax.distributions import DiagonalGaussian, sample_posterior
 from vae_jax.errors import InputError
 from vae_jax.experiment import Experiment
 from vae_jax.inference.steps import EvalSteps
-from vae_jax.likelihoods import Likelihood
-from vae_jax.models import VAE
 from vae_jax.runtime import sharding
 from vae_jax.streams import stream
-from vae_jax.typing import Array, ImageShape, PyTree
+from vae_jax.typing import Array, PyTree
 
 
 class TrainedVAE:
@@ -40,6 +38,13 @@ class TrainedVAE:
       raw: the same model with the raw parameters; None if these are the evaluated ones.
       step: training step of the checkpoint.
       batch_size: images per call over all devices, rounded up to a multiple of their number.
+      model: the network.
+      likelihood: p(x | z).
+      image_shape: shape (H, W, C) of an image.
+      latent_shape: shape of a latent: (D,) or (h, w, c).
+      has_noise_map: whether the prior has `to_noise` and `from_noise`.
+      prior_is_exact: whether log p(z) can be computed; if not, only a lower bound on it is
+        estimated.
     """
 
     def __init__(
@@ -51,6 +56,10 @@ class TrainedVAE:
         raw_params: PyTree = None,
     ) -> None:
         self.experiment, self.params, self.step = experiment, params, step
+        self.model, self.likelihood = experiment.model, experiment.likelihood
+        self.image_shape, self.latent_shape = self.model.image_shape, self.model.latent_shape
+        prior = experiment.prior
+        self.has_noise_map, self.prior_is_exact = prior.has_noise_map, prior.is_exact
         self._steps = create_steps(experiment) if steps is None else steps
         num_devices = self._steps.mesh.size
         self.batch_size = -(-experiment.evaluation.batch_size // num_devices) * num_devices
@@ -68,32 +77,10 @@ class TrainedVAE:
             return cls(experiment, state.params, step, steps)
         return cls(experiment, state.ema_params, step, steps, raw_params=state.params)
 
-    @property
-    def model(self) -> VAE:
-        """The network."""
-        return self.experiment.model
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """p(x | z)."""
-        return self.experiment.likelihood
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Shape (H, W, C) of an image."""
-        return self.model.image_shape
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape of a latent: (D,) or (h, w, c)."""
-        return self.model.latent_shape
-
     def encode(self, images: Array) -> DiagonalGaussian:
         """Computes q(z | x): its mean and log_std, float32 [N, *latent_shape]."""
         self._check_images(images)
-        return self._map(
-            lambda x, ids: self._steps.encode(self.params, x, ids), images, np.arange(len(images))
-        )
+        return self._map(self._steps.encode, images)
 
     def decode(self, z: Array, key: jax.Array | None = None) -> np.ndarray:
         """Decodes latents [N, *latent_shape] into images [N, H, W, C].
@@ -102,9 +89,8 @@ class TrainedVAE:
         """
         z = self._check_latents(z)
         if key is None:
-            return self._map(lambda z: self._steps.decode_mean(self.params, z), z)
-        ids = np.arange(len(jax.tree.leaves(z)[0]))
-        return self._map(lambda z, ids: self._steps.decode_sample(self.params, z, ids, key), z, ids)
+            return self._map(lambda params, z, _: self._steps.decode_mean(params, z), z)
+        return self._map(lambda *batch: self._steps.decode_sample(*batch, key), z)
 
     def reconstruct(self, images: Array, key: jax.Array | None = None) -> np.ndarray:
         """Returns the mean of p(x | z) at z = E[z | x], or with a key at one draw z ~ q(z | x)."""
@@ -133,21 +119,10 @@ class TrainedVAE:
         """
         return sharding.fetch(self._steps.sample_prior(self.params, key, n, temperature))
 
-    @property
-    def has_noise_map(self) -> bool:
-        """Whether the prior has `to_noise` and `from_noise`."""
-        return self.experiment.prior.has_noise_map
-
     def to_noise(self, z: Array) -> np.ndarray:
         """Maps latents to the noise from which `from_noise` makes them, in one batch.
 
-        The map is one-to-one, and takes z ~ p(z) to N(0, I).
-
-        Args:
-          z: latents, float32 [N, *latent_shape].
-
-        Returns:
-          The noise, of the same shape.
+        Both are float32 [N, *latent_shape]. The map is one-to-one, and takes z ~ p(z) to N(0, I).
 
         Raises:
           InputError: the prior has no such map.
@@ -168,34 +143,21 @@ class TrainedVAE:
                 "flow or diffusion."
             )
 
-    @property
-    def prior_is_exact(self) -> bool:
-        """Whether log p(z) can be computed; if not, only a lower bound on it is estimated."""
-        return self.experiment.prior.is_exact
-
     def log_prior(self, z: Array, key: jax.Array) -> np.ndarray:
         """Computes log p(z) of latents [N, *latent_shape], nats, float32 [N].
 
         If the prior is not exact, it is an unbiased estimate of a lower bound, drawn with `key`.
         """
         z = self._check_latents(z)
-        ids = np.arange(len(jax.tree.leaves(z)[0]))
-        return self._map(lambda z, ids: self._steps.log_prior(self.params, z, ids, key), z, ids)
+        return self._map(lambda *batch: self._steps.log_prior(*batch, key), z)
 
     def log_prob(self, images: Array, z: Array) -> np.ndarray:
         """Computes log p(x | z) of each image at its latent, nats, float32 [N].
 
-        Args:
-          images: images [N, H, W, C].
-          z: latents [N, *latent_shape].
+        The latents are [N, *latent_shape].
         """
         self._check_images(images)
-        return self._map(
-            lambda x, ids, z: self._steps.log_prob(self.params, x, ids, z),
-            images,
-            np.arange(len(images)),
-            np.asarray(z, np.float32),
-        )
+        return self._map(self._steps.log_prob, images, np.asarray(z, np.float32))
 
     def elbo_terms(
         self, images: Array, key: jax.Array, progress: bool = False
@@ -210,9 +172,8 @@ class TrainedVAE:
         """
         self._check_images(images)
         return self._map(
-            lambda x, ids: self._steps.elbo_terms(self.params, x, ids, key),
+            lambda *batch: self._steps.elbo_terms(*batch, key),
             images,
-            np.arange(len(images)),
             description="ELBO" if progress else None,
         )
 
@@ -246,15 +207,14 @@ class TrainedVAE:
         self._check_images(images)
         keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
 
-        def bound(x: jax.Array, ids: jax.Array) -> jax.Array:
-            posterior = self._steps.encode(self.params, x, ids)
-            log_weights = [self._steps.log_weights(self.params, posterior, x, ids, k) for k in keys]
+        def bound(params: PyTree, x: jax.Array, ids: jax.Array) -> jax.Array:
+            posterior = self._steps.encode(params, x, ids)
+            log_weights = [self._steps.log_weights(params, posterior, x, ids, k) for k in keys]
             return objectives.compute_iw_elbo(jnp.stack(log_weights))
 
         return self._map(
             bound,
             images,
-            np.arange(len(images)),
             description=f"importance-weighted bound, K = {num_samples}" if progress else None,
         )
 
@@ -290,11 +250,13 @@ class TrainedVAE:
         """Applies `function` to padded batches, and joins the results without the padding.
 
         Args:
-          function: jitted function of one batch of each argument.
+          function: jitted function of the parameters, one batch of each of the `arrays`, and the
+            number of each row, int [B].
           *arrays: arrays with the same first axis, or trees of such arrays.
           description: label of the progress bar; None: no progress bar.
         """
         n, size = len(jax.tree.leaves(arrays)[0]), self.batch_size
+        arrays = (*arrays, np.arange(n))
         results = []
         for start in tqdm(
             range(0, n, size), desc=description, disable=None if description else True, leave=False
@@ -306,7 +268,7 @@ class TrainedVAE:
                 padded = np.concatenate([batch, np.repeat(batch[-1:], padding, axis=0)])
                 return sharding.put(padded.__getitem__, padded.shape, self._steps.mesh)
 
-            results.append(sharding.fetch(function(*jax.tree.map(put, arrays))))
+            results.append(sharding.fetch(function(self.params, *jax.tree.map(put, arrays))))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -27,18 +27,24 @@ class Likelihood:
     """A density or mass function p(x | z) of images with values in [0, 1].
 
     It has no parameters of its own: the decoder's outputs, float32 [B, H, W, num_outputs], are its
-    natural parameters. A subclass sets those of the properties that differ.
+    natural parameters. A subclass sets those of the attributes and properties that differ. Options
+    that it is registered with are fields of it.
 
     Attributes:
       num_channels: channels of an image.
+      binarize: whether images are made binary before the model sees them.
+      grey_is_probability: whether the grey value of a pixel is the probability that it is 1.
+      is_discrete: whether `log_prob` is a mass function over the 256 levels of 8-bit images, and so
+        comparable in bits per dimension. Otherwise it is a density on the unit interval, or a
+        cross-entropy.
+      min_log_std: lower bound on the logarithm of `std`.
     """
 
     num_channels: int
-
-    @classmethod
-    def create(cls, num_channels: int, **options: Any) -> Self:
-        """Returns the likelihood with given options, those it is registered with."""
-        return cls(num_channels, **options)
+    binarize = False
+    grey_is_probability = False
+    is_discrete = False
+    min_log_std = -math.inf
 
     @classmethod
     def needs_whole_batch(cls, options: Mapping[str, Any]) -> str:
@@ -50,25 +56,6 @@ class Likelihood:
     def num_outputs(self) -> int:
         """Number of the decoder's outputs for each pixel."""
         raise NotImplementedError
-
-    @property
-    def binarize(self) -> bool:
-        """Whether images are made binary before the model sees them."""
-        return False
-
-    @property
-    def grey_is_probability(self) -> bool:
-        """Whether the grey value of a pixel is the probability that it is 1."""
-        return False
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether `log_prob` is a mass function over the 256 levels of 8-bit images.
-
-        It is then comparable in bits per dimension. Otherwise it is a density on the unit interval,
-        or a cross-entropy.
-        """
-        return False
 
     @property
     def has_log_std(self) -> bool:
@@ -109,11 +96,6 @@ class Likelihood:
         del params
         return None
 
-    @property
-    def min_log_std(self) -> float:
-        """Lower bound on the logarithm of `std`."""
-        return -math.inf
-
     def batch_optimal_log_std(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the optimal last output for a batch, a scalar; only with `optimal_scale`."""
         raise NotImplementedError
@@ -136,7 +118,7 @@ def create_likelihood(name: str, num_channels: int, **options: Any) -> Likelihoo
         the likelihood is one of grey images.
     """
     check_options(name, **options)
-    return kind(name).create(num_channels, **REGISTRY.options_of(name, options))
+    return kind(name)(num_channels, **REGISTRY.options_of(name, options))
 
 
 def check_options(name: str, **options: Any) -> None:

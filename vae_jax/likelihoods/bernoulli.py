@@ -22,14 +22,11 @@ class Bernoulli(Likelihood):
     """
 
     binarize: bool = False
+    grey_is_probability = True
 
     @property
     def num_outputs(self) -> int:
         return self.num_channels
-
-    @property
-    def grey_is_probability(self) -> bool:
-        return True
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         # x log s(l) + (1 - x) log(1 - s(l)) without ever forming s(l), which saturates in float32.

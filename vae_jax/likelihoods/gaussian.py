@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +27,17 @@ class Gaussian(Likelihood):
     """N(sigmoid(output), sigma^2) with one sigma for all pixels and images.
 
     Attributes:
-      variance: 'learned': sigma is a parameter. 'batch_optimal': training uses the sigma that
-        maximises the likelihood of the current batch (Rybkin et al. 2021, arXiv:2006.13202) and
-        sets the parameter to it after each update, so that evaluation has a fixed sigma. 'fixed':
-        sigma is `fixed_std`, so that the distortion is a squared error over 2 fixed_std^2, up to a
-        constant.
-      fixed_std: sigma of the variance 'fixed'.
+      gaussian_variance: 'learned': sigma is a parameter. 'batch_optimal': training uses the sigma
+        that maximises the likelihood of the current batch (Rybkin et al. 2021, arXiv:2006.13202)
+        and sets the parameter to it after each update, so that evaluation has a fixed sigma.
+        'fixed': sigma is `gaussian_std`, so that the distortion is a squared error over
+        2 gaussian_std^2, up to a constant.
+      gaussian_std: sigma of the variance 'fixed'.
     """
 
-    variance: str = "learned"
-    fixed_std: float = 1.0
-
-    @classmethod
-    def create(
-        cls,
-        num_channels: int,
-        gaussian_variance: str = "learned",
-        gaussian_std: float = 1.0,
-        **options: Any,
-    ) -> Self:
-        return cls(num_channels, gaussian_variance, gaussian_std, **options)
+    gaussian_variance: str = "learned"
+    gaussian_std: float = 1.0
+    min_log_std = MIN_GAUSSIAN_LOG_STD
 
     @classmethod
     def needs_whole_batch(cls, options: Mapping[str, Any]) -> str:
@@ -55,11 +46,11 @@ class Gaussian(Likelihood):
 
     @property
     def has_log_std(self) -> bool:
-        return self.variance != "fixed"
+        return self.gaussian_variance != "fixed"
 
     @property
     def optimal_scale(self) -> bool:
-        return self.variance == "batch_optimal"
+        return self.gaussian_variance == "batch_optimal"
 
     @property
     def has_free_variance(self) -> bool:
@@ -72,20 +63,16 @@ class Gaussian(Likelihood):
     def _parameters(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (mean [B, H, W, C], log sigma that broadcasts to it)."""
         if not self.has_log_std:
-            return jax.nn.sigmoid(outputs), jnp.log(self.fixed_std)
+            return jax.nn.sigmoid(outputs), jnp.log(self.gaussian_std)
         return jax.nn.sigmoid(outputs[..., :-1]), self.log_std(outputs[..., -1:])
 
     def log_std(self, raw: jax.Array) -> jax.Array:
         """Returns log sigma for the raw parameter, never below MIN_GAUSSIAN_LOG_STD."""
         return soft_floor(raw, MIN_GAUSSIAN_LOG_STD)
 
-    @property
-    def min_log_std(self) -> float:
-        return MIN_GAUSSIAN_LOG_STD
-
     def std(self, params: PyTree) -> float | None:
         if not self.has_log_std:
-            return float(self.fixed_std)
+            return float(self.gaussian_std)
         return float(np.exp(self.log_std(params["decoder"]["log_std"])))
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:

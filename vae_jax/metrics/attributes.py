@@ -118,10 +118,7 @@ def blend(
         midpoint = (references[a] + references[b]) / 2.0
         return np.linalg.norm(points - midpoint, axis=1)
 
-    ratio = _ratio(distance_to_midpoint(first, other), distance_to_midpoint(first, second))
+    between, within = distance_to_midpoint(first, other), distance_to_midpoint(first, second)
+    # A ratio of 1 says nothing.
+    ratio = np.divide(between, within, out=np.ones_like(between), where=within > 0)
     return ratio, classes[order]
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns a / b, or 1, which says nothing, where b is 0."""
-    return np.divide(a, b, out=np.ones_like(a), where=b > 0)

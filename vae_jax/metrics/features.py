@@ -71,15 +71,6 @@ def _in_whole_batches(blocks: Iterable[np.ndarray], batch_size: int) -> Iterator
         yield np.concatenate(waiting)
 
 
-def _cpu_compiler_options() -> dict[str, str] | None:
-    """Returns `CPU_COMPILER_OPTIONS` if this version of XLA knows them, otherwise None."""
-    try:
-        jax.jit(lambda: 0, compiler_options=CPU_COMPILER_OPTIONS)()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return CPU_COMPILER_OPTIONS
-
-
 PREPROCESSING = {"pytorch_fid": preprocess_pytorch_fid, "clean": preprocess_clean}
 
 
@@ -169,7 +160,7 @@ class FeatureExtractor:
             features,
             in_shardings=(sharding.replicated(mesh), batched),
             out_shardings=batched,
-            compiler_options=_cpu_compiler_options() if on_cpu else None,
+            compiler_options=sharding.cpu_compiler_options(mesh, CPU_COMPILER_OPTIONS),
         )
 
     def features(self, images: np.ndarray) -> dict[int, np.ndarray]:

@@ -55,10 +55,6 @@ class GaussianStatistics:
             self.scatter + other.scatter + between,
         )
 
-    def update(self, features: np.ndarray) -> "GaussianStatistics":
-        """Returns the statistics with another batch of features, [B, D]."""
-        return self.merge(GaussianStatistics.of(features))
-
     @property
     def covariance(self) -> np.ndarray:
         """Unbiased covariance (divided by count - 1), [D, D]."""

@@ -34,7 +34,7 @@ _TIMEOUT = 10.0  # seconds to connect, and between two chunks of a download
 
 
 class WeightsUnavailableError(InputError):
-    """No file was given, found or downloaded; the message names the remedies."""
+    """No file was given, found or downloaded, or it ends too early; the message names a remedy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

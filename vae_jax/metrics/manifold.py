@@ -60,11 +60,7 @@ def manifold_metrics(
             f"{len(real)} real and {len(fake)} fake images are too few for neighbour number "
             f"{max(ks)}: both numbers must exceed it; take more images or a smaller k."
         )
-    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-    # |x|^2 + |y|^2 - 2 x.y loses digits if norms are large compared with distances.
-    centre = real.mean(axis=0)
-    real, fake = real - centre, fake - centre
-
+    fake, real = _centred(fake, real)
     real_radii = _squared_radii(real, ks, block_size)
     fake_radii = _squared_radii(fake, ks[:1], block_size)[:, 0]
     fake_inside = np.zeros(len(fake), bool)

@@ -22,7 +22,7 @@ from vae_jax.blocks import (
 )
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.errors import InputError
-from vae_jax.priors import Prior, StandardNormal
+from vae_jax.priors import Prior, StandardNormal, VAEParts
 from vae_jax.typing import ImageShape, PyTree
 
 # The standard deviation is softplus(raw) + MIN_STD. It grows linearly in the raw output where
@@ -59,19 +59,26 @@ class Stage(nn.Module):
         return h
 
 
-class Encoder(nn.Module):
-    """Maps images [B, H, W, C] in [0, 1] to q(z | x), float32 [B, *latent_shape].
+class _Network(nn.Module):
+    """What the encoder and the decoder have in common. Their attributes are those of `VAE`."""
 
-    The attributes are those of `VAE`.
-    """
-
-    latent_shape: tuple[int, ...]
     widths: tuple[int, ...]
     num_blocks: tuple[int, ...]
     patch_size: int
     attention_resolutions: tuple[int, ...]
     dtype: jnp.dtype
-    remat: bool = False
+    remat: bool
+
+    def _stage(self, i: int, h: jax.Array) -> jax.Array:
+        """Applies stage number i, 0 at the highest resolution."""
+        options = (self.num_blocks[i], self.attention_resolutions, self.dtype, self.remat)
+        return Stage(*options, name=f"stage_{i}")(h)
+
+
+class Encoder(_Network):
+    """Maps images [B, H, W, C] in [0, 1] to q(z | x), float32 [B, *latent_shape]."""
+
+    latent_shape: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> DiagonalGaussian:
@@ -82,13 +89,7 @@ class Encoder(nn.Module):
                 h = PositionWise(width, dtype=self.dtype, name=f"downsample_{i}")(
                     space_to_depth(h, 2)
                 )
-            h = Stage(
-                self.num_blocks[i],
-                self.attention_resolutions,
-                self.dtype,
-                self.remat,
-                name=f"stage_{i}",
-            )(h)
+            h = self._stage(i, h)
         h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
         if len(self.latent_shape) == 1:
             h = h.reshape(h.shape[0], -1)
@@ -97,22 +98,16 @@ class Encoder(nn.Module):
         return DiagonalGaussian(mean, jnp.log(nn.softplus(raw_std) + MIN_STD))
 
 
-class Decoder(nn.Module):
+class Decoder(_Network):
     """Maps latents [B, *latent_shape] to likelihood parameters, float32 [B, H, W, num_outputs].
 
     With `has_log_std` the last output channel is one learned scalar, the same for all pixels and
-    images. The attributes are those of `VAE`.
+    images.
     """
 
     image_shape: ImageShape
     num_outputs: int
-    widths: tuple[int, ...]
-    num_blocks: tuple[int, ...]
-    patch_size: int
-    attention_resolutions: tuple[int, ...]
     has_log_std: bool
-    dtype: jnp.dtype
-    remat: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -125,13 +120,7 @@ class Decoder(nn.Module):
         else:
             h = nn.Conv(self.widths[-1], (3, 3), dtype=self.dtype, name="stem")(h)
         for i in range(last, -1, -1):
-            h = Stage(
-                self.num_blocks[i],
-                self.attention_resolutions,
-                self.dtype,
-                self.remat,
-                name=f"stage_{i}",
-            )(h)
+            h = self._stage(i, h)
             if i > 0:
                 upsample = PositionWise(
                     4 * self.widths[i - 1], dtype=self.dtype, name=f"upsample_{i}"
@@ -164,7 +153,7 @@ class VAE(nn.Module):
       attention_resolutions: heights of feature maps that are followed by self-attention.
       dtype: type of the activations; parameters, the last layers and outputs are float32.
       remat: whether the backward pass recomputes activations, which saves memory but takes longer.
-      make_prior: maps the encoder, passed as `encoder=`, to the prior p(z); None: N(0, I).
+      make_prior: maps the `VAEParts` to the prior p(z); None: N(0, I).
     """
 
     image_shape: ImageShape
@@ -177,33 +166,16 @@ class VAE(nn.Module):
     attention_resolutions: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
-    make_prior: Callable[..., Prior] | None = None
+    make_prior: Callable[[VAEParts], Prior] | None = None
 
     def setup(self) -> None:
-        self.encoder = Encoder(
-            latent_shape=self.latent_shape,
-            widths=self.widths,
-            num_blocks=self.num_blocks,
-            patch_size=self.patch_size,
-            attention_resolutions=self.attention_resolutions,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
-        self.decoder = Decoder(
-            image_shape=self.image_shape,
-            num_outputs=self.num_outputs,
-            has_log_std=self.has_log_std,
-            widths=self.widths,
-            num_blocks=self.num_blocks,
-            patch_size=self.patch_size,
-            attention_resolutions=self.attention_resolutions,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
+        stages = (self.widths, self.num_blocks, self.patch_size, self.attention_resolutions)
+        shared = (*stages, self.dtype, self.remat)
+        self.encoder = Encoder(*shared, self.latent_shape)
+        self.decoder = Decoder(*shared, self.image_shape, self.num_outputs, self.has_log_std)
+        parts = VAEParts(self.latent_shape, self.image_shape, self.encoder, self.dtype)
         make_prior = self.make_prior
-        self.prior = (
-            make_prior(encoder=self.encoder) if make_prior else StandardNormal(self.latent_shape)
-        )
+        self.prior = make_prior(parts) if make_prior else StandardNormal(self.latent_shape)
 
     @property
     def latents(self) -> PyTree:

@@ -6,6 +6,7 @@ import optax
 
 from vae_jax.errors import InputError
 from vae_jax.optim.schedules import Schedule
+from vae_jax.registry import one_of
 from vae_jax.typing import PyTree
 
 OPTIMIZERS = ("adam", "adamw", "adamax")
@@ -17,8 +18,7 @@ _NEVER = 2**31 - 1
 
 def check_optimizer(name: str, weight_decay: float, clip_norm: float) -> None:
     """Raises an InputError as `create_optimizer` does."""
-    if name not in OPTIMIZERS:
-        raise InputError(f"optim.name = {name!r} is unknown: use one of {', '.join(OPTIMIZERS)}.")
+    one_of(OPTIMIZERS).check("optim.name", name)
     if weight_decay and name != "adamw":
         raise InputError(
             f"optim.weight_decay = {weight_decay} has no effect with optim.name = {name!r}: use "

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.errors import InputError
+from vae_jax.registry import one_of
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -30,10 +31,7 @@ def check_kl_schedule(
     name: str, weight: float, warmup_steps: int, num_cycles: int, ramp_fraction: float
 ) -> None:
     """Raises an InputError as `make_kl_schedule` does."""
-    if name not in KL_SCHEDULES:
-        raise InputError(
-            f"kl.schedule = {name!r} is unknown: use one of {', '.join(KL_SCHEDULES)}."
-        )
+    one_of(KL_SCHEDULES).check("kl.schedule", name)
     if not weight >= 0 or warmup_steps < 0:  # `not >=` refuses NaN as well
         raise InputError(
             f"kl.weight = {weight} and kl.warmup_steps = {warmup_steps} must not be negative."
@@ -93,10 +91,7 @@ def check_learning_rate_schedule(
     peak: float, warmup_steps: int, decay: str, num_steps: int, final_fraction: float
 ) -> None:
     """Raises an InputError as `make_learning_rate_schedule` does."""
-    if decay not in LEARNING_RATE_DECAYS:
-        raise InputError(
-            f"optim.decay = {decay!r} is unknown: use one of {', '.join(LEARNING_RATE_DECAYS)}."
-        )
+    one_of(LEARNING_RATE_DECAYS).check("optim.decay", decay)
     if peak <= 0 or not 0 <= final_fraction <= 1:
         raise InputError(
             f"optim.learning_rate = {peak} must be positive and optim.final_fraction = "

@@ -27,7 +27,7 @@ class VAEParts(NamedTuple):
     latent_shape: tuple[int, ...]
     image_shape: ImageShape
     encoder: nn.Module
-    dtype: jnp.dtype
+    dtype: jnp.dtype = jnp.float32
 
 
 class Prior(nn.Module):

@@ -2,43 +2,30 @@
 
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.priors.base import REGISTRY, Prior, Standardised, VAEParts
-from vae_jax.typing import ImageShape, PyTree
+from vae_jax.typing import PyTree
 
 MIN_STD = 1e-3  # of a latent dimension; avoids a division by 0 if the dimension is constant
 
 kind = REGISTRY.__getitem__
 
 
-def create_prior(
-    name: str,
-    latent_shape: tuple[int, ...],
-    image_shape: ImageShape,
-    encoder: nn.Module,
-    dtype: jnp.dtype = jnp.float32,
-    **options: Any,
-) -> Prior:
+def create_prior(name: str, vae: VAEParts, **options: Any) -> Prior:
     """Returns the prior `name`, inside `Standardised` if its kind asks for that.
 
     Args:
       name: one of `names()`.
-      latent_shape: (D,) or (h, w, c).
-      image_shape: (H, W, C), shape of the VampPrior's pseudo-inputs.
-      encoder: encoder of the VAE, which the VampPrior shares.
-      dtype: type of the activations of a diffusion's network.
+      vae: parts of the VAE that it belongs to.
       **options: options of any prior; those of others are checked, but have no effect.
 
     Raises:
       InputError: an option is unknown or does not fit the latent; see `check_options`.
     """
-    check_options(name, latent_shape, **options)
-    options = REGISTRY.options_of(name, options)
-    prior = kind(name).create(VAEParts(latent_shape, image_shape, encoder, dtype), **options)
-    return Standardised(latent_shape, prior) if prior.standardised else prior
+    check_options(name, vae.latent_shape, **options)
+    prior = kind(name).create(vae, **REGISTRY.options_of(name, options))
+    return Standardised(vae.latent_shape, prior) if prior.standardised else prior
 
 
 def check_options(name: str, latent_shape: tuple[int, ...], **options: Any) -> None:

@@ -157,7 +157,7 @@ class Diffusion(Prior):
           Three arrays [B].
         """
         gamma = self.schedule.gamma(t)
-        alpha, sigma = samplers.alpha_sigma(_column(gamma, z.ndim))
+        alpha, sigma = samplers.alpha_sigma(gamma.reshape(-1, *[1] * (z.ndim - 1)))
         v = alpha * noise - sigma * z
         predicted = self.network(alpha * z + sigma * noise, gamma)
         weight = 0.5 * jax.nn.sigmoid(-gamma)
@@ -208,8 +208,3 @@ def apply_network(
     """Returns v predicted at one noise level; compiled once per network and shape."""
     v: Any = network.apply(variables, z, jnp.full(z.shape[:1], gamma))
     return v
-
-
-def _column(values: jax.Array, ndim: int) -> jax.Array:
-    """Reshapes [B] to [B, 1, ..., 1] with `ndim` axes."""
-    return values.reshape(-1, *[1] * (ndim - 1))

@@ -17,6 +17,7 @@ from vae_jax.blocks import ResidualBlock, group_norm
 from vae_jax.distributions import standard_normal_log_prob, sum_event
 from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior, VAEParts, register
+from vae_jax.priors.diagonal_mixture import matmul
 from vae_jax.priors.networks import WIDTHS
 from vae_jax.registry import at_least
 
@@ -86,7 +87,7 @@ class CouplingNetwork(nn.Module):
 
 @register("flow", num_couplings=at_least(1), widths=WIDTHS, num_blocks=at_least(1))
 class Flow(Prior):
-    """The exact density of z = inverse(u) with u ~ N(0, I).
+    """The exact density of z = from_noise(u) with u ~ N(0, I).
 
     Each of `num_couplings` steps multiplies the last axis by a full matrix (Glow's invertible 1x1
     convolution; for a vector, one matrix over all dimensions), then scales and shifts one part of
@@ -140,20 +141,12 @@ class Flow(Prior):
         num_positions = math.prod(self.latent_shape[:-1])
         log_det = jnp.zeros(z.shape[0])
         for step, matrix in enumerate(self.matrices):
-            z = _multiply(z, matrix)
+            z = matmul(z, matrix)  # in full precision, or the inverse would not be exact
             log_scale, shift = self._log_scale_and_shift(step, z)
             z = z * jnp.exp(log_scale) + shift
             log_abs_det = jnp.linalg.slogdet(matrix).logabsdet  # of the map at one position
             log_det += num_positions * log_abs_det + sum_event(log_scale)
         return z, log_det
-
-    def inverse(self, u: jax.Array) -> jax.Array:
-        """Maps base noise to latents, both [B, *latent_shape]."""
-        for step in reversed(range(self.num_couplings)):
-            log_scale, shift = self._log_scale_and_shift(step, u)
-            u = (u - shift) * jnp.exp(-log_scale)
-            u = _multiply(u, jnp.linalg.inv(self.matrices[step]))
-        return u
 
     def log_prob(self, z: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         u, log_det = self.forward(z)
@@ -161,18 +154,15 @@ class Flow(Prior):
 
     def sample(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> jax.Array:
         noise = jax.random.normal(key, (num_samples, *self.latent_shape))
-        return self.inverse(temperature * noise)
+        return self.from_noise(temperature * noise)
 
     def to_noise(self, z: jax.Array) -> jax.Array:
         return self.forward(z)[0]
 
     def from_noise(self, noise: jax.Array) -> jax.Array:
-        return self.inverse(noise)
-
-
-def _multiply(z: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns z @ matrix over the last axis, in full float32 precision.
-
-    By default, accelerators round the factors of a product, and the inverse would not be exact.
-    """
-    return jnp.matmul(z, matrix, precision=jax.lax.Precision.HIGHEST)
+        z = noise
+        for step in reversed(range(self.num_couplings)):
+            log_scale, shift = self._log_scale_and_shift(step, z)
+            z = (z - shift) * jnp.exp(-log_scale)
+            z = matmul(z, jnp.linalg.inv(self.matrices[step]))
+        return z

@@ -30,8 +30,21 @@ class GaussianMixture(DiagonalMixture):
     def start_from_data(
         cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int
     ) -> PyTree:
+        """Sets a kernel density of as many random latents as there are components.
+
+        All components get the standard deviations of the latents times K^(-1 / (D + 4)), a factor
+        close to 1 in many dimensions (Scott's rule; Scott 1992, Multivariate Density Estimation).
+        """
         assert z is not None  # the codes of a trained VAE
-        return initialise_components(z, len(params["logits"]), np.random.default_rng(seed))
+        z = np.asarray(z, np.float64).reshape(len(z), -1)
+        num_components, dimension = len(params["logits"]), z.shape[1]
+        rows = choose_rows(len(z), num_components, np.random.default_rng(seed))
+        stds = np.maximum(z.std(axis=0), MIN_STD) * num_components ** (-1.0 / (dimension + 4))
+        return {
+            "logits": np.zeros(num_components, np.float32),
+            "means": z[rows].astype(np.float32),
+            "log_stds": np.tile(np.log(stds), (num_components, 1)).astype(np.float32),
+        }
 
     def setup(self) -> None:
         shape = (self.num_components, math.prod(self.latent_shape))
@@ -42,26 +55,3 @@ class GaussianMixture(DiagonalMixture):
 
     def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         return jax.nn.log_softmax(self.logits), self.means, self.log_stds
-
-
-def initialise_components(
-    z: np.ndarray, num_components: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Returns parameters of a GaussianMixture: a kernel density of `num_components` random latents.
-
-    All components get the standard deviations of the latents times K^(-1 / (D + 4)), a factor close
-    to 1 in many dimensions (Scott's rule; Scott 1992, Multivariate Density Estimation).
-
-    Args:
-      z: latents, [N, *latent_shape].
-      num_components: K.
-      rng: random generator that chooses the latents.
-    """
-    z = np.asarray(z, np.float64).reshape(len(z), -1)
-    dimension = z.shape[1]
-    stds = np.maximum(z.std(axis=0), MIN_STD) * num_components ** (-1.0 / (dimension + 4))
-    return {
-        "logits": np.zeros(num_components, np.float32),
-        "means": z[choose_rows(len(z), num_components, rng)].astype(np.float32),
-        "log_stds": np.tile(np.log(stds), (num_components, 1)).astype(np.float32),
-    }

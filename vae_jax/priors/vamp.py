@@ -42,8 +42,16 @@ class VampPrior(DiagonalMixture):
     def start_from_data(
         cls, params: PyTree, images: np.ndarray, z: np.ndarray | None, seed: int
     ) -> PyTree:
-        num_components, rng = len(params["pseudo_inputs"]), np.random.default_rng(seed)
-        return {**params, **initialise_pseudo_inputs(images, num_components, rng)}
+        """Sets the pseudo-inputs to random images; clipping to [0.01, 0.99] keeps logits finite.
+
+        Raises:
+          InputError: images that are not uint8.
+        """
+        if images.dtype != np.uint8:
+            raise InputError(f"Images must be uint8 in 0..255, not {images.dtype}.")
+        rows = choose_rows(len(images), len(params["pseudo_inputs"]), np.random.default_rng(seed))
+        logits = logit(np.clip(images[rows] / 255.0, 0.01, 0.99))
+        return {**params, "pseudo_inputs": logits.astype(np.float32)}
 
     def setup(self) -> None:
         self.pseudo_inputs = self.param(
@@ -55,24 +63,3 @@ class VampPrior(DiagonalMixture):
         shape = (self.num_components, math.prod(self.latent_shape))
         log_weights = jnp.full(self.num_components, -math.log(self.num_components))
         return log_weights, q.mean.reshape(shape), q.log_std.reshape(shape)
-
-
-def initialise_pseudo_inputs(
-    images: np.ndarray, num_components: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Returns parameters of a VampPrior: logits of random images, clipped to [0.01, 0.99].
-
-    Without the clipping the logits would be infinite.
-
-    Args:
-      images: uint8 [N, H, W, C].
-      num_components: K.
-      rng: random generator that chooses the images.
-
-    Raises:
-      InputError: images that are not uint8.
-    """
-    if images.dtype != np.uint8:
-        raise InputError(f"Images must be uint8 in 0..255, not {images.dtype}.")
-    chosen = images[choose_rows(len(images), num_components, rng)] / 255.0
-    return {"pseudo_inputs": logit(np.clip(chosen, 0.01, 0.99)).astype(np.float32)}

@@ -176,23 +176,6 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel], num_columns: int = 
     figure.savefig(path, dpi=100)
 
 
-def save_scatter_panels(
-    path: pathlib.Path, panels: Mapping[str, np.ndarray], num_columns: int = 4
-) -> None:
-    """Writes a PNG with one scatter plot of points [N, 2] per title, all on the same scales."""
-    num_rows = -(-len(panels) // num_columns)
-    figure = Figure(figsize=(3.2 * num_columns, 2.6 * num_rows), layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    for axis, (title, points) in zip(axes.flat, panels.items(), strict=False):
-        axis.plot(*np.transpose(points), ".", markersize=2.5, alpha=0.5, markeredgewidth=0)
-        axis.set_title(title, fontsize=10)
-        axis.tick_params(labelbottom=True, labelleft=True)  # below it there may be no panel
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-
-
 def save_curves(path: pathlib.Path, records: Sequence[dict[str, float]]) -> None:
     """Writes a PNG of loss, ELBO, distortion, rate, KL weight and gradient norm over the steps.
 

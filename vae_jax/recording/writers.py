@@ -147,16 +147,3 @@ class MetricWriter:
         except ResourceExhaustedError as error:
             number, path = errno.ENOSPC, self._workdir / "tensorboard"
             raise OSError(number, os.strerror(number), str(path)) from error
-
-
-class NoWriter:
-    """Writer of the processes other than the main one; writes nothing."""
-
-    def __enter__(self) -> "NoWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, step: int, prefix: str, summary: Summary) -> None:
-        pass

@@ -82,15 +82,9 @@ def create_content(
     failures: Sequence[gallery.FailureSet],
     diagnosis: doctor.Diagnosis | None,
 ) -> Content:
-    """Creates the content of a report.
+    """Creates the content of a report from the arguments of `markdown.write_evaluation`.
 
-    Args:
-      run: experiment of the run.
-      metrics: metrics by key.
-      grids: names of the pictures, keys of `CAPTIONS`.
-      notes: what is missing, and why.
-      failures: the failures of each gallery.
-      diagnosis: diagnosis of the checkpoint, if it was examined.
+    Of the grids it needs only the names, keys of `CAPTIONS`.
     """
     first = next(iter(metrics.values()))
     parameters = "averaged (EMA)" if run.evaluation.use_ema else "raw"

@@ -27,11 +27,6 @@ REPORT_FILE = "report.md"
 HTML_FILE = "report.html"
 
 
-def is_evaluated(directory: pathlib.Path) -> bool:
-    """Whether an evaluation was written to the directory."""
-    return (directory / METRICS_FILE).exists()
-
-
 def summarise(directory: pathlib.Path) -> str:
     """Returns the numbers of an evaluation and the paths of its files, for a terminal.
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import jax
 from absl import logging as absl_logging
@@ -146,42 +146,31 @@ def join_processes(
         PACKAGE_LOGGER.setLevel(logging.WARNING)  # process 0 logs what all of them do
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the process with a message and exit code 1.
-
-    If it is one of several processes, it ends at once: an orderly exit would wait for the others,
-    which may be gone or may be waiting for this one. They notice that its heartbeat has stopped.
-    """
-    if jax.process_count() > 1:
-        print(message, file=sys.stderr, flush=True)
-        os._exit(1)
-    sys.exit(message)
-
-
 @contextlib.contextmanager
 def exit_on_user_error(
-    program: str, directory: str | pathlib.Path | None = None, hint: str = ""
+    program: str, directory: str | pathlib.Path = "", hint: str = ""
 ) -> Iterator[None]:
     """Ends the process with a one-line message if the block raises an error that a user can fix.
 
-    Any other exception is a defect and passes with its traceback.
+    The exit code is 1. Any other exception is a defect and passes with its traceback.
 
     Args:
       program: name of the command, put before the message.
       directory: directory to name if an error of the operating system names no path.
       hint: text put after the message.
     """
-    caught: UserError | OSError
     try:
         yield
-    except UserError as error:
-        message, caught = str(error), error
-    except OSError as error:
-        message, caught = describe_os_error(error, directory or ""), error
-    else:
-        return
-    LOGGER.debug("Traceback:", exc_info=caught)
-    fail(f"{program}: {message}{hint}")
+    except (UserError, OSError) as error:
+        LOGGER.debug("Traceback:", exc_info=error)
+        text = str(error) if isinstance(error, UserError) else describe_os_error(error, directory)
+        message = f"{program}: {text}{hint}"
+        if jax.process_count() > 1:
+            # An orderly exit would wait for the others, which may be gone or may be waiting for
+            # this one. They notice that its heartbeat has stopped.
+            print(message, file=sys.stderr, flush=True)
+            os._exit(1)
+        sys.exit(message)
 
 
 @contextlib.contextmanager

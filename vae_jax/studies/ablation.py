@@ -26,17 +26,15 @@ from ml_collections import ConfigDict
 from vae_jax import checkpoints, evaluation, experiment, inference, training
 from vae_jax import config as configuration
 from vae_jax.errors import InputError
+from vae_jax.evaluation.sample_quality import best_tap
 from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import inception_weights
+from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import process
 from vae_jax.studies import engine
-from vae_jax.studies.ablation_metrics import (
-    KernelDistance,
-    create_kernel_distance,
-    measure,
-    training_record,
-)
+from vae_jax.studies.ablation_metrics import KernelDistance, measure, training_record
 from vae_jax.studies.ablation_table import (
     Curve,
     check_groups_and_panels,
@@ -188,7 +186,17 @@ class Ablation:
 
     @functools.cached_property
     def _kernel_distance(self) -> KernelDistance | None:
-        return create_kernel_distance(self._settings.base, self._test_images, self._weights_file)
+        """The distance, or None, with one warning, if there are no Inception weights for it."""
+        data = self._settings.base.data
+        directory = pathlib.Path(data.dir).expanduser()
+        try:
+            weights = inception_weights.find_or_download(self._weights_file, directory)
+            extractor = FeatureExtractor(weights, [best_tap(weights)])
+        except inception_weights.WeightsUnavailableError as error:
+            LOGGER.warning("No KID is computed in this workdir, now or later: %s", error)
+            return None
+        name, cache_dir = f"{pathlib.Path(data.name).name}-test", directory / "inception/reference"
+        return KernelDistance(extractor, self._test_images, name, cache_dir)
 
     def _read_curves(self, name: str, metric: str) -> list[Curve]:
         """Reads the curve [(step, value), ...] of each seed whose training has begun."""
@@ -228,12 +236,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="vae_jax.studies.ablation", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--config", required=True, help="a file such as configs/ablation/NAME.py")
-    parser.add_argument("--workdir", required=True, help="directory of the runs and the table")
-    parser.add_argument("--data_dir", help="dataset directory, if not the one in the config")
-    parser.add_argument(
-        "--inception_weights", help="file of the Inception weights: .pth, .tgz, .pb or .npz"
-    )
+    add = parser.add_argument
+    add("--config", required=True, help="a file such as configs/ablation/NAME.py")
+    add("--workdir", required=True, help="directory of the runs and the table")
+    add("--data_dir", help="dataset directory, if not the one in the config")
+    add("--inception_weights", help="file of the Inception weights: .pth, .tgz, .pb or .npz")
     args = parser.parse_args(arguments)
     process.log_to_stderr()
     with process.exit_on_user_error("vae_jax.studies.ablation", args.workdir):

@@ -139,7 +139,8 @@ def _cells(
     seeds += [f"{num_diverged} diverged"] if num_diverged else []
     num_missing = num_seeds - len(by_seed)
     seeds += [f"{num_missing} not finished"] if num_missing else []
-    return [label, ", ".join(seeds), *(_format(by_seed, metric) for metric in shown)]
+    metrics = (mean_and_deviation(_values(by_seed, m), COLUMNS[m][1]) for m in shown)
+    return [label, ", ".join(seeds), *metrics]
 
 
 def make_panels(
@@ -183,7 +184,3 @@ def _values(by_seed: Mapping[int, dict], metric: str) -> list[float]:
     factor = COLUMNS[metric][2]
     metrics = [result.get("metrics", {}) for result in by_seed.values()]
     return [factor * seed_metrics[metric] for seed_metrics in metrics if metric in seed_metrics]
-
-
-def _format(by_seed: Mapping[int, dict], metric: str) -> str:
-    return mean_and_deviation(_values(by_seed, metric), COLUMNS[metric][1])

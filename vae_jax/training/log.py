@@ -22,15 +22,12 @@ class TrainingLog:
 
     Args:
       experiment: what is trained.
-      writer: writer of the records.
+      writer: writer of the records; None in the processes other than the main one.
       bar: progress bar, which counts steps.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        writer: writers.MetricWriter | writers.NoWriter,
-        bar: tqdm,
+        self, experiment: Experiment, writer: writers.MetricWriter | None, bar: tqdm
     ) -> None:
         self._experiment, self._writer, self._bar = experiment, writer, bar
         self._window: list[dict[str, jax.Array]] = []  # metrics since the last log point
@@ -78,7 +75,8 @@ class TrainingLog:
         if self._num_images > 0:
             seconds = time.perf_counter() - self._timer
             scalars["images_per_second"] = self._num_images / seconds
-        self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
+        if self._writer is not None:
+            self._writer.write(step, "train", writers.Summary(scalars, texts=texts))
         shown = [f"{name} {scalars[name]:.2f}" for name in ("elbo", "rate") if name in scalars]
         text = f"{', '.join(shown)}, {scalars.get('images_per_second', 0):.0f} images/s"
         self._bar.set_postfix_str(text)

@@ -93,7 +93,7 @@ class Trainer:
         with (
             writers.MetricWriter(self._workdir, first_step)
             if is_main
-            else writers.NoWriter() as writer,
+            else contextlib.nullcontext() as writer,
             process.catch_stop_signals() as received,
             contextlib.closing(tracer),
             logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),

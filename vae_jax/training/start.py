@@ -41,10 +41,8 @@ def claim_workdir(
     """
     if not experiment.training.batch_size:
         if has_checkpoints:
-            found = configuration.flatten(configuration.load(workdir))
-            experiment = experiment.with_batch(
-                found["train.batch_size"], found["train.steps_per_call"]
-            )
+            found = configuration.load(workdir).train
+            experiment = experiment.with_batch(found.batch_size, found.steps_per_call)
         else:
             experiment = autotune.resolve(experiment, len(train), mesh)
     plan, config = experiment.training, experiment.config

@@ -17,6 +17,10 @@ from vae_jax.runtime import sharding
 from vae_jax.tasks import Batch, Rows, Task, split_batch
 from vae_jax.typing import PyTree
 
+# By default XLA uses YNNPACK for everything on a CPU. That makes sums over positions much faster,
+# but 3x3 convolutions take 1.3 times as long as without it.
+CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
 
 def _with_log_std(params: PyTree, log_std: jax.Array, skip: jax.Array) -> PyTree:
     """Returns `params` with this log_std of the likelihood, unless the update is skipped."""
@@ -185,5 +189,5 @@ def jit_train_steps(
         donate_argnums=0,
         in_shardings=(everywhere, everywhere, batched, everywhere),
         out_shardings=(everywhere, everywhere),
-        compiler_options=sharding.compiler_options(mesh),
+        compiler_options=sharding.cpu_compiler_options(mesh, CPU_COMPILER_OPTIONS),
     )

@@ -108,11 +108,14 @@ class Watch:
         """Returns the model, which all processes must use together."""
         return TrainedVAE.from_state(self._experiment, state, self._steps)
 
-    def evaluate(self, state: TrainState, writer: writers.MetricWriter | writers.NoWriter) -> float:
-        """Evaluates the model, writes the results, and returns the validation ELBO in nats."""
+    def evaluate(self, state: TrainState, writer: writers.MetricWriter | None) -> float:
+        """Evaluates the model, writes the results, and returns the validation ELBO in nats.
+
+        The writer is None in the processes other than the main one.
+        """
         step = int(state.step)
         summary = self._evaluate_fn(self.create_vae(state), self._validation)
-        if self._is_main:
+        if writer is not None:
             writer.write(step, "validation", summary)
             if self._plan.diagnose:  # after the record above, which it reads
                 text = self._diagnose(state)

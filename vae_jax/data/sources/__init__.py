@@ -9,10 +9,12 @@ list), because TFDS 4.9.10 would look them up with `importlib_resources`, which 
 All imports of TFDS are inside functions, so that reading existing arrays does not need it.
 """
 
-from vae_jax.data.sources.base import REGISTRY, Source, create_source, names, register
-from vae_jax.data.sources.preparation import prepare_arrays
+from vae_jax.data.sources.base import REGISTRY as REGISTRY
+from vae_jax.data.sources.base import Source as Source
+from vae_jax.data.sources.base import create_source as create_source
+from vae_jax.data.sources.base import names as names
+from vae_jax.data.sources.base import register as register
+from vae_jax.data.sources.preparation import prepare_arrays as prepare_arrays
 from vae_jax.registry import import_modules
 
 import_modules(__name__, __path__, first=("fashion_mnist", "cifar10", "celeb_a"))
-
-__all__ = ["REGISTRY", "Source", "create_source", "names", "prepare_arrays", "register"]

@@ -26,25 +26,6 @@ def _side(maximum: int | None = None) -> Option:
     return Option(f"must be an integer, at least 1{upper}", holds)
 
 
-def crop_and_resize(image: np.ndarray, crop: int, image_size: int) -> np.ndarray:
-    """Cuts out the central square and resizes it, as torchvision's `CenterCrop` and `Resize` do.
-
-    Pillow's bilinear resize is antialiased: its triangle filter widens with the reduction. The crop
-    comes first, so no pixel outside the square contributes.
-
-    Args:
-      image: uint8 `[H, W, 3]`.
-      crop: side of the square in pixels, at most H and W.
-      image_size: side of the result in pixels.
-
-    Returns:
-      uint8 `[image_size, image_size, 3]`.
-    """
-    top, left = (image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2
-    square = Image.fromarray(image[top : top + crop, left : left + crop])
-    return np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
-
-
 @register("celeb_a", crop=_side(CELEB_A_IMAGE_SIZE[0]), image_size=_side())
 @dataclasses.dataclass(frozen=True)
 class CelebA(Source):
@@ -66,7 +47,15 @@ class CelebA(Source):
         return _builder()
 
     def transform(self, image: np.ndarray) -> np.ndarray:
-        return crop_and_resize(image, self.crop, self.image_size)
+        """Cuts out the central square and resizes it, as torchvision's `CenterCrop` and `Resize`.
+
+        Pillow's bilinear resize is antialiased: its triangle filter widens with the reduction. The
+        crop comes first, so no pixel outside the square contributes.
+        """
+        top, left = ((side - self.crop) // 2 for side in image.shape[:2])
+        square = Image.fromarray(image[top : top + self.crop, left : left + self.crop])
+        size = (self.image_size, self.image_size)
+        return np.asarray(square.resize(size, Image.Resampling.BILINEAR))
 
     def more_ways(self, tfds_directory: pathlib.Path) -> list[str]:
         return [
