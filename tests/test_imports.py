@@ -73,7 +73,7 @@ def test_training_and_evaluation_do_not_import_each_other():
 
 
 OPTIONAL = ("tensorflow", "tensorflow_datasets", "clu", "tensorboard")
-SLOW = (*OPTIONAL, "matplotlib.pyplot", "scipy.stats")
+SLOW = (*OPTIONAL, "matplotlib", "scipy.stats")
 
 
 def test_importing_everything_imports_nothing_slow():
