@@ -17,7 +17,7 @@ setup: $(VENV)/.requirements ## create .venv with everything that training and e
 demo: $(DEMO)/eval/metrics.json ## train a small VAE on Fashion-MNIST on the CPU, evaluate it and print the numbers
 	@$(PY) -m vae_jax.report $(DEMO)
 
-test: lint ## check style and types, and run the tests (about 15 minutes on 2 cores)
+test: lint ## check style and types, and run the tests (8 to 15 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.requirements-dev ## run only the longer tests

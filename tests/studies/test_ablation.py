@@ -11,9 +11,9 @@ import signal
 import types
 
 import jax
+import matplotlib.figure
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -46,7 +46,8 @@ OUTPUTS = ("ablation.json", "ablation.md", "ablation.png")
 def figures_without_layout():
     """The figure is drawn after every run, and finding its layout is most of that time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "Figure", lambda layout=None, **options: Figure(**options))
+        figure = matplotlib.figure.Figure
+        patch.setattr(matplotlib.figure, "Figure", lambda layout=None, **kw: figure(**kw))
         yield
 
 
