@@ -1,4 +1,4 @@
-"""Tests of `PriorTask` and of runs that train a prior on a trained VAE."""
+"""Tests of vae_jax/tasks/prior.py and of runs that train a prior on a trained VAE."""
 
 import dataclasses
 import functools

@@ -24,7 +24,8 @@ from vae_jax.models import VAE
 from vae_jax.priors import StandardNormal
 from vae_jax.priors.mixture import GaussianMixture
 from vae_jax.runtime import sharding
-from vae_jax.tasks import Batch, PriorTask, VAETask, random_flip, split_batch, to_unit_interval
+from vae_jax.tasks import Batch, PriorTask, VAETask, split_batch, to_unit_interval
+from vae_jax.tasks.batch import random_flip
 from vae_jax.training import steps
 
 MESH = sharding.create_mesh(jax.local_devices()[:1])

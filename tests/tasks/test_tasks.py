@@ -1,4 +1,4 @@
-"""Tests of vae_jax/tasks.py: labels on their way to the loss, and several groups of latents.
+"""Tests of vae_jax/tasks: labels on their way to the loss, and several groups of latents.
 
 What a task makes of images is tested in tests/training/test_steps.py.
 """
