@@ -471,7 +471,7 @@ class StandIn(FeatureExtractor):
 @pytest.fixture
 def stand_in(monkeypatch) -> type[StandIn]:
     monkeypatch.setattr(StandIn, "seen", [], raising=False)
-    monkeypatch.setattr(ablation, "FeatureExtractor", StandIn)
+    monkeypatch.setattr(ablation_metrics, "FeatureExtractor", StandIn)
     return StandIn
 
 

@@ -15,7 +15,7 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.runtime.workdir import WorkdirBusyError
-from vae_jax.studies import engine
+from vae_jax.studies import engine, priors_metrics
 from vae_jax.studies import priors as compare
 
 TAP = 6
@@ -52,7 +52,7 @@ def make_comparison(data_dir, workdir, names=NAMES, taps=(TAP,)) -> compare.Comp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_quality, "TAPS", (TAP,))
         patch.setattr(sample_quality, "FID_TAP", TAP)
-        patch.setattr(compare, "FeatureExtractor", StandIn)
+        patch.setattr(priors_metrics, "FeatureExtractor", StandIn)
         weights = stand_in_weights(taps, has_logits=False)
         tempered = [("diffusion", 0.5)] if "diffusion" in names else []
         return compare.Comparison(get_config, workdir, names, tempered, NUM_SAMPLES, 4, weights)
@@ -210,7 +210,7 @@ def test_mistakes_are_named(arguments, message, vae_workdir, data_dir, monkeypat
     weights = stand_in_weights((TAP,), has_logits=False)
     monkeypatch.setattr(compare.inception_weights, "find_or_download", lambda *_, **__: weights)
     monkeypatch.setattr(sample_quality, "TAPS", (TAP,))
-    monkeypatch.setattr(compare, "FeatureExtractor", StandIn)
+    monkeypatch.setattr(priors_metrics, "FeatureExtractor", StandIn)
     defaults = ["--config=configs/fashion_mnist_prior.py", f"--workdir={vae_workdir}"]
     with pytest.raises(SystemExit, match=message):
         compare.main([*defaults, f"--data_dir={data_dir}", *arguments])

@@ -26,15 +26,17 @@ from ml_collections import ConfigDict
 from vae_jax import checkpoints, evaluation, experiment, inference, training
 from vae_jax import config as configuration
 from vae_jax.errors import InputError
-from vae_jax.evaluation.sample_quality import best_tap
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics import inception_weights
-from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import process
 from vae_jax.studies import engine
-from vae_jax.studies.ablation_metrics import KernelDistance, measure, training_record
+from vae_jax.studies.ablation_metrics import (
+    KernelDistance,
+    create_kernel_distance,
+    measure,
+    training_record,
+)
 from vae_jax.studies.ablation_table import (
     Curve,
     check_groups_and_panels,
@@ -186,17 +188,7 @@ class Ablation:
 
     @functools.cached_property
     def _kernel_distance(self) -> KernelDistance | None:
-        """The distance, or None, with one warning, if there are no Inception weights for it."""
-        data = self._settings.base.data
-        directory = pathlib.Path(data.dir).expanduser()
-        try:
-            weights = inception_weights.find_or_download(self._weights_file, directory)
-            extractor = FeatureExtractor(weights, [best_tap(weights)])
-        except inception_weights.WeightsUnavailableError as error:
-            LOGGER.warning("No KID is computed in this workdir, now or later: %s", error)
-            return None
-        name, cache_dir = f"{pathlib.Path(data.name).name}-test", directory / "inception/reference"
-        return KernelDistance(extractor, self._test_images, name, cache_dir)
+        return create_kernel_distance(self._settings.base, self._test_images, self._weights_file)
 
     def _read_curves(self, name: str, metric: str) -> list[Curve]:
         """Reads the curve [(step, value), ...] of each seed whose training has begun."""

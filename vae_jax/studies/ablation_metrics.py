@@ -1,12 +1,15 @@
 """The metrics of an ablation: bound, reconstructions, and the kernel distance of samples."""
 
+import logging
 import pathlib
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from vae_jax import objectives
+from vae_jax.evaluation.sample_quality import best_tap
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics import latents, reconstruction, spectrum
+from vae_jax.metrics import inception_weights, latents, reconstruction, spectrum
 from vae_jax.metrics.features import FeatureExtractor
 from vae_jax.metrics.kernel_distance import unbiased_mmd2
 from vae_jax.metrics.metric import FID_TAP
@@ -15,6 +18,7 @@ from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.streams import stream
 
+LOGGER = logging.getLogger(__name__)
 FINE_CYCLES = 7  # cycles per image above which contrast counts as fine detail
 
 
@@ -74,6 +78,29 @@ class KernelDistance:
         key = stream("ablation/samples", vae.experiment.evaluation.seed)
         samples = figures.to_uint8(vae.sample(key, num_samples))
         return unbiased_mmd2(self._real, self._extractor.features(samples)[self._tap])
+
+
+def create_kernel_distance(
+    base: ConfigDict, images: np.ndarray, weights_file: str | None
+) -> KernelDistance | None:
+    """Returns the distance, or None, with a warning, if there are no Inception weights for it.
+
+    Args:
+      base: configuration with the name and the directory of the dataset.
+      images: test images, uint8 [N, H, W, C].
+      weights_file: file of the weights; None: the file in the data directory, which is downloaded
+        if it is missing.
+    """
+    data = base.data
+    directory = pathlib.Path(data.dir).expanduser()
+    try:
+        weights = inception_weights.find_or_download(weights_file, directory)
+        extractor = FeatureExtractor(weights, [best_tap(weights)])
+    except inception_weights.WeightsUnavailableError as error:
+        LOGGER.warning("No KID is computed in this workdir, now or later: %s", error)
+        return None
+    name, cache_dir = f"{pathlib.Path(data.name).name}-test", directory / "inception" / "reference"
+    return KernelDistance(extractor, images, name, cache_dir)
 
 
 def training_record(run_dir: pathlib.Path) -> dict[str, float | None]:

@@ -27,16 +27,13 @@ from ml_collections import ConfigDict
 from vae_jax import config as configuration
 from vae_jax import evaluation, inference, priors, training
 from vae_jax.checkpoints import Checkpoints
-from vae_jax.evaluation import sample_quality
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
-from vae_jax.metrics.features import FeatureExtractor, FeatureSet
-from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.runtime import process
-from vae_jax.streams import stream
 from vae_jax.studies import engine
 from vae_jax.studies.engine import Run
+from vae_jax.studies.priors_metrics import Distances
 from vae_jax.studies.priors_table import AGGREGATE, Row, describe, make_table, parse_tempered
 
 DIRECTORY, FIT_FILE, SHOWN_FILE = "priors", "fit.json", "samples.npy"
@@ -103,8 +100,9 @@ class Comparison:
             )
             for name in names
         }
-        self._tap = sample_quality.best_tap(weights)
-        self._extractor = FeatureExtractor(weights, [self._tap])
+        self._distances = Distances(
+            lambda: self._load(workdir), num_samples, weights, self._directory / "features"
+        )
         own_prior = own.prior.name
         fitted = [Row(name, 1.0, self._directory / name) for name in names]
         own_name = f"{own_prior}, trained with the VAE" if own_prior in names else own_prior
@@ -134,8 +132,8 @@ class Comparison:
     def write(self, results: Mapping[str, dict[str, Any]]) -> None:
         """Writes table.md, table.json and samples.png from {label: result} of measured rows."""
         engine.write_text(self._directory / "table.json", json.dumps(results, indent=2) + "\n")
-        note = describe(self._workdir, self._num_samples, self._num_iw_images, self._tap)
-        table = make_table(results, self._tap, note)
+        note = describe(self._workdir, self._num_samples, self._num_iw_images, self._distances.tap)
+        table = make_table(results, self._distances.tap, note)
         engine.write_text(self._directory / "table.md", "\n".join(table.to_markdown()))
         shown = {
             row.label: np.load(self._directory_of(row) / SHOWN_FILE)
@@ -148,7 +146,7 @@ class Comparison:
     def _directory_of(self, row: Row) -> pathlib.Path:
         """Returns the directory for what is measured, inside that of the fit."""
         home = self._directory if row.workdir == self._workdir else row.workdir
-        measured = f"measured_{self._num_samples}_{self._num_iw_images}_{self._tap}"
+        measured = f"measured_{self._num_samples}_{self._num_iw_images}_{self._distances.tap}"
         return home / measured / row.label.replace(" ", "_")
 
     def _load(self, workdir: pathlib.Path) -> TrainedVAE:
@@ -158,7 +156,7 @@ class Comparison:
         """Measures one row and saves some of its samples; returns its entries of table.json."""
         if row.name == AGGREGATE:
             result: dict[str, Any] = {}
-            images = self._decoded[1]
+            images = self._distances.decoded[1]
         else:
             result, images = self._measure_prior(row)
         result["samples"] = self._distances(images, row.label)
@@ -185,46 +183,6 @@ class Comparison:
         num_made = -(-self._num_samples // block) * block
         result["samples_per_second"] = num_made / (time.perf_counter() - start)
         return result, images
-
-    def _distances(self, images: np.ndarray, name: str) -> dict[str, list[float | None]]:
-        """Measures the distances of images to test images and to the aggregate posterior.
-
-        Returns:
-          {metric: [value, standard error]}: all metrics against the test images, and FID and KID
-          against the decoded aggregate posterior.
-        """
-        fake = self._features(images, name)
-
-        def measure(other: FeatureSet) -> dict[str, list[float | None]]:
-            measures = sample_quality.measure_tap(other, fake, self._tap, False, seed=0)
-            return {name: [value, error] for name, (value, error, *_) in measures.items()}
-
-        aggregate = measure(self._aggregate)
-        names = [name for name in ("fid", "kid") if name in aggregate]
-        return measure(self._real) | {f"{name}_to_aggregate": aggregate[name] for name in names}
-
-    @functools.cached_property
-    def _decoded(self) -> list[np.ndarray]:
-        """Two sets of decoded draws of the aggregate posterior, uint8 [N, H, W, C] each."""
-        vae = self._load(self._workdir)
-        seed = vae.experiment.evaluation.seed
-        keys = [jax.random.split(stream(f"priors/posterior_{i}", seed)) for i in range(2)]
-        codes = (image_sets.aggregate_posterior_codes(vae, self._num_samples, k) for k in keys)
-        return [image_sets.decode_means(vae, z) for z in codes]
-
-    @functools.cached_property
-    def _real(self) -> FeatureSet:
-        test = image_sets.real_split(self._load(self._workdir), "test", self._num_samples)
-        return self._features(test.take(slice(None)), "test")
-
-    @functools.cached_property
-    def _aggregate(self) -> FeatureSet:
-        return self._features(self._decoded[0], AGGREGATE)
-
-    def _features(self, images: np.ndarray, name: str) -> FeatureSet:
-        """Extracts features, or reads them from disk if the command was run before."""
-        directory = self._directory / "features"
-        return reference_features(self._extractor, images, name.replace(" ", "_"), directory)
 
 
 def main(arguments: list[str] | None = None) -> None:
