@@ -96,6 +96,9 @@ def _iw_metrics(
 
     The result is empty if log p(z) is itself only bounded, because weights with an estimate of that
     bound do not give a bound.
+
+    `images` are those of the split, as `split.shuffled()` returns them; `elbo` are their bounds in
+    nats, [N].
     """
     if not vae.prior_is_exact:
         return []

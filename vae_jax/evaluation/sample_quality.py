@@ -112,7 +112,7 @@ def find_weights(
         return None, ["Sample metrics are switched off (--num_samples=0)."]
     try:
         weights = inception_weights.find_or_download(options.inception_weights, _data_dir(vae))
-        best_tap(weights)
+        best_tap(weights)  # raises an error if there is none
     except inception_weights.WeightsUnavailableError as error:
         return None, [f"Missing: all metrics on Inception features (`fid`, `kid`, ...): {error}"]
     sources = f"evaluate with --inception_weights=FILE, from {' or '.join(inception_weights.URLS)}"
@@ -132,7 +132,7 @@ def best_tap(weights: inception_weights.InceptionWeights) -> int:
     """Returns the finest tap of these weights on which distances can be computed.
 
     Raises:
-      InputError: the weights have no such tap.
+      WeightsUnavailableError: the weights have no such tap.
     """
     for tap in TAPS:
         if tap in weights.available_taps:

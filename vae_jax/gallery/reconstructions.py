@@ -57,7 +57,16 @@ def rank_reconstructions(
 
 
 class _Originals:
-    """The candidates: the first images of a split in the evaluation's order, [N, H, W, C]."""
+    """The candidates: the first images of a split in the evaluation's order.
+
+    Attributes:
+      vae: the model.
+      split: the candidates.
+      images: uint8 [N, H, W, C].
+      codes: posterior means, [N, *latent_shape].
+      distortion, rate: terms of the ELBO, nats, float64 [N].
+      measured: result of `measure_images`.
+    """
 
     def __init__(self, vae: TrainedVAE, split: Split) -> None:
         # With the evaluation's order and key, these are the distortions whose mean it reports.
