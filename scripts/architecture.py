@@ -19,7 +19,11 @@ PICTURE = REPOSITORY / "docs" / "images" / "architecture.svg"
 # From the ground floor up, with what each room is for.
 FLOORS: tuple[dict[str, str], ...] = (
     {"errors": "errors a user can fix", "typing": "types of annotations"},
-    {"registry": "kinds of a component, by name", "streams": "random keys, by name"},
+    {
+        "registry": "kinds of a component, by name",
+        "streams": "random keys, by name",
+        "files": "text and JSON files",
+    },
     {
         "distributions": "Gaussians in closed form",
         "recording": "metrics, figures, tables",

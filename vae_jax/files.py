@@ -1,0 +1,131 @@
+"""Files of a run: written whole or not at all, text as UTF-8, and JSON that every parser accepts.
+
+JSON has no NaN and no infinity. A number that is not finite is written as null, and the key beside
+it says what it was: {"elbo": NaN} becomes {"elbo": null, "elbo/not_finite": "nan"}. For a number in
+a list, that key holds its position: {"rates/not_finite": {"3": "inf"}}. `parse_json` puts the
+numbers back.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vae_jax.errors import InputError, NotFoundError
+
+TEMPORARY = ".tmp"  # ends the names of files that a killed process may leave behind
+NOT_FINITE = "/not_finite"  # ends the key that says which number a null stands for
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a machine that loses power, sees all of it or the old one.
+
+    A symbolic link at `path` is replaced, not followed.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}{TEMPORARY}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: pathlib.Path, content: object) -> None:
+    """Writes a JSON file, as `write_bytes` does."""
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Reads a text file.
+
+    Raises:
+      NotFoundError: there is no such file.
+      InputError: it is not a regular file, such as a pipe, which might never end, or not UTF-8.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist.") from error
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise InputError(f"{path} is not a regular file: remove it, or give another path.")
+        try:
+            return file.read().decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is damaged ({error}): put back a copy.") from error
+
+
+def to_json(content: object, indent: int | None = None) -> str:
+    """Returns strict JSON for mappings, sequences, texts, booleans and (NumPy) numbers."""
+    clean, reasons = _without_non_finite(content)
+    if reasons is not None and not isinstance(content, Mapping):
+        clean = {"value": clean, f"value{NOT_FINITE}": reasons}
+    return json.dumps(clean, indent=indent, allow_nan=False)
+
+
+def parse_json(text: str) -> Any:
+    """Parses what `to_json` wrote, with the numbers that are not finite put back.
+
+    Raises:
+      ValueError: the text is not JSON.
+    """
+    try:
+        return json.loads(text, object_hook=_with_non_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _without_non_finite(value: Any) -> tuple[Any, Any]:
+    """Returns `value` with null for numbers that are not finite, and what these were.
+
+    The second part is None if there are none, a text such as 'nan' for a number, and for a sequence
+    a mapping from positions.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, str(value)
+    if isinstance(value, Mapping):
+        clean: dict[str, Any] = {}
+        for key, item in value.items():
+            clean[key], reasons = _without_non_finite(item)
+            if reasons is not None:
+                clean[f"{key}{NOT_FINITE}"] = reasons
+        return clean, None
+    if isinstance(value, list | tuple | np.ndarray):
+        items = [_without_non_finite(item) for item in value]
+        found = {str(i): reasons for i, (_, reasons) in enumerate(items) if reasons is not None}
+        return [item for item, _ in items], found or None
+    return value, None
+
+
+def _with_non_finite(content: dict[str, Any]) -> dict[str, Any]:
+    for name in [name for name in content if name.endswith(NOT_FINITE)]:
+        key = name.removesuffix(NOT_FINITE)
+        if key in content:
+            content[key] = _put_back(content[key], content.pop(name))
+    return content
+
+
+def _put_back(value: Any, reasons: Any) -> Any:
+    if not isinstance(reasons, dict):
+        return float(reasons)
+    positions = {int(position): reason for position, reason in reasons.items()}
+    return [_put_back(v, positions[i]) if i in positions else v for i, v in enumerate(value)]
