@@ -23,7 +23,7 @@ import tests.without_tensorflow.sitecustomize  # noqa: F401
 import vae_jax
 from configs import default
 from vae_jax import config as configuration
-from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints import Checkpoints, TrainState
 from vae_jax.experiment import Experiment, build
 from vae_jax.inference import TrainedVAE
 from vae_jax.training import steps
@@ -207,6 +207,13 @@ def read_state(workdir: pathlib.Path, which="latest"):
     )
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(template, which)
+
+
+def save_evaluated(checkpoints: Checkpoints, state: TrainState, elbo: float | None) -> None:
+    """Saves a checkpoint and notes its validation ELBO, unless that is None."""
+    checkpoints.save(state)
+    if elbo is not None:
+        checkpoints.record_evaluation(int(state.step), elbo, counts=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import shutil
 
 import pytest
 
@@ -94,12 +95,13 @@ def test_shape_of_the_images_is_that_of_the_dataset(data_dir):
     assert experiment.build(make_config(data_dir)).image_shape == IMAGE_SHAPE
 
 
-def test_choices_of_the_caller_replace_those_of_the_run(copied_workdir, data_dir):
-    vae = inference.load(copied_workdir, batch_size=4, data_dir="elsewhere", num_iw_images=3)
+def test_choices_of_the_caller_replace_those_of_the_run(copied_workdir, data_dir, tmp_path):
+    elsewhere = str(shutil.copytree(data_dir, tmp_path / "elsewhere"))
+    vae = inference.load(copied_workdir, batch_size=4, data_dir=elsewhere, num_iw_images=3)
     run = vae.experiment
-    assert run.dataset.data_dir == "elsewhere" and vae.batch_size == 4
+    assert run.dataset.data_dir == elsewhere and vae.batch_size == 4
     assert run.evaluation.num_iw_images == 3
-    assert run.config["data.dir"] == "elsewhere"  # what a report shows
+    assert run.config["data.dir"] == elsewhere  # what a report shows
     assert inference.load(copied_workdir).experiment.dataset.data_dir == str(data_dir)
     with pytest.raises(ValueError, match="eval.num_iw_images = -1 must not be negative"):
         inference.load(copied_workdir, num_iw_images=-1)

@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
-from vae_jax import likelihoods, models, optim, priors, tasks
+from vae_jax import data, likelihoods, models, optim, priors, tasks
 from vae_jax.checkpoints.state import TrainState, create_train_state
 from vae_jax.config import DTYPES, check_values
 from vae_jax.data import Dataset, sources
@@ -32,7 +32,7 @@ class TrainingPlan:
 
     Attributes:
       seed: seed of the run.
-      kl_warmup_steps: steps until the KL weight stays at its final value.
+      kl_warmup_end: step from which the KL weight stays at its final value.
       ema_decay, ema_warmup: decay of the average of the parameters, and whether it starts smaller.
       max_skipped_in_a_row: number of skipped updates in a row that ends the run.
       resident: whether all training images stay in device memory.
@@ -40,7 +40,7 @@ class TrainingPlan:
     """
 
     seed: int
-    kl_warmup_steps: int
+    kl_warmup_end: int
     ema_decay: float
     ema_warmup: bool
     max_skipped_in_a_row: int
@@ -135,6 +135,48 @@ class Experiment:
         """Returns a freshly initialised state; to be jitted."""
         return create_train_state(self.model, self.tx, key, self.task.trained)
 
+    def late_warmups(self) -> dict[str, str]:
+        """Returns a sentence for each warm-up that the run is too short for, by its key."""
+        num_steps, end = self.training.num_steps, self.training.kl_warmup_end
+        late = {}
+        if end > num_steps:
+            late["kl.warmup_steps"] = (
+                f"kl.warmup_steps = {end}, but train.num_steps = {num_steps}: the KL weight ends "
+                f"at {float(self.kl_schedule(num_steps - 1)):.3g}, not at kl.weight = "
+                f"{self.config['kl.weight']:g}, and no validation ELBO counts for the best "
+                "checkpoint."
+            )
+        warmup_steps = self.config["optim.warmup_steps"]
+        if warmup_steps >= num_steps > 1:
+            late["optim.warmup_steps"] = (
+                f"optim.warmup_steps = {warmup_steps} and train.num_steps = {num_steps}: the "
+                "learning rate rises until the end, and never falls."
+            )
+        return late
+
+    def with_images(
+        self, data_dir: str | None, sha256: str | None, allow_other_images: bool
+    ) -> "Experiment":
+        """Returns the experiment with the images that a run was trained on.
+
+        Args:
+          data_dir: where they are now, if they have moved: their directory, or the one above.
+          sha256: their hash; None: it is not known.
+          allow_other_images: whether images with another hash may be opened.
+
+        Raises:
+          InputError: `data_dir` does not have the dataset.
+        """
+        dataset = dataclasses.replace(
+            self.dataset, sha256=sha256, allow_other_images=allow_other_images
+        )
+        if data_dir is not None:
+            name, place = data.locate(dataset.name, data_dir, **dataset.options)
+            dataset = dataclasses.replace(dataset, name=name, data_dir=place or dataset.data_dir)
+        config = dict(self.config)
+        config |= {"data.name": dataset.name, "data.dir": dataset.data_dir}
+        return dataclasses.replace(self, config=types.MappingProxyType(config), dataset=dataset)
+
     def with_batch(self, batch_size: int, steps_per_call: int) -> "Experiment":
         """Returns the experiment with numbers in place of train.batch_size = 'auto'."""
         config = dict(self.config)
@@ -174,7 +216,11 @@ def build(config: ConfigDict, image_shape: ImageShape | None = None) -> Experime
     )
     model = _create_model(config, (height, width, num_channels), likelihood)
     learning_rate = schedules.make_learning_rate_schedule(
-        o.learning_rate, o.warmup_steps, o.decay, config.train.num_steps, o.final_fraction
+        o.learning_rate,
+        o.warmup_steps,
+        o.decay,
+        o.decay_steps or config.train.num_steps,
+        o.final_fraction,
     )
     return Experiment(
         config=types.MappingProxyType(configuration.flatten(config)),
@@ -200,13 +246,13 @@ def create_dataset(config: ConfigDict) -> Dataset:
 
 
 def _create_training_plan(config: ConfigDict) -> TrainingPlan:
-    section = config.train.to_dict()
+    section, k = config.train.to_dict(), config.kl
     if section["batch_size"] == configuration.AUTO:
         section["batch_size"] = 0
     return TrainingPlan(
         **section,
         seed=config.seed,
-        kl_warmup_steps=config.kl.warmup_steps,
+        kl_warmup_end=schedules.kl_warmup_end(k.schedule, k.weight, k.warmup_steps),
         ema_decay=config.optim.ema_decay,
         ema_warmup=config.optim.ema_warmup,
         max_skipped_in_a_row=config.optim.max_skipped_in_a_row,

@@ -1,6 +1,7 @@
 """Tests of vae_jax/checkpoints/ on states of a few numbers."""
 
 import gc
+import json
 import logging
 import pathlib
 import shutil
@@ -10,9 +11,18 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from vae_jax.checkpoints import DAMAGED_DIRECTORY, DIRECTORY, Checkpoints
+from tests.conftest import save_evaluated
+from vae_jax.checkpoints import (
+    DAMAGED_DIRECTORY,
+    DIRECTORY,
+    METADATA_FILE,
+    CheckpointNotSavedError,
+    Checkpoints,
+    validation,
+)
 from vae_jax.checkpoints.state import TrainState
 
 
@@ -48,7 +58,7 @@ def three_checkpoints(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("checkpoints")
     with Checkpoints(workdir, num_latest=3) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(make_state(step), elbo=-float(step))
+            save_evaluated(checkpoints, make_state(step), -float(step))
     return workdir
 
 
@@ -64,7 +74,7 @@ def workdir(three_checkpoints, tmp_path) -> Iterator[pathlib.Path]:
 def save_all(workdir, num_latest: int, elbos: dict[int, float | None]) -> None:
     with Checkpoints(workdir, num_latest) as checkpoints:
         for step, elbo in elbos.items():
-            checkpoints.save(make_state(step), elbo)
+            save_evaluated(checkpoints, make_state(step), elbo)
 
 
 # Saving and retention
@@ -167,6 +177,99 @@ def test_step_is_saved_once(tmp_path, template):
         assert_is_state(checkpoints.restore(template, 1), 1)
 
 
+NAMES = (
+    "run[lr=0.001]",
+    "widths=[8,8]/plain",
+    "st*r",
+    "a**b",
+    "what?",
+    "{a,b}",
+    "100% 'of' \"it\"",
+    "größe#:|~$&;",
+    "-dash ",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_run_may_have_any_name(tmp_path, template, name):
+    save_all(tmp_path / name, 1, {1: -1.0, 2: -2.0, 3: -3.0})
+    with Checkpoints(tmp_path / name) as checkpoints:
+        assert checkpoints.steps() == [1, 3]
+        for which, step in (("best", 1), ("latest", 3)):
+            assert_is_state(checkpoints.restore(template, which), step)
+        assert int(checkpoints.restore_latest_intact(template).step) == 3
+    moved = (tmp_path / name).rename(tmp_path / "plain")
+    with Checkpoints(moved) as checkpoints:
+        assert_is_state(checkpoints.restore(template, 3), 3)
+
+
+def test_checkpoint_that_cannot_be_read_back_ends_the_run(tmp_path, monkeypatch):
+    """Like those of a run whose name orbax took for a pattern: the arrays were missing."""
+
+    def save_and_lose(manager, step, **options):
+        save(manager, step, **options)
+        manager.wait_until_finished()
+        DAMAGES["deleted_arrays"](tmp_path / DIRECTORY / str(step))
+
+    save = ocp.CheckpointManager.save
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save_and_lose)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(CheckpointNotSavedError, match="cannot be read back .*another name"),
+    ):
+        checkpoints.save(make_state(1))
+
+
+# The validation ELBO
+
+
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda path: truncate(path)])
+def test_checkpoint_without_its_elbo_is_intact_and_evaluated_again(workdir, template, damage):
+    damage(workdir / DIRECTORY / "1" / validation.FILE)  # of the best one
+    with Checkpoints(workdir, num_latest=3) as checkpoints:
+        assert [checkpoints.is_evaluated(step) for step in (1, 2, 3)] == [False, True, True]
+        assert checkpoints.best_step() == 2
+        assert_is_state(checkpoints.restore(template, 1), 1)
+        checkpoints.record_evaluation(1, -1.0, counts=True)
+        assert checkpoints.best_step() == 1
+        checkpoints.record_evaluation(1, -1.0, counts=False)
+        assert checkpoints.best_step() == 2 and checkpoints.is_evaluated(1)
+
+
+def test_changed_elbo_does_not_count(workdir):
+    path = workdir / DIRECTORY / "3" / validation.FILE
+    path.write_text(path.read_text().replace("-3.0", "-0.0"))
+    assert Checkpoints(workdir).best_step() == 1
+
+
+def turn_into_earlier_version(workdir: pathlib.Path, step: int, elbo: float) -> pathlib.Path:
+    """Stores the ELBO as versions did that saved after the evaluation; returns its file."""
+    directory = workdir / DIRECTORY / str(step)
+    (directory / validation.FILE).unlink()
+    path = directory / METADATA_FILE
+    content = json.loads(path.read_text())
+    del content["custom_metadata"][validation.SAVED_FIRST]
+    content["custom_metadata"]["elbo"] = elbo
+    path.write_text(json.dumps(content))
+    path = directory / validation.EARLIER_FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps({"elbo": elbo}))
+    return path
+
+
+def test_checkpoints_of_an_earlier_version_keep_their_elbo(workdir, template):
+    turn_into_earlier_version(workdir, 2, -0.5)
+    with Checkpoints(workdir, num_latest=1) as checkpoints:
+        assert checkpoints.is_evaluated(2) and checkpoints.best_step() == 2
+        save_evaluated(checkpoints, make_state(4), -4.0)
+        assert checkpoints.steps() == [2, 4]
+
+
+def test_damaged_elbo_of_an_earlier_version_damages_the_checkpoint(workdir, template):
+    truncate(turn_into_earlier_version(workdir, 3, -3.0))
+    assert_is_state(restore_latest_intact(workdir, template), 2)
+
+
 @pytest.mark.parametrize(
     ("which", "num_saved"), [(7, 3), ("7", 3), (7, 0), ("latest", 0), ("best", 0)]
 )
@@ -216,7 +319,6 @@ DAMAGES = {
     "deleted_manifest": damage_all(pathlib.Path.unlink, "manifest.ocdbt"),
     "truncated_structure": damage_all(truncate, "_METADATA"),
     "truncated_everything": damage_all(truncate, "*"),
-    "truncated_elbo": damage_all(truncate, "metrics/metrics"),
     "empty_directory": empty,
 }
 
@@ -242,7 +344,7 @@ def test_training_goes_on_over_a_damaged_checkpoint(workdir, template):
     DAMAGES["deleted_arrays"](workdir / DIRECTORY / "3")
     with Checkpoints(workdir, num_latest=2) as checkpoints:
         assert int(checkpoints.restore_latest_intact(template).step) == 2
-        checkpoints.save(make_state(3), elbo=-4.0)
+        save_evaluated(checkpoints, make_state(3), -4.0)
     with Checkpoints(workdir) as checkpoints:
         assert checkpoints.steps() == [1, 2, 3]  # the best and the latest two
         assert_is_state(checkpoints.restore(template, "latest"), 3)

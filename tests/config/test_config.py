@@ -242,7 +242,7 @@ def test_counts_below_one_are_refused(tmp_path, key):
         ("optim.clip_norm", -1.0, "optim.clip_norm = -1.0 must not be negative"),
         ("optim.learning_rate", 0.0, "optim.learning_rate = 0.0 must be positive"),
         ("optim.decay", "step", "optim.decay = 'step' is unknown"),
-        ("optim.warmup_steps", 25, "must lie between 0 and train.num_steps = 24"),
+        ("optim.warmup_steps", 25, "must lie between 0 and 24, the end"),
         ("optim.final_fraction", 1.5, "optim.final_fraction = 1.5"),
         ("kl.free_bits", -1.0, "kl.free_bits = -1.0 must not be negative"),
         ("kl.weight", -1.0, "kl.weight = -1.0"),

@@ -410,3 +410,32 @@ def test_training_bound_stands_in_for_few_evaluations_and_nan_is_left_out():
 def test_unfinished_run_is_not_called_undertrained():
     records = [r for r in make_records(linear_elbo) if r["step"] < 8000]
     check(records, "undertrained", None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "severity", "key"),
+    [
+        ({"kl.warmup_steps": NUM_STEPS}, None, ""),
+        ({"kl.warmup_steps": NUM_STEPS + 1}, "severe", "kl.warmup_steps"),
+        ({"kl.warmup_steps": NUM_STEPS + 1, "kl.schedule": "constant"}, None, ""),
+        ({"kl.warmup_steps": NUM_STEPS + 1, "kl.weight": 0.0}, None, ""),
+        ({"optim.warmup_steps": NUM_STEPS - 1}, None, ""),
+        ({"optim.warmup_steps": NUM_STEPS}, "warning", "optim.warmup_steps"),
+    ],
+)
+def test_warmup_longer_than_the_run(overrides, severity, key):
+    run = build_run(make_config(**overrides))
+    finding = curves.unfinished_warmup(run, [])
+    assert (finding and finding.severity) == severity
+    assert {*run.late_warmups()} == ({key} if key else set())
+    if finding:
+        assert key in finding.evidence and f"--config.{key}=" in finding.remedy
+        check_remedy(finding.remedy, make_config(**overrides))
+
+
+def test_evidence_of_a_long_warmup_is_the_weight_at_the_end():
+    run = build_run(make_config(**{"kl.warmup_steps": 4 * NUM_STEPS, "kl.weight": 2.0}))
+    (sentence,) = run.late_warmups().values()
+    assert (
+        f"ends at {2.0 * (NUM_STEPS - 1) / (4 * NUM_STEPS):.3g}, not at kl.weight = 2" in sentence
+    )

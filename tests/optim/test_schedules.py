@@ -99,6 +99,17 @@ def test_kl_schedule_refuses(change, match):
         schedules.make_kl_schedule(**arguments)
 
 
+@pytest.mark.parametrize("name", schedules.KL_SCHEDULES)
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+@pytest.mark.parametrize("warmup_steps", [0, 1, 40])
+def test_end_of_the_warmup_is_where_the_weight_is_final(name, weight, warmup_steps):
+    end = schedules.kl_warmup_end(name, weight, warmup_steps)
+    schedule = schedules.make_kl_schedule(name, weight, warmup_steps)
+    reached = values(schedule, 2 * warmup_steps + 1)
+    assert (reached[end:] == np.float32(weight)).all()
+    assert end == 0 or (reached[:end] != np.float32(weight)).any()
+
+
 # Learning rate
 
 
@@ -150,7 +161,7 @@ def test_warmup_as_long_as_training_reaches_the_peak(decay):
         ({"final_fraction": -0.1}, "optim.final_fraction = -0.1 in"),
         ({"final_fraction": 1.1}, "optim.final_fraction = 1.1 in"),
         ({"warmup_steps": -1}, "optim.warmup_steps = -1 must lie"),
-        ({"warmup_steps": 101}, "optim.warmup_steps = 101 .*train.num_steps = 100"),
+        ({"warmup_steps": 101}, "optim.warmup_steps = 101 .*between 0 and 100"),
     ],
 )
 def test_learning_rate_schedule_refuses(change, match):

@@ -4,6 +4,7 @@ Interruptions are real: train.py runs in processes of its own, and the evaluatio
 sends the process a signal, so that every run is interrupted at the same place.
 """
 
+import concurrent.futures
 import json
 import logging
 import pathlib
@@ -28,11 +29,12 @@ from tests.conftest import (
     run_python,
 )
 from vae_jax import config as configuration
-from vae_jax import evaluation, experiment, training
+from vae_jax import data, evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import TrainingPlan
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime import process
+from vae_jax.runtime.presence import WorkdirLostError
 from vae_jax.runtime.workdir import LOCK_FILE, lock_workdir
 from vae_jax.tasks import VAETask
 from vae_jax.training import TrainingDivergedError, steps
@@ -102,15 +104,16 @@ def test_exit_codes_give_the_signal(interrupted):
 def test_log_says_where_a_run_stops_and_where_it_resumes(interrupted):
     _, (killed, terminated, stopped, finished) = interrupted
     assert "Resuming" not in killed.stderr
-    assert f"Resuming from step {CHECKPOINT_EVERY}." in terminated.stderr
+    # The state is saved before it is evaluated, and the signal ends the evaluation at once.
+    assert f"Resuming from step {EVAL_EVERY}." in terminated.stderr
     for process_, name, step in (
-        (terminated, "SIGTERM", EVAL_EVERY + 1),
-        (stopped, "SIGINT", 2 * EVAL_EVERY + 1),
+        (terminated, "SIGTERM", EVAL_EVERY),
+        (stopped, "SIGINT", 2 * EVAL_EVERY),
     ):
         assert f"Stopped by {name} at step {step}; the same command resumes" in process_.stderr
         assert "Traceback" not in process_.stderr
-    assert f"Resuming from step {EVAL_EVERY + 1}." in stopped.stderr
-    assert f"Resuming from step {2 * EVAL_EVERY + 1}." in finished.stderr
+    assert f"Resuming from step {EVAL_EVERY}." in stopped.stderr
+    assert f"Resuming from step {2 * EVAL_EVERY}." in finished.stderr
 
 
 def test_interruptions_change_no_bit_of_the_final_state(interrupted, trained_workdir):
@@ -305,14 +308,17 @@ def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
     assert evaluated == list(range(EVAL_EVERY, NUM_STEPS + 1, EVAL_EVERY))
 
 
-def test_best_checkpoint_is_one_of_full_kl_weight(data_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("schedule", "best"), [("linear", 2 * EVAL_EVERY), ("constant", EVAL_EVERY)]
+)
+def test_best_checkpoint_is_one_of_full_kl_weight(data_dir, tmp_path, schedule, best):
     def evaluate_worse_each_time(vae, split) -> Summary:
         return Summary({"elbo": -float(vae.step)})
 
-    config = make_config(data_dir, kl__warmup_steps=EVAL_EVERY + 1)
+    config = make_config(data_dir, kl__warmup_steps=EVAL_EVERY + 1, kl__schedule=schedule)
     training.train_and_evaluate(config, tmp_path, evaluate_worse_each_time)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.best_step() == 2 * EVAL_EVERY
+        assert checkpoints.best_step() == best
 
 
 def test_start_without_a_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path):
@@ -326,6 +332,93 @@ def test_start_without_a_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path
     assert training.train_and_evaluate(config, tmp_path, evaluate_nothing) is None
     assert configuration.load(tmp_path).optim.learning_rate == config.optim.learning_rate
     assert read_metrics(tmp_path)[0]["step"] == 1
+
+
+# Faults around an evaluation
+
+
+class OutOfMemoryError(MemoryError):
+    """As XLA reports it, in an evaluation whose batch is larger than that of training."""
+
+
+def fail_at(step: int, fault):
+    """Returns an evaluation that calls `fault` at one step."""
+
+    def evaluate(vae, split) -> Summary:
+        if vae.step == step:
+            fault()
+        return evaluate_nothing(vae, split)
+
+    return evaluate
+
+
+def test_crash_in_an_evaluation_loses_no_step_and_the_evaluation_is_done_again(data_dir, tmp_path):
+    def run_out_of_memory():
+        raise OutOfMemoryError
+
+    crashing = fail_at(EVAL_EVERY, run_out_of_memory)
+    with pytest.raises(OutOfMemoryError):
+        training.train_and_evaluate(make_config(data_dir), tmp_path / "run", crashing)
+    assert int(read_state(tmp_path / "run").step) == EVAL_EVERY
+    config = make_config(data_dir, eval__batch_size=2, train__num_steps=2 * EVAL_EVERY)
+    with pytest.raises(ValueError, match="train.num_steps = 16 is less than the 24 steps"):
+        training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
+    config = make_config(data_dir, eval__batch_size=2)
+    training.train_and_evaluate(config, tmp_path / "run", evaluate_nothing)
+    evaluated = [r["step"] for r in read_metrics(tmp_path / "run") if "validation/elbo" in r]
+    assert evaluated == list(range(EVAL_EVERY, NUM_STEPS + 1, EVAL_EVERY))
+    (entry,) = json.loads((tmp_path / "run" / "config.json").read_text())["history"]
+    assert entry["step"] == EVAL_EVERY and entry["changed"] == {"eval.batch_size": [8, 2]}
+    # The last evaluation may be what is missing.
+    last = tmp_path / "run" / "checkpoints" / str(NUM_STEPS)
+    (last / "evaluation.json").unlink()
+    called = []
+    training.train_and_evaluate(
+        config, tmp_path / "run", fail_at(NUM_STEPS, lambda: called.append(1))
+    )
+    assert called == [1] and (last / "evaluation.json").exists()
+
+
+def test_signal_in_an_evaluation_ends_it_at_once(data_dir, tmp_path):
+    reached = []
+
+    def interrupt():
+        signal.raise_signal(signal.SIGUSR1)
+        reached.append("the end of the evaluation")
+
+    interrupted = fail_at(EVAL_EVERY, interrupt)
+    stopped = training.train_and_evaluate(make_config(data_dir), tmp_path, interrupted)
+    assert stopped == signal.SIGUSR1 and not reached
+    assert int(read_state(tmp_path).step) == EVAL_EVERY
+
+
+def test_images_that_change_during_training_end_it(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    path = tmp_path / "data" / "tiny" / "train_images.npy"
+    changing = fail_at(EVAL_EVERY, lambda: np.save(path, np.load(path)[::-1]))
+    with pytest.raises(data.ImagesChangedError, match=f"{path} changed while the run was using"):
+        training.train_and_evaluate(make_config(tmp_path / "data"), tmp_path / "run", changing)
+    assert int(read_state(tmp_path / "run").step) == 2 * EVAL_EVERY
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, lambda path: path.rename(f"{path}_moved")])
+def test_workdir_that_disappears_ends_the_training(data_dir, tmp_path, lose):
+    workdir = tmp_path / "run"
+    with pytest.raises(WorkdirLostError, match=f"{workdir} was moved or removed"):
+        training.train_and_evaluate(
+            make_config(data_dir), workdir, fail_at(EVAL_EVERY, lambda: lose(workdir))
+        )
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_training_in_another_thread_leaves_signals_alone(data_dir, tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        config = make_config(data_dir, train__num_steps=2, kl__warmup_steps=2)
+        ended = pool.submit(training.train_and_evaluate, config, tmp_path, evaluate_nothing)
+        assert ended.result() is None
+    assert int(read_state(tmp_path).step) == 2
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 # Early stopping

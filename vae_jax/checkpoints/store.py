@@ -2,14 +2,12 @@
 
 import contextlib
 import functools
-import json
 import logging
-import operator
 import os
 import pathlib
 import re
 import shutil
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -17,6 +15,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.args import StandardSave
 
+from vae_jax.checkpoints import validation
+from vae_jax.checkpoints.paths import LiteralPath
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.checkpoints.verification import (
     check_array_shape,
@@ -34,8 +34,6 @@ DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
 # Errors while reading that do not mean that the checkpoint is damaged.
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
-# A file of orbax; its custom_metadata holds the values that a checkpoint is verified against.
-METADATA_FILE = "_CHECKPOINT_METADATA"
 RUN_AGAIN = "Put that right and run the same command again."
 
 
@@ -47,17 +45,15 @@ class CheckpointNotSavedError(UserError, RuntimeError):
     """The checkpoint from which the run would resume could not be written."""
 
 
-_get_elbo = operator.itemgetter("elbo")
-
-
 class Checkpoints:
     """Keeps the latest `num_latest` checkpoints of a workdir, and the best by validation ELBO.
 
     Saving is asynchronous: `close`, or the end of the `with` block, waits until it is done. A save
     that fails, for example on a full disk, logs a warning and leaves no files behind, so that
     training can go on and try again at the next checkpoint. Call `require_saved` to make sure that
-    the last one was written. Reading does not use orbax's manager, because that refuses the whole
-    directory if one checkpoint is damaged.
+    the last one was written. The first checkpoint that a process writes is read back at once, so
+    that a run whose checkpoints cannot be loaded does not go on. Reading does not use orbax's
+    manager, because that refuses the whole directory if one checkpoint is damaged.
 
     Args:
       workdir: directory of the run.
@@ -68,23 +64,18 @@ class Checkpoints:
         self._workdir = pathlib.Path(workdir).absolute()  # orbax refuses relative paths
         self._num_latest = num_latest
         self._saving_step: int | None = None  # the step that is being written
+        self._was_read_back = False
         self._failure = ""  # why the last save failed; empty if it did not
         self._failure_is_reported = True
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """The orbax manager, created by the first save: reading creates no files."""
-        latest = checkpoint_managers.LatestN(self._num_latest)
-        best = checkpoint_managers.BestN(
-            get_metric_fn=_get_elbo, n=1, keep_checkpoints_without_metrics=False
-        )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
-            best_fn=_get_elbo,
+            preservation_policy=_LatestAndBest(self),
             cleanup_tmp_directories=True,  # a killed process leaves them behind
         )
-        self._set_damaged_aside()  # orbax would refuse the whole directory
-        return ocp.CheckpointManager(self._workdir / DIRECTORY, options=options)
+        return ocp.CheckpointManager(LiteralPath(self._workdir / DIRECTORY), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -94,8 +85,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until the running save is done, and releases the threads of the manager."""
-        self._await_save()
-        self._report_failure()
+        self.await_save()
         if "_manager" in self.__dict__:
             self._manager.close()
 
@@ -110,40 +100,98 @@ class Checkpoints:
 
         If no checkpoint has an ELBO it is the latest step, and without any checkpoint it is None.
         """
-        steps, elbos = self.steps(), dict[int, float]()
-        for step in steps:
+        best = self._best_by_elbo()
+        return max(self.steps(), default=None) if best is None else best
+
+    def _best_by_elbo(self) -> int | None:
+        elbos: dict[int, float] = {}
+        for step in self.steps():
             with contextlib.suppress(ValueError, KeyError):  # a damaged checkpoint is not the best
-                elbo = self._read_elbo(step)
+                elbo = validation.read_elbo(self._path(step))
                 if elbo is not None:
                     elbos[step] = elbo
-        return max(elbos, key=lambda step: elbos[step]) if elbos else max(steps, default=None)
+        return max(elbos, key=lambda step: elbos[step], default=None)
 
-    def save(self, state: TrainState, elbo: float | None = None) -> None:
+    def kept_steps(self, steps: Sequence[int]) -> set[int]:
+        """Returns those of the `steps` that are kept: the latest ones, and the best one."""
+        best = self._best_by_elbo()
+        return {*sorted(steps)[-self._num_latest :], *([] if best is None else [best])}
+
+    def save(self, state: TrainState) -> None:
         """Starts to save `state`, unless there is a checkpoint of its step.
 
         Args:
           state: the state; its arrays must be replicated over the devices.
-          elbo: validation ELBO of the state in nats, or None if it was not evaluated.
+
+        Raises:
+          CheckpointNotSavedError: the first checkpoint of this process cannot be read back.
         """
-        self._await_save()
-        self._report_failure()
+        self.await_save()
         step = int(state.step)
         self._saving_step, self._failure = step, ""
-        # A NaN would compare as the best of all.
-        metrics = None if elbo is None else {"elbo": float(elbo) if np.isfinite(elbo) else -np.inf}
         repeated = find_repeated(state)
-        verification = {"crc32": compute_checksums(state), "repeated": repeated, **(metrics or {})}
+        metadata = {
+            "crc32": compute_checksums(state),
+            "repeated": repeated,
+            validation.SAVED_FIRST: True,
+        }
         try:
             if step not in self._manager.all_steps():
                 self._manager.save(
                     step,
                     args=StandardSave(replace_repeated(state, repeated, placeholder)),
-                    metrics=metrics,
-                    custom_metadata=verification,
+                    custom_metadata=metadata,
                     force=True,
                 )
         except Exception as error:  # orbax raises many types
             self._give_up_save(error)
+        if not self._was_read_back:
+            self._read_back(state)
+
+    def _read_back(self, state: TrainState) -> None:
+        """Waits until `state` is saved, and reads it back.
+
+        Raises:
+          CheckpointNotSavedError: it cannot be read.
+        """
+        self._await_save()
+        step = int(state.step)
+        if self._failure:
+            return
+        try:
+            self._restore_step(state, step)
+        except Exception as error:  # orbax raises many types
+            raise CheckpointNotSavedError(
+                f"Checkpoint {step} was written to {self._workdir / DIRECTORY}, but cannot be read "
+                f"back ({_first_line(error)}): give a --workdir with another name, or on another "
+                "file system."
+            ) from error
+        self._was_read_back = True
+
+    def is_evaluated(self, step: int) -> bool:
+        """Returns whether the checkpoint of this step was evaluated."""
+        return validation.is_evaluated(self._path(step))
+
+    def record_evaluation(self, step: int, elbo: float, counts: bool) -> None:
+        """Notes the validation ELBO of a checkpoint, if it was saved, and deletes superseded ones.
+
+        Args:
+          step: step of the checkpoint.
+          elbo: validation ELBO, nats.
+          counts: whether it may be the best one.
+        """
+        self._await_save()
+        if step not in self.steps():
+            return
+        validation.write(self._path(step), elbo, counts)
+        steps = self._manager.all_steps()
+        for superseded in set(steps) - self.kept_steps(steps):
+            self._manager.delete(superseded)
+
+    def await_save(self) -> None:
+        """Waits until the running save is done; logs a warning if it has failed."""
+        self._await_save()
+        self._report_failure()
 
     def report_failed_save(self) -> None:
         """Logs a warning if the last save has failed; does not wait for a running one."""
@@ -290,16 +338,17 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
         )
-        repeated = self._read_verification(step).get("repeated", [])
+        metadata = validation.read_metadata(self._path(step))
+        repeated = metadata.get("repeated", [])
         arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
         arrays = replace_repeated(arrays, repeated, placeholder)
         with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             restored = checkpointer.restore(self._path(step) / "default", arrays)
         # Copies: training donates the state, and a buffer cannot be donated twice.
         restored = replace_repeated(restored, repeated, np.copy)
-        self._read_elbo(step)
+        validation.read_elbo(self._path(step))  # raises an error if it is damaged
         jax.tree.map_with_path(check_array_shape, restored, template)
-        saved = self._read_verification(step).get("crc32")
+        saved = metadata.get("crc32")
         if saved is not None:
             actual = compute_checksums(restored)
             differing = [name for name in actual | saved if actual.get(name) != saved.get(name)]
@@ -307,31 +356,12 @@ class Checkpoints:
                 raise ValueError(f"{differing[0]} does not match its saved checksum")
         return restored
 
-    def _read_elbo(self, step: int) -> float | None:
-        """Reads the validation ELBO of a checkpoint; None if it was saved without one.
-
-        Raises:
-          ValueError, KeyError: the file is damaged.
-        """
-        path = self._path(step) / "metrics" / "metrics"
-        elbo = _get_elbo(json.loads(path.read_text())) if path.exists() else None
-        saved = self._read_verification(step).get("elbo", elbo)
-        if elbo != saved:
-            raise ValueError(f"its validation ELBO is {elbo}, but {saved} was saved")
-        return elbo
-
-    def _read_verification(self, step: int) -> dict[str, Any]:
-        """Reads what `save` stored to verify a checkpoint; empty if an earlier version saved it."""
-        path = self._path(step) / METADATA_FILE
-        content = json.loads(path.read_text()) if path.exists() else {}
-        return content.get("custom_metadata") or {}
-
     def _set_damaged_aside(self) -> None:
         """Moves checkpoints with a damaged ELBO out of the directory."""
         if sharding.is_main_process():
             for step in self.steps():
                 try:
-                    self._read_elbo(step)
+                    validation.read_elbo(self._path(step))
                 except (ValueError, KeyError) as error:
                     self._set_aside(step, error)
 
@@ -346,6 +376,19 @@ class Checkpoints:
         shutil.rmtree(moved, ignore_errors=True)
         moved.parent.mkdir(exist_ok=True)
         shutil.move(self._path(step), moved)
+
+
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Tells orbax which checkpoints to keep."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence, *, context: object) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self._checkpoints.kept_steps(steps)
+        return [step in kept for step in steps]
 
 
 def _place(state: TrainState, template: TrainState) -> TrainState:

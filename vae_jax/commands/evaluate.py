@@ -28,7 +28,14 @@ def run() -> None:
     flags.DEFINE_string("checkpoint", "best", "'best' (by validation ELBO), 'latest', or a step.")
     flags.DEFINE_enum("split", "test", ["test", "validation", "train"], "Images to evaluate on.")
     flags.DEFINE_string(
-        "data_dir", None, "Directory of the datasets, if not the one that training used."
+        "data_dir",
+        None,
+        "Where the images are now, if they have moved: their directory, or the one above.",
+    )
+    flags.DEFINE_bool(
+        "allow_other_images",
+        False,
+        "Go on if the images are not those that the run was trained on; the report says so.",
     )
     flags.DEFINE_integer("num_iw_images", None, "Overrides eval.num_iw_images; 0: the whole split.")
     flags.DEFINE_integer(
@@ -74,6 +81,7 @@ def _main(argv: list[str]) -> None:
             FLAGS.split,
             FLAGS.data_dir,
             FLAGS.num_iw_images,
+            FLAGS.allow_other_images,
             FLAGS.num_failures,
             samples,
         )

@@ -1,7 +1,8 @@
 """The configuration of a run.
 
 `defaults` lists its keys with their default values, `checks` has the rules for the values, `files`
-finds the Python files in configs/, and `workdir` reads and writes config.json.
+finds the Python files in configs/, `workdir` reads and writes config.json, and `resume` says what
+may change when a run is resumed.
 """
 
 from vae_jax.config.checks import AUTO as AUTO
@@ -14,14 +15,19 @@ from vae_jax.config.files import find_config as find_config
 from vae_jax.config.files import load_module as load_module
 from vae_jax.config.files import named_config as named_config
 from vae_jax.config.files import replace_config_name as replace_config_name
+from vae_jax.config.resume import changed_keys as changed_keys
+from vae_jax.config.resume import check_same_data as check_same_data
+from vae_jax.config.resume import check_unchanged as check_unchanged
+from vae_jax.config.resume import complete as complete
+from vae_jax.config.resume import history_entry as history_entry
 from vae_jax.config.workdir import ADDED_KEYS as ADDED_KEYS
 from vae_jax.config.workdir import CONFIG_FILE as CONFIG_FILE
 from vae_jax.config.workdir import DATA_HASH as DATA_HASH
-from vae_jax.config.workdir import check_same_data as check_same_data
-from vae_jax.config.workdir import check_unchanged as check_unchanged
-from vae_jax.config.workdir import complete as complete
 from vae_jax.config.workdir import flatten as flatten
 from vae_jax.config.workdir import load as load
+from vae_jax.config.workdir import load_data_hash as load_data_hash
 from vae_jax.config.workdir import load_image_shape as load_image_shape
+from vae_jax.config.workdir import load_start as load_start
 from vae_jax.config.workdir import save as save
+from vae_jax.config.workdir import update as update
 from vae_jax.config.workdir import with_changes as with_changes

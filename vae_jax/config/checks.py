@@ -38,6 +38,7 @@ def _not_negative(meaning_of_zero: str = "") -> Option:
 
 RULES = {  # for single values, by key
     **dict.fromkeys(POSITIVE_KEYS, at_least(1)),
+    "optim.decay_steps": _not_negative(" (0: train.num_steps)"),
     "optim.ema_decay": Option("must lie in [0, 1)", lambda value: 0 <= value < 1),
     "eval.num_iw_images": _not_negative(" (0: all)"),
     "train.patience": _not_negative(" (0: no early stop)"),
@@ -68,7 +69,11 @@ def check_values(config: ConfigDict) -> None:
     k, o = config.kl, config.optim
     schedules.check_kl_schedule(k.schedule, k.weight, k.warmup_steps, k.num_cycles, k.ramp_fraction)
     schedules.check_learning_rate_schedule(
-        o.learning_rate, o.warmup_steps, o.decay, config.train.num_steps, o.final_fraction
+        o.learning_rate,
+        o.warmup_steps,
+        o.decay,
+        o.decay_steps or config.train.num_steps,
+        o.final_fraction,
     )
     optim.check_optimizer(o.name, o.weight_decay, o.clip_norm)
     _check_prior(config)

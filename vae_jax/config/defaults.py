@@ -116,7 +116,10 @@ def get_config() -> ConfigDict:
     optim.warmup_steps = 200
     # After warm-up: constant, or cosine, which falls to final_fraction * learning_rate.
     optim.decay = "cosine"
-    optim.final_fraction = 0.0  # learning rate at the last step, as a fraction of the peak; 0 to 1
+    # cosine: step at which it ends, at least warmup_steps; 0: train.num_steps. It matters for a run
+    # that is made longer.
+    optim.decay_steps = 0
+    optim.final_fraction = 0.0  # learning rate at its end, as a fraction of the peak; 0 to 1
     optim.b1 = 0.9  # decay rate of the first moment
     optim.b2 = 0.999  # decay rate of the second moment
     optim.weight_decay = 0.0  # weight decay; at least 0, and 0 unless optim.name is adamw

@@ -1,13 +1,11 @@
 """The configuration in the workdir of a run: config.json.
 
-`save` writes it and `load` reads it, also for runs of earlier versions. `complete` takes sections
-from the run of a frozen VAE. `check_unchanged` and `check_same_data` refuse to resume a run with
-other settings or other images.
+`save` writes it and `load` reads it, also for runs of earlier versions. `update` notes what changed
+when the run was resumed.
 """
 
 import copy
 import json
-import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,21 +13,23 @@ from typing import Any
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax import likelihoods, priors
+from vae_jax import files, likelihoods, priors
 from vae_jax.config import defaults
 from vae_jax.data import sources
 from vae_jax.errors import InputError, NotFoundError
 from vae_jax.typing import ImageShape
 
-LOGGER = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
-OWN_DATA_KEYS = ("dir", "resident")  # these depend on the machine, not on the run of the VAE
-DATA_HASH = "data_sha256"  # key in config.json: the hash of the images
+# Further keys in config.json.
+DATA_HASH = "data_sha256"  # the hash of the images
+VAE_STARTED = "vae_started"  # when the run of the frozen VAE was started
+HISTORY = "history"  # what changed when the run was resumed
 # Keys that runs of earlier versions lack, with the values that reproduce how those runs behaved.
 ADDED_KEYS = {
     "likelihood.gaussian_std": 1.0,
     "likelihood.reduction": "sum",
     "optim.ema_warmup": True,
+    "optim.decay_steps": 0,
     "train.diagnose": False,
     "train.accumulation_steps": 1,
     "train.profile": False,
@@ -78,6 +78,7 @@ def save(
     provenance: Mapping[str, object],
     workdir: pathlib.Path,
     data_hash: str | None = None,
+    vae_started: str | None = None,
 ) -> None:
     """Writes config.json, which holds everything needed to rebuild the model without the data.
 
@@ -87,16 +88,26 @@ def save(
       provenance: versions, git commit and hardware that produced the run.
       workdir: existing directory of the run.
       data_hash: hash of the training and validation images (`data.hash_images`).
+      vae_started: when the run of the frozen VAE was started, if there is one.
     """
     content = {
         "config": unflatten_dict(flatten(config), sep="."),
         "image_shape": list(image_shape),
         **({DATA_HASH: data_hash} if data_hash else {}),
+        **({VAE_STARTED: vae_started} if vae_started else {}),
         "provenance": dict(provenance),
     }
-    temporary = workdir / f"{CONFIG_FILE}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(workdir / CONFIG_FILE)
+    files.write_json(workdir / CONFIG_FILE, content)
+
+
+def update(
+    config: Mapping[str, Any] | ConfigDict, workdir: pathlib.Path, entry: Mapping[str, Any]
+) -> None:
+    """Replaces the configuration in config.json, and adds an entry to its history."""
+    content = _read(workdir)
+    content["config"] = unflatten_dict(flatten(config), sep=".")
+    content[HISTORY] = [*content.get(HISTORY, []), dict(entry)]
+    files.write_json(workdir / CONFIG_FILE, content)
 
 
 def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -118,6 +129,21 @@ def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
 def load_image_shape(workdir: str | pathlib.Path) -> ImageShape:
     """Returns the shape (H, W, C) of the images that the run in `workdir` was trained on."""
     return tuple(_read(workdir)["image_shape"])
+
+
+def load_data_hash(workdir: str | pathlib.Path) -> str | None:
+    """Returns the hash of the images that the run saw; None if an early version started it."""
+    return _read(workdir).get(DATA_HASH)
+
+
+def load_start(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the provenance of a run: when, and with what, it was started."""
+    return _read(workdir).get("provenance", {})
+
+
+def load_vae_start(workdir: str | pathlib.Path) -> str | None:
+    """Returns when the run of the frozen VAE was started, if that is known."""
+    return _read(workdir).get(VAE_STARTED)
 
 
 def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -154,81 +180,3 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
 
 def _list_keys(text: str, keys: Iterable[str]) -> str:
     return f"{text}: {', '.join(sorted(keys))}" if keys else ""
-
-
-def complete(config: ConfigDict) -> ConfigDict:
-    """Returns `config` with the sections data, model and likelihood of the frozen VAE.
-
-    Without a frozen VAE it returns `config`. The KL weight does not enter the training of a prior,
-    so there is no warm-up. A prior that is fitted completely before the first step needs one step
-    only.
-
-    Raises:
-      NotFoundError: no run was started in config.vae_workdir.
-    """
-    if not config.vae_workdir:
-        return config
-    vae_config = load(config.vae_workdir).to_dict()
-    for key in OWN_DATA_KEYS:
-        vae_config["data"][key] = config.data[key]
-    sections = {section: vae_config[section] for section in ("data", "model", "likelihood")}
-    complete = ConfigDict({**config.to_dict(), **sections})
-    complete.kl.warmup_steps = 0
-    if not priors.kind(config.prior.name).trains_in_steps:
-        complete.optim.warmup_steps = 0
-        complete.train.steps_per_call = 0
-        for key in ("num_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
-            complete.train[key] = 1
-    return complete.lock()
-
-
-def check_unchanged(
-    config: Mapping[str, Any] | ConfigDict, image_shape: ImageShape, workdir: pathlib.Path
-) -> None:
-    """Checks that a run in `workdir` can be resumed with `config` and images of this shape.
-
-    Three keys may differ: `data.dir`, which says where the images are stored but not what they
-    are, and `train.diagnose` and `train.profile`, which do not change the training.
-
-    Raises:
-      InputError: the configuration or the shape differs; the message lists the keys that do.
-    """
-    old, new = flatten(load(workdir)), flatten(config)
-    for key in ("data.dir", "train.diagnose", "train.profile"):
-        new[key] = old[key]
-    old["image_shape"], new["image_shape"] = load_image_shape(workdir), tuple(image_shape)
-    differing = [
-        f"  {key}: {old.get(key, 'absent')} in the workdir, {new.get(key, 'absent')} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        raise InputError(
-            f"{workdir} holds a run with another configuration:\n"
-            + "\n".join(differing)
-            + "\nGive another --workdir, or the configuration that this run was started with."
-        )
-
-
-def check_same_data(config: Mapping[str, Any], data_hash: str, workdir: str | pathlib.Path) -> None:
-    """Checks that the run in `workdir` was trained on the images with this hash.
-
-    Runs of earlier versions did not record a hash; they pass, with a message in the log.
-
-    Raises:
-      InputError: the run was trained on other images.
-    """
-    old = _read(workdir).get(DATA_HASH)
-    if old is None:
-        LOGGER.info(
-            "%s was written by an earlier version, without a hash of the images: cannot check that "
-            "the run saw the same images as now.",
-            pathlib.Path(workdir) / CONFIG_FILE,
-        )
-    elif old != data_hash:
-        raise InputError(
-            f"data.name = {config['data.name']!r} in data.dir = {config['data.dir']!r}: these are "
-            f"not the training and validation images that the run in {workdir} saw (SHA-256 "
-            f"{data_hash[:12]} now, {old[:12]} in its {CONFIG_FILE}), and they must be the same. "
-            "Put the old images back, or give another --workdir."
-        )

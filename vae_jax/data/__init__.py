@@ -12,9 +12,12 @@ from vae_jax.data.batches import make_batch_indices as make_batch_indices
 from vae_jax.data.datasets import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
 from vae_jax.data.datasets import class_name as class_name
 from vae_jax.data.datasets import dataset_directory as dataset_directory
+from vae_jax.data.datasets import locate as locate
 from vae_jax.data.datasets import prepare as prepare
 from vae_jax.data.splits import SPLITS as SPLITS
 from vae_jax.data.splits import Dataset as Dataset
+from vae_jax.data.splits import ImagesChangedError as ImagesChangedError
 from vae_jax.data.splits import Split as Split
 from vae_jax.data.splits import hash_images as hash_images
 from vae_jax.data.splits import load_split as load_split
+from vae_jax.data.unchanged import UnchangedImages as UnchangedImages

@@ -26,6 +26,33 @@ def dataset_directory(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: An
     return pathlib.Path(data_dir).expanduser() / name
 
 
+def locate(name: str, data_dir: str, **options: Any) -> tuple[str, str | None]:
+    """Returns name and data_dir of a dataset that is in `data_dir` now; None: no other data_dir.
+
+    Args:
+      name: the name with which a run was trained: a name, or a path.
+      data_dir: the directory of its arrays, or the one above.
+      **options: options of named datasets, as for `prepare`.
+
+    Raises:
+      InputError: neither directory has the arrays.
+    """
+    place = pathlib.Path(data_dir).expanduser()
+    directory_name = dataset_directory(name, data_dir, **options).name
+    is_path = "/" in name or os.sep in name
+    for directory in (place / directory_name, place):
+        if not (directory / "train_images.npy").exists():
+            continue
+        if not is_path and directory.name == directory_name:
+            return name, str(directory.parent)
+        return str(directory.absolute()), None
+    raise InputError(
+        f"data_dir = {data_dir!r}: neither {place / directory_name} nor {place} has a "
+        f"train_images.npy, so it is not where the dataset {name!r} is: give the directory of its "
+        "arrays, or the one above."
+    )
+
+
 def prepare(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: Any) -> pathlib.Path:
     """Returns the directory of a dataset, after preparing the arrays of a named dataset if needed.
 

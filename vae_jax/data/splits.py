@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,11 +12,16 @@ from vae_jax.data import sources
 from vae_jax.data.arrays import check_same_shape, open_images, open_labels
 from vae_jax.data.batches import fixed_order
 from vae_jax.data.datasets import prepare
-from vae_jax.errors import InputError
+from vae_jax.errors import InputError, UserError
 from vae_jax.typing import ImageShape
 
 SPLITS = ("train", "validation", "test")
 HASH_CHUNK_BYTES = 16 * 2**20  # bytes of a memory map that are hashed at a time
+_HASHES: dict[tuple, str] = {}  # of files that this process has hashed, by their signatures
+
+
+class ImagesChangedError(UserError, RuntimeError):
+    """The images changed on disk while they were in use."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +49,12 @@ class Split:
         return self.images.shape[1:]
 
     def take(self, positions: np.ndarray | slice) -> np.ndarray:
-        """Returns the images at `positions` within the split, uint8 `[len(positions), H, W, C]`."""
+        """Returns the images at `positions` within the split, uint8 `[len(positions), H, W, C]`.
+
+        Raises:
+          ImagesChangedError: the file is shorter than it was when it was opened.
+        """
+        check_length(self.images)
         return np.asarray(self.images[self.indices[positions]])
 
     def take_labels(self, positions: np.ndarray | slice) -> np.ndarray:
@@ -64,16 +75,54 @@ class Split:
 class Dataset:
     """A dataset as a configuration describes it; its arrays are opened when a split is asked for.
 
-    The attributes are the arguments of `load_split`; `options` are those of named datasets.
+    The first four attributes are the arguments of `load_split`; `options` are those of named
+    datasets.
+
+    Attributes:
+      sha256: hash of the images that the run was trained on, which must be the same; None: any
+        images are right.
+      allow_other_images: whether to open images with another hash, too.
     """
 
     name: str
     data_dir: str
     validation_size: int
     options: Mapping[str, Any]
+    sha256: str | None = None
+    allow_other_images: bool = False
 
     def split(self, split: str) -> Split:
-        """Opens 'train', 'validation' or 'test'; see `load_split`."""
+        """Opens 'train', 'validation' or 'test'; see `load_split`.
+
+        Raises:
+          InputError: these are not the images that the run was trained on.
+        """
+        if self.difference() and not self.allow_other_images:
+            raise InputError(
+                f"data.name = {self.name!r} in data.dir = {self.data_dir!r}: {self.difference()} "
+                "Put the old images back, in their old order, name their directory with "
+                "--data_dir, or evaluate on these with --allow_other_images."
+            )
+        return self._open(split)
+
+    def difference(self) -> str:
+        """Returns a sentence if the images are not those that the run was trained on, else ''."""
+        if self.sha256 is None or (now := self.hash()) == self.sha256:
+            return ""
+        return (
+            "these are not the training and validation images that the run was trained on, or not "
+            f"in the same order (SHA-256 {now[:12]} now, {self.sha256[:12]} in its config.json)."
+        )
+
+    def hash(self) -> str:
+        """Returns the hash of the training and validation images; see `hash_images`."""
+        splits = [self._open(name) for name in ("train", "validation")]
+        key = tuple(signature(split.images) for split in splits)
+        if key not in _HASHES:
+            _HASHES[key] = hash_images(splits)
+        return _HASHES[key]
+
+    def _open(self, split: str) -> Split:
         return load_split(self.name, split, self.data_dir, self.validation_size, **self.options)
 
     def describe(self) -> str:
@@ -134,6 +183,38 @@ def hash_images(splits: Sequence[Split]) -> str:
         for start in range(0, len(images), step):
             digest.update(np.ascontiguousarray(images[start : start + step]).data)
     return digest.hexdigest()
+
+
+def signature(images: np.ndarray) -> tuple[str, int, int, int]:
+    """Returns the path of memory-mapped images, and size, time of change and number of their file.
+
+    Raises:
+      ImagesChangedError: the file does not exist any more.
+    """
+    path = str(cast(np.memmap, images).filename)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise ImagesChangedError(
+            f"{path} was removed while it was in use: put it back and run the same command again."
+        ) from error
+    return path, status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def check_length(images: np.ndarray) -> None:
+    """Raises an ImagesChangedError if a memory-mapped file was removed or became shorter.
+
+    Reading beyond its end would kill the process (SIGBUS).
+    """
+    if not isinstance(images, np.memmap):
+        return
+    path, size, *_ = signature(images)
+    needed = images.offset + images.nbytes
+    if size < needed:
+        raise ImagesChangedError(
+            f"{path} became shorter while it was in use ({size:,} instead of {needed:,} bytes): "
+            "put the old file back and run the same command again."
+        )
 
 
 def _carve(num_images: int, split: str, validation_size: int) -> np.ndarray:

@@ -37,7 +37,15 @@ def main() -> int:
         default="latest",
         help="'latest' (the default), 'best' (by validation ELBO) or a step",
     )
-    parser.add_argument("--data_dir", help="dataset directory, if it has moved since training")
+    parser.add_argument(
+        "--data_dir",
+        help="where the images are now, if they have moved: their directory, or the one above",
+    )
+    parser.add_argument(
+        "--allow_other_images",
+        action="store_true",
+        help="go on if the images are not those that the run was trained on",
+    )
     arguments = parser.parse_args()
     process.log_to_stderr()
     name = "vae_jax.doctor" if is_module else program

@@ -76,7 +76,7 @@ def _free_bits(run: Experiment) -> str:
 
 def _longer_warmup(run: Experiment) -> str:
     quarter = max(1, run.training.num_steps // 4)
-    return f"--config.kl.warmup_steps={max(2 * run.training.kl_warmup_steps, quarter)}"
+    return f"--config.kl.warmup_steps={max(2 * run.training.kl_warmup_end, quarter)}"
 
 
 def _cheaper_rate(run: Experiment) -> str:

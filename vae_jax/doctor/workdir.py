@@ -2,18 +2,20 @@
 
 import pathlib
 
-from vae_jax import config as configuration
 from vae_jax import data, inference
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.doctor.diagnosis import Diagnosis, diagnose
 from vae_jax.doctor.images import diagnose_images
-from vae_jax.experiment import Experiment, build
+from vae_jax.experiment import Experiment
 from vae_jax.inference import TrainedVAE
 from vae_jax.recording import writers
 
 
 def diagnose_workdir(
-    workdir: str | pathlib.Path, checkpoint: str | int = "latest", data_dir: str | None = None
+    workdir: str | pathlib.Path,
+    checkpoint: str | int = "latest",
+    data_dir: str | None = None,
+    allow_other_images: bool = False,
 ) -> Diagnosis:
     """Diagnoses a run from its records, its images and a checkpoint.
 
@@ -22,15 +24,16 @@ def diagnose_workdir(
     Args:
       workdir: directory of the run, written by train.py.
       checkpoint: 'latest', 'best' (by validation ELBO) or a step.
-      data_dir: dataset directory, if it has moved since training.
+      data_dir: where the images are now, if they have moved: their directory, or the one above.
+      allow_other_images: whether the dataset may have other images than the run was trained on.
 
     Raises:
       NotFoundError: the directory has no run, or no such checkpoint.
       InputError: the configuration or the dataset cannot be read.
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
-    run = build(
-        configuration.load(workdir, {"data.dir": data_dir}), configuration.load_image_shape(workdir)
+    run = inference.load_experiment(
+        workdir, data_dir=data_dir, allow_other_images=allow_other_images
     )
     vae = None
     if Checkpoints(workdir).steps() or checkpoint != "latest":

@@ -23,8 +23,11 @@ class Options:
     Attributes:
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
       split: 'test', 'validation' or 'train'; sample metrics need 'test'.
-      data_dir: directory of the datasets; None: the one that training used.
+      data_dir: where the images are now: their directory, or the one above; None: where they were
+        in training.
       num_iw_images: overrides eval.num_iw_images; 0: the whole split.
+      allow_other_images: whether the dataset may have other images than the run was trained on;
+        the report then says so.
       num_failures: number of worst reconstructions and of worst samples to show; 0: no failure
         gallery.
       samples: choices about the sample metrics.
@@ -34,6 +37,7 @@ class Options:
     split: str = "test"
     data_dir: str | None = None
     num_iw_images: int | None = None
+    allow_other_images: bool = False
     num_failures: int = NUM_FAILURES
     samples: sample_quality.Options = dataclasses.field(default_factory=sample_quality.Options)
 
@@ -89,6 +93,7 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         options.checkpoint,
         data_dir=options.data_dir,
         num_iw_images=options.num_iw_images,
+        allow_other_images=options.allow_other_images,
     )
     run = vae.experiment
     if directory.exists():

@@ -5,6 +5,7 @@ the jitted functions behind it; `image_sets` makes the images that the sample me
 """
 
 from vae_jax.inference.loading import load as load
+from vae_jax.inference.loading import load_experiment as load_experiment
 from vae_jax.inference.loading import restore as restore
 from vae_jax.inference.trained_vae import TrainedVAE as TrainedVAE
 from vae_jax.inference.trained_vae import create_steps as create_steps

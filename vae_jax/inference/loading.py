@@ -1,6 +1,8 @@
 """Loads the model of a training run: `model = vae_jax.load("workdir/demo")`."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -18,6 +20,7 @@ def load(
     use_ema: bool | None = None,
     data_dir: str | None = None,
     num_iw_images: int | None = None,
+    allow_other_images: bool = False,
 ) -> TrainedVAE:
     """Loads the model of a training run.
 
@@ -28,8 +31,9 @@ def load(
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
       batch_size: images per call over all devices.
       use_ema: whether to use the averaged parameters instead of the raw ones.
-      data_dir: directory of the datasets.
+      data_dir: where the images are now, if they have moved: their directory, or the one above.
       num_iw_images: number of images for the gain of the importance-weighted bound; 0: all.
+      allow_other_images: whether the dataset may have other images than the run was trained on.
 
     Raises:
       NotFoundError: the directory has no run or no such checkpoint.
@@ -38,15 +42,27 @@ def load(
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
     changes = {
-        "data.dir": data_dir,
         "eval.batch_size": batch_size,
         "eval.use_ema": use_ema,
         "eval.num_iw_images": num_iw_images,
     }
+    experiment = load_experiment(workdir, changes, data_dir, allow_other_images)
+    return restore(experiment, workdir, checkpoint)
+
+
+def load_experiment(
+    workdir: str | pathlib.Path,
+    changes: Mapping[str, Any] | None = None,
+    data_dir: str | None = None,
+    allow_other_images: bool = False,
+) -> Experiment:
+    """Builds the experiment of a run again; `changes` are values by dotted key. See `load`."""
     experiment = build(
         configuration.load(workdir, changes), configuration.load_image_shape(workdir)
     )
-    return restore(experiment, workdir, checkpoint)
+    return experiment.with_images(
+        data_dir, configuration.load_data_hash(workdir), allow_other_images
+    )
 
 
 def restore(

@@ -87,6 +87,11 @@ def make_kl_schedule(
     return schedule
 
 
+def kl_warmup_end(name: str, weight: float, warmup_steps: int) -> int:
+    """Returns the step from which the KL weight of `make_kl_schedule` stays at its final value."""
+    return 0 if name == "constant" or weight == 0 else warmup_steps
+
+
 def check_learning_rate_schedule(
     peak: float, warmup_steps: int, decay: str, num_steps: int, final_fraction: float
 ) -> None:
@@ -99,8 +104,8 @@ def check_learning_rate_schedule(
         )
     if not 0 <= warmup_steps <= num_steps:
         raise InputError(
-            f"optim.warmup_steps = {warmup_steps} must lie between 0 and train.num_steps = "
-            f"{num_steps}."
+            f"optim.warmup_steps = {warmup_steps} must lie between 0 and {num_steps}, the end of "
+            "the decay (train.num_steps, unless optim.decay_steps is given)."
         )
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ import numpy as np
 LOGGER = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"  # directory of the event files
+VALIDATION = "validation/"  # begins the names of what an evaluation records
 
 
 def _create_tensorboard_writer(workdir: pathlib.Path) -> Any:
@@ -36,7 +38,45 @@ def _create_tensorboard_writer(workdir: pathlib.Path) -> Any:
         )
         return None
     tf.config.set_visible_devices([], "GPU")  # JAX needs the GPU's memory
-    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+    return metric_writers.SummaryWriter(str(workdir / TENSORBOARD))
+
+
+def _drop_events(directory: pathlib.Path, is_kept: Callable[[float, Iterable[str]], bool]) -> None:
+    """Removes events that the run will write again from the event files of earlier processes.
+
+    Without TensorFlow nothing is written again, so nothing is removed.
+
+    Args:
+      directory: directory of the event files.
+      is_kept: function from the step and the names of an event.
+    """
+    paths = sorted(directory.glob("events.out.tfevents.*"))
+    if not paths:
+        return
+    try:
+        from tensorflow import errors
+        from tensorflow.compat.v1 import Event
+        from tensorflow.data import TFRecordDataset
+        from tensorflow.io import TFRecordWriter
+    except ImportError:
+        return
+    for path in paths:
+        kept, is_changed = [], False
+        # A killed process leaves a record incomplete.
+        with contextlib.suppress(errors.DataLossError):
+            for record in TFRecordDataset(str(path)).as_numpy_iterator():
+                event = Event.FromString(record)
+                names = [value.tag for value in event.summary.value]
+                if not names or is_kept(event.step, names):
+                    kept.append(record)
+                else:
+                    is_changed = True
+        if is_changed:
+            temporary = path.with_name(f".{path.name}.tmp")
+            with TFRecordWriter(str(temporary)) as writer:
+                for record in kept:
+                    writer.write(record)
+            temporary.replace(path)
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
@@ -80,15 +120,24 @@ class MetricWriter:
       workdir: directory in which metrics.jsonl and tensorboard/ are created.
       first_step: step at which the run starts or resumes; records of later steps are dropped,
         because the run writes them again.
+      evaluates_again: whether the run will evaluate `first_step` again, so that the records of its
+        evaluation are dropped as well.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
-        kept = [record for record in read_metrics(workdir) if record["step"] <= first_step]
+    def __init__(
+        self, workdir: pathlib.Path, first_step: int, evaluates_again: bool = False
+    ) -> None:
+        def is_kept(step: float, names: Iterable[str]) -> bool:
+            is_repeated = evaluates_again and any(n.startswith(VALIDATION) for n in names)
+            return step < first_step or (step == first_step and not is_repeated)
+
+        kept = [r for r in read_metrics(workdir) if is_kept(r["step"], r)]
         temporary = workdir / f"{METRICS_FILE}.tmp"
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         temporary.replace(workdir / METRICS_FILE)
         self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
         self._workdir = workdir
+        _drop_events(workdir / TENSORBOARD, is_kept)
         self._tensorboard = _create_tensorboard_writer(workdir)
 
     def __enter__(self) -> "MetricWriter":

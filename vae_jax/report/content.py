@@ -107,9 +107,13 @@ def create_content(
 
 
 def _remarks(run: Experiment) -> list[str]:
+    difference = run.dataset.difference()
+    remarks = [f"OTHER IMAGES: {difference}"] if difference else []
     if run.likelihood.binarize:
-        return [BINARY_IMAGES]
-    return [GREY_AS_PROBABILITY] if run.likelihood.grey_is_probability else []
+        remarks.append(BINARY_IMAGES)
+    elif run.likelihood.grey_is_probability:
+        remarks.append(GREY_AS_PROBABILITY)
+    return remarks
 
 
 def format_value(metric: Metric) -> str:

@@ -5,7 +5,7 @@ import logging
 import math
 import pathlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
+from vae_jax.runtime.presence import Presence
+from vae_jax.runtime.signals import Stopped, StopSignals, catch_stop_signals
 from vae_jax.runtime.workdir import check_writable, lock_workdir
 from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
@@ -53,9 +55,13 @@ class Trainer:
         self._train = train = experiment.dataset.split("train")
         validation = experiment.dataset.split("validation")
         self._checkpoints = Checkpoints(workdir, experiment.training.keep_checkpoints)
-        self._experiment = experiment = start.claim_workdir(
-            experiment, workdir, bool(self._checkpoints.steps()), train, validation, self._mesh
+        sha256 = experiment.dataset.hash() if sharding.is_main_process() else ""  # reads them all
+        self._images = data.UnchangedImages(experiment.dataset, sha256, train, validation)
+        self._experiment, self._changed = start.claim_workdir(
+            experiment, workdir, bool(self._checkpoints.steps()), len(train), sha256, self._mesh
         )
+        experiment = self._experiment
+        self._presence = Presence(workdir, configuration.CONFIG_FILE)
         self._plan = plan = experiment.training
         self._key = stream("train", plan.seed)
         self._batch_indices = data.make_batch_indices(len(train), plan.batch_size, plan.seed)
@@ -68,8 +74,15 @@ class Trainer:
         self._train_steps = steps.jit_train_steps(
             steps.create_train_step(experiment), self._mesh, self._steps_per_call
         )
+        self._is_pending = self._is_evaluation_due(self.step) and not self._is_evaluated()
         self._watch = Watch(
-            experiment, workdir, train, validation, evaluate_fn, self._mesh, self.step
+            experiment,
+            workdir,
+            train,
+            validation,
+            evaluate_fn,
+            self._mesh,
+            self.step - self._is_pending,
         )
 
     @property
@@ -77,59 +90,117 @@ class Trainer:
         """Number of training steps done so far."""
         return int(self._state.step)
 
-    def run(self) -> int | None:
+    def run(self, signals: StopSignals) -> int | None:
         """Trains to the end.
+
+        Args:
+          signals: the stop signals of this process.
 
         Returns:
           The number of the signal that stopped the training early, or None.
         """
         plan, first_step, is_main = self._plan, self.step, sharding.is_main_process()
-        if first_step >= plan.num_steps or self._watch.is_out_of_patience():
+        is_complete = first_step >= plan.num_steps or self._watch.is_out_of_patience()
+        if is_complete and not self._is_pending:
             LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
             return None
-        resident = self._read_resident_rows()
+        self._start_record()
+        resident = None if is_complete else self._read_resident_rows()
         tracer = profiling.StepTracer(self._workdir, first_step, self._steps_per_call)
         quiet = None if is_main else True
         with (
-            writers.MetricWriter(self._workdir, first_step)
+            writers.MetricWriter(self._workdir, first_step, self._is_pending)
             if is_main
             else contextlib.nullcontext() as writer,
-            process.catch_stop_signals() as received,
+            signals.deferred(),
             contextlib.closing(tracer),
             logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),
             tqdm(total=plan.num_steps, initial=first_step, disable=quiet, unit="step") as bar,
         ):
             log = TrainingLog(self._experiment, writer, bar)
+            if self._is_pending and self._evaluate(writer, signals):
+                return self._stop_or_end(signals)
             stride = self._steps_per_call
             for step in range(first_step + stride, plan.num_steps + 1, stride):
-                is_last = step == plan.num_steps
                 log.add(self._do_steps(resident, step))
                 if plan.profile and is_main:
                     tracer.after_call(step, self._state)
-                stopping = bool(received) and not self._mesh.is_multi_process
-                if step % plan.log_every_steps == 0 or is_last:
+                stopping = bool(signals.received) and not self._mesh.is_multi_process
+                if step % plan.log_every_steps == 0 or step == plan.num_steps:
                     self._log(log, step)
                     # Processes wait for each other, so they must stop at the same step.
-                    stopping = sharding.any_process(bool(received))
-                elbo = None
-                # Also when stopping: the resumed run starts after this step.
-                if step % plan.eval_every_steps == 0 or is_last:
-                    with log.paused():
-                        elbo = self._watch.evaluate(self._state, writer)
-                if elbo is not None or step % plan.checkpoint_every_steps == 0 or stopping:
-                    self._checkpoints.save(self._state, elbo if self._watch.is_warm(step) else None)
+                    stopping = sharding.any_process(bool(signals.received))
+                is_due = self._is_evaluation_due(step)
+                # Before the evaluation, which may fail or take long.
+                if is_due or step % plan.checkpoint_every_steps == 0 or stopping:
+                    self._save()
                 if stopping:
-                    return self._stop(step, received)
-                if elbo is not None and self._watch.is_out_of_patience():
-                    LOGGER.info(
-                        "Stopped at step %d: no better validation ELBO in the last %d evaluations "
-                        "(train.patience).",
-                        step,
-                        plan.patience,
-                    )
-                    break
-        self._checkpoints.require_saved()
-        return None
+                    return self._stop(signals)
+                if is_due:
+                    with log.paused():
+                        if self._evaluate(writer, signals):
+                            break
+            return self._stop_or_end(signals)
+
+    def _start_record(self) -> None:
+        """Notes in config.json what has changed since the run was started."""
+        for key, (before, now) in self._changed.items():
+            LOGGER.info("Resuming with %s = %s instead of %s.", key, now, before)
+        if self._changed and sharding.is_main_process():
+            entry = configuration.history_entry(self.step, self._changed)
+            configuration.update(self._experiment.config, self._workdir, entry)
+
+    def _is_evaluation_due(self, step: int) -> bool:
+        plan = self._plan
+        return step == plan.num_steps or (step > 0 and step % plan.eval_every_steps == 0)
+
+    def _is_evaluated(self) -> bool:
+        """Returns whether the state from which the run goes on was evaluated; on all processes."""
+        is_evaluated = sharding.is_main_process() and self._checkpoints.is_evaluated(self.step)
+        return bool(sharding.broadcast(int(is_evaluated)))
+
+    def _save(self) -> None:
+        """Starts to save the state.
+
+        Raises:
+          WorkdirLostError: the workdir is not the one in which the run was started.
+        """
+        self._presence.check()
+        self._checkpoints.save(self._state)
+
+    def _evaluate(self, writer: writers.MetricWriter | None, signals: StopSignals) -> bool:
+        """Evaluates the state, which is saved already; a signal ends the evaluation at once.
+
+        Returns:
+          Whether the run should end, because its validation ELBO does not rise or a signal came.
+
+        Raises:
+          ImagesChangedError: the images on disk are not those that the run started with.
+        """
+        self._checkpoints.await_save()
+        if sharding.is_main_process():
+            self._images.check()
+        # A process that stops alone would leave the others waiting.
+        is_alone = not self._mesh.is_multi_process
+        try:
+            with signals.immediate() if is_alone else contextlib.nullcontext():
+                elbo = self._watch.evaluate(self._state, writer)
+        except Stopped:
+            return True
+        except OSError:
+            self._presence.check()  # which explains it better
+            raise
+        if sharding.is_main_process():
+            self._checkpoints.record_evaluation(self.step, elbo, self._watch.is_warm(self.step))
+        if not self._watch.is_out_of_patience():
+            return False
+        LOGGER.info(
+            "Stopped at step %d: no better validation ELBO in the last %d evaluations "
+            "(train.patience).",
+            self.step,
+            self._plan.patience,
+        )
+        return True
 
     def close(self) -> None:
         """Waits until the last checkpoint is written."""
@@ -157,7 +228,12 @@ class Trainer:
         """
         first = last_step - self._steps_per_call
         indices = np.stack([self._batch_indices(step) for step in range(first, last_step)])
-        batches: PyTree = indices if resident is not None else self._send_rows(indices)
+        try:
+            batches: PyTree = indices if resident is not None else self._send_rows(indices)
+        except data.ImagesChangedError:
+            self._save()
+            self._checkpoints.require_saved()
+            raise
         self._state, metrics = self._train_steps(self._state, resident, batches, self._key)
         return metrics
 
@@ -176,6 +252,7 @@ class Trainer:
         Raises:
           TrainingDivergedError: too many updates in a row were skipped.
         """
+        self._presence.check()
         self._checkpoints.report_failed_save()
         metrics = log.collect()
         texts = self._watch.locate_non_finite(self._state, metrics, self._batch_indices)
@@ -183,13 +260,20 @@ class Trainer:
         self._watch.check_not_diverged(metrics, step)
         log.restart_timer()
 
-    def _stop(self, step: int, received: Sequence[int]) -> int:
+    def _stop_or_end(self, signals: StopSignals) -> int | None:
+        """Makes sure that the state is saved; returns the number of a signal that came, or None."""
+        if signals.received and not self._mesh.is_multi_process:
+            return self._stop(signals)
+        self._checkpoints.require_saved()
+        return None
+
+    def _stop(self, signals: StopSignals) -> int:
         """Makes sure that the state is saved, and returns the number of the signal."""
         self._checkpoints.require_saved()
         # Without a signal of its own, the process stops for that of another one.
-        number = received[0] if received else signal.SIGTERM
+        number = signals.received[0] if signals.received else signal.SIGTERM
         name = signal.Signals(number).name
-        LOGGER.info("Stopped by %s at step %d; the same command resumes there.", name, step)
+        LOGGER.info("Stopped by %s at step %d; the same command resumes there.", name, self.step)
         return number
 
 
@@ -213,26 +297,32 @@ def train_and_evaluate(
       InputError: a wrong configuration or dataset, or a workdir that holds another run.
       NotFoundError: there is no run in vae_workdir.
       WorkdirBusyError: another process trains in `workdir`.
+      WorkdirLostError: `workdir` was moved or removed while the run was using it.
+      ImagesChangedError: the images changed on disk while the run was using them.
       CheckpointsDamagedError: none of the checkpoints can be read.
       CheckpointNotSavedError: the checkpoint at the end, or after a signal, could not be written.
       OSError: `workdir` cannot be created or written, or the disk is full.
       TrainingDivergedError: too many updates in a row had non-finite gradients.
       ProcessLostError: another process of the run has ended.
     """
-    config = configuration.complete(config)
-    validate(config)
     workdir = pathlib.Path(workdir)
+    config = configuration.complete(config, workdir)
+    validate(config)
     workdir.mkdir(parents=True, exist_ok=True)
     is_main = sharding.is_main_process()
     if is_main:
         check_writable(workdir)
-    with lock_workdir(workdir) if is_main else contextlib.nullcontext():
+    with (
+        catch_stop_signals() as signals,
+        lock_workdir(workdir) if is_main else contextlib.nullcontext(),
+    ):
         trainer = Trainer(build(config), workdir, evaluate_fn)
         try:
-            stopped_by = trainer.run()
+            stopped_by = trainer.run(signals)
         except BaseException as error:
             if jax.process_count() == 1:
-                trainer.close()
+                with signals.deferred():
+                    trainer.close()
             elif isinstance(error, Exception) and not isinstance(error, TrainingDivergedError):
                 raise process.ProcessLostError(
                     f"process {jax.process_index()} of {jax.process_count()} lost another process, "
@@ -240,5 +330,6 @@ def train_and_evaluate(
                     "from the last checkpoint."
                 ) from error
             raise  # without `close`, which would wait for the other processes
-        trainer.close()
+        with signals.deferred():
+            trainer.close()
         return stopped_by

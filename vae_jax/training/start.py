@@ -2,13 +2,14 @@
 
 import logging
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vae_jax import config as configuration
-from vae_jax import data, inference, models
+from vae_jax import inference, models
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.data import Split
@@ -25,16 +26,25 @@ def claim_workdir(
     experiment: Experiment,
     workdir: pathlib.Path,
     has_checkpoints: bool,
-    train: Split,
-    validation: Split,
+    num_images: int,
+    data_hash: str,
     mesh: Mesh,
-) -> Experiment:
+) -> tuple[Experiment, dict[str, list[Any]]]:
     """Checks that the workdir has no other run, and saves the configuration there.
 
     A run without checkpoints has nothing to lose, so its configuration is overwritten.
 
+    Args:
+      experiment: what is trained.
+      workdir: directory of the run.
+      has_checkpoints: whether a run was started there and saved.
+      num_images: number of training images.
+      data_hash: hash of the training and validation images; needed by the main process only.
+      mesh: devices to train on.
+
     Returns:
-      The experiment with a number for train.batch_size = 'auto'.
+      The experiment with a number for train.batch_size = 'auto', and the keys that have changed
+      since the run was started, each with its value then and now.
 
     Raises:
       InputError: the workdir has a run with another configuration or other images.
@@ -44,21 +54,27 @@ def claim_workdir(
             found = configuration.load(workdir).train
             experiment = experiment.with_batch(found.batch_size, found.steps_per_call)
         else:
-            experiment = autotune.resolve(experiment, len(train), mesh)
+            experiment = autotune.resolve(experiment, num_images, mesh)
+    for key, late in experiment.late_warmups().items():
+        LOGGER.warning("WARNING: %s Lower %s or train longer.", late, key)
     plan, config = experiment.training, experiment.config
     sharding.check_batch_size("train.batch_size", plan.batch_size, mesh, plan.accumulation_steps)
+    changed: dict[str, list[Any]] = {}
     if has_checkpoints:
-        configuration.check_unchanged(config, experiment.image_shape, workdir)
+        changed = configuration.changed_keys(config, experiment.image_shape, workdir)
     if not sharding.is_main_process():
-        return experiment
-    data_hash = data.hash_images([train, validation])  # reads all of them
+        return experiment, changed
     if has_checkpoints:
         configuration.check_same_data(config, data_hash, workdir)
-        return experiment
+        return experiment, changed
+    vae_started = None
     if config["vae_workdir"]:
         configuration.check_same_data(config, data_hash, config["vae_workdir"])
-    configuration.save(config, experiment.image_shape, collect_provenance(), workdir, data_hash)
-    return experiment
+        vae_started = configuration.load_start(config["vae_workdir"]).get("started")
+    configuration.save(
+        config, experiment.image_shape, collect_provenance(), workdir, data_hash, vae_started
+    )
+    return experiment, changed
 
 
 def create_or_restore_state(

@@ -80,7 +80,7 @@ class Watch:
       train, validation: splits of the run.
       evaluate_fn: evaluates the model on the validation images.
       mesh: devices of all processes.
-      step: step from which the run goes on.
+      step: last step whose evaluation is recorded.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Watch:
 
         Only then are ELBOs compared: at a lower weight the codes may be far from the prior.
         """
-        return step >= self._plan.kl_warmup_steps
+        return step >= self._plan.kl_warmup_end
 
     def is_out_of_patience(self) -> bool:
         """Returns whether the run should end because its validation ELBO does not rise."""
