@@ -181,7 +181,7 @@ def test_import_needs_neither_tensorflow_nor_tfds():
         (
             {"train_images": np.array([None] * 20)},
             "train",
-            r"train_images.npy: not a complete .npy file of numbers.*np.save",
+            r"train_images.npy: dtype object, must be uint8.*several sizes: resize",
         ),
         (
             {"test_images": random_images(5, shape=(8, 8, 3))},
