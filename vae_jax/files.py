@@ -7,13 +7,14 @@ numbers back.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
 import pathlib
 import stat
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def expand(key: str, value: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file to read its bytes, which must have an end and be there without waiting.
 
     Raises:
