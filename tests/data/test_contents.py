@@ -36,7 +36,7 @@ def test_recipe_for_a_directory_of_pictures_works(tmp_path):
     photos = tmp_path / 'my "photos"'
     write_pictures(photos / "cats", 7)
     write_pictures(photos / "dogs" / "young", 5, ".JPG")
-    (photos / "notes.txt").write_text("a note")
+    (photos / "notes.txt").touch()
     message = message_of(f"{photos}/", tmp_path)
     assert "holds pictures (5 .jpg and 7 .png files)" in message
     command, target = message.partition("python -c ")[2], f"{photos}_arrays"
@@ -57,7 +57,7 @@ def test_recipe_for_a_directory_of_pictures_works(tmp_path):
 def test_recipe_of_the_documentation_is_that_of_the_message():
     source, target = pathlib.Path("/data/photos"), pathlib.Path("/data/photos_arrays")
     command = contents.recipe(source, target, {".jpg", ".png"})
-    assert command in (REPOSITORY / "docs" / "guide" / "data.md").read_text()
+    assert command in (REPOSITORY / "docs" / "guide" / "data.md").read_text("utf-8")
 
 
 def test_pictures_are_counted_up_to_a_limit(tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_file_as_name(file, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["mine", "cifar10"])
 def test_file_as_data_dir(name, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     message = message_of(name, tmp_path / "file")
     assert f"{tmp_path}/file is a file. Give another data.name or data.dir" in message
 

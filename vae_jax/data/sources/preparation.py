@@ -61,7 +61,7 @@ def _lock(path: pathlib.Path) -> Iterator[bool]:
 
     Yields whether this process has the lock: some network file systems have no locks.
     """
-    with path.open("w") as file:
+    with path.open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
