@@ -68,7 +68,7 @@ def expand(key: str, value: str | os.PathLike[str]) -> pathlib.Path:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             path.lstat()
     except (RuntimeError, ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise InputError(
             f"{key}={str(value)!r:.200}: not a path that can be used ({reason}). Give another path."
         ) from error

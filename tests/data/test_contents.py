@@ -40,7 +40,7 @@ def test_recipe_for_a_directory_of_pictures_works(tmp_path):
     message = message_of(f"{photos}/", tmp_path)
     assert "holds pictures (5 .jpg and 7 .png files)" in message
     command, target = message.partition("python -c ")[2], f"{photos}_arrays"
-    assert f"data.name={target} " in message
+    assert command.endswith(f"' and give data.name={target}")
     exec(shlex.split(command)[0], {})
     train, test = (data.load_split(target, split, "", 0) for split in ("train", "test"))
     assert (len(train), len(test), train.image_shape) == (11, 1, (64, 64, 3))
@@ -100,11 +100,14 @@ def test_file_as_data_dir(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mine", "cifar10"])
-def test_directory_without_permission(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("refused", ["listdir", "lstat"])
+def test_directory_without_permission(refused, name, tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(os, "listdir", refuse)  # root may read everything
+    write_dataset(tmp_path / name)
+    monkeypatch.setattr(os, "lstat", refuse)  # root may read everything
+    monkeypatch.setattr(os, refused, refuse)
     message = message_of(name, tmp_path)
     assert f"{tmp_path / name}: cannot be read (Permission denied). Give" in message
 

@@ -262,6 +262,11 @@ def test_numbers_of_another_kind_are_refused(dtype, tmp_path):
     assert "layer 'conv' has numbers of type" in message_of(tmp_path / "w.npz")
 
 
+def test_pickle_in_an_archive_is_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"w/conv": np.array([None]), "b/conv": np.ones(32)})
+    assert "Object arrays cannot be loaded" in message_of(tmp_path / "w.npz")
+
+
 def test_gzip_bomb_is_refused(tmp_path, small_limits):
     (tmp_path / "w.tgz").write_bytes(gzip.compress(BOMB))
     assert "more than 1,048,576 bytes" in assert_little_memory(tmp_path / "w.tgz")

@@ -42,6 +42,8 @@ def describe_contents(directory: pathlib.Path, is_named: bool) -> str:
     """
     try:
         names = sorted(os.listdir(directory))
+        for name in names[:1]:  # the right to list files is not the right to reach them
+            os.lstat(directory / name)
     except FileNotFoundError:
         return ""
     except NotADirectoryError:
@@ -95,8 +97,8 @@ def _describe_pictures(directory: pathlib.Path, counts: dict[str, int]) -> str:
     target = pathlib.Path(f"{source}_arrays")
     return (
         f"{directory} holds pictures ({number}{files} files), and a dataset is made of arrays: "
-        f"{RULE}. Give data.name={target} after making them there, in a size and with colours of "
-        f"your choice: {recipe(source, target, counts)}"
+        f"{RULE}. Make them, in a size and with colours of your choice, by: "
+        f"{recipe(source, target, counts)} and give data.name={target}"
     )
 
 
