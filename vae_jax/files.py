@@ -7,6 +7,7 @@ numbers back.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -52,6 +53,50 @@ def write_json(path: pathlib.Path, content: object) -> None:
     write_text(path, to_json(content, indent=2) + "\n")
 
 
+def expand(key: str, value: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path that a user gave, with `~` expanded, whether it exists or not.
+
+    Args:
+      key: the key or option that the path belongs to, for messages.
+      value: the path.
+
+    Raises:
+      InputError: `~` stands for no known directory, or no file can have this path.
+    """
+    try:
+        path = pathlib.Path(value).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise InputError(
+            f"{key}={str(value)!r:.200}: not a path that can be used ({reason}). Give another path."
+        ) from error
+    return path
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a file to read its bytes, which must have an end and be there without waiting.
+
+    Raises:
+      NotFoundError: there is no such file.
+      InputError: it is a directory, a pipe, a socket or a device.
+      OSError: it cannot be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        link = f" is a link to {os.readlink(path)}, which" if os.path.islink(path) else ""
+        raise NotFoundError(f"{path}{link} does not exist.") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        raise InputError(
+            f"{path} is not a regular file, but a {kinds.get(stat.S_IFMT(mode), 'device')}: put a "
+            "file in its place, or give another path."
+        )
+    return open(path, "rb")
+
+
 def read_text(path: pathlib.Path) -> str:
     """Reads a text file.
 
@@ -59,13 +104,7 @@ def read_text(path: pathlib.Path) -> str:
       NotFoundError: there is no such file.
       InputError: it is not a regular file, such as a pipe, which might never end, or not UTF-8.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist.") from error
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InputError(f"{path} is not a regular file: remove it, or give another path.")
+    with open_regular(path) as file:
         try:
             return file.read().decode()
         except UnicodeDecodeError as error:

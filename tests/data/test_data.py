@@ -1,5 +1,7 @@
 """Tests of vae_jax/data/."""
 
+import concurrent.futures
+import errno
 import gzip
 import hashlib
 import io
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 
 import numpy as np
@@ -18,6 +21,7 @@ from PIL import Image
 from vae_jax import data
 from vae_jax.data import sources
 from vae_jax.data.sources import fashion_mnist, preparation
+from vae_jax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -181,7 +185,7 @@ def test_import_needs_neither_tensorflow_nor_tfds():
         (
             {"train_images": np.array([None] * 20)},
             "train",
-            r"train_images.npy: not a complete .npy file of numbers.*np.save",
+            r"train_images.npy: dtype object, must be uint8.*several sizes: resize",
         ),
         (
             {"test_images": random_images(5, shape=(8, 8, 3))},
@@ -391,7 +395,7 @@ def test_debian_fashion_mnist_without_tensorflow(tmp_path):
     assert completed.returncode == 0, completed.stderr
     assert "train: (60000, 28, 28, 1), labels" in completed.stdout
     # The files that TFDS wrote on the way are gone.
-    assert os.listdir(tmp_path) == ["fashion_mnist"]
+    assert sorted(os.listdir(tmp_path)) == [".fashion_mnist.lock", "fashion_mnist"]
     for split, prefix in (("train", "train"), ("test", "t10k")):
         source = fashion_mnist.DEBIAN_DIRECTORY
         images = parse_idx(source / f"{prefix}-images-idx3-ubyte.gz", 16, 28, 28, 1)
@@ -624,7 +628,8 @@ def test_two_preparations_at_once_agree(tmp_path, downloads):
     source = sources.create_source("cifar10")
     preparation.prepare_arrays(source, directory, tmp_path / "tensorflow_datasets")
     assert (directory / "train_images.npy").stat().st_ino == before
-    assert sorted(os.listdir(tmp_path)) == ["cifar10", "downloads", "tensorflow_datasets"]
+    names = [".cifar10.lock", "cifar10", "downloads", "tensorflow_datasets"]
+    assert sorted(os.listdir(tmp_path)) == names
 
 
 def test_failure_while_decoding_leaves_no_arrays(tmp_path, downloads, monkeypatch):
@@ -638,10 +643,55 @@ def test_failure_while_decoding_leaves_no_arrays(tmp_path, downloads, monkeypatc
     monkeypatch.setattr(preparation.tqdm, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.prepare("cifar10", tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["downloads", "tensorflow_datasets"]
+    assert sorted(os.listdir(tmp_path)) == [".cifar10.lock", "downloads", "tensorflow_datasets"]
 
 
-def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
+class Examples(list):
+    """A split of a data source, in memory."""
+
+    def __getitems__(self, rows):
+        return [self[row] for row in rows]
+
+
+def few_examples() -> dict[str, Examples]:
+    example = {"image": np.full((8, 8, 3), 9, np.uint8)}
+    return {"train": Examples([example] * 4), "test": Examples([example] * 2)}
+
+
+def test_second_preparation_waits_for_the_first_and_takes_its_arrays(tmp_path, monkeypatch, caplog):
+    is_open, go_on = threading.Event(), threading.Event()
+
+    def open_data_sources(*_):
+        assert not is_open.is_set(), "the second one opens the data as well"
+        is_open.set()
+        go_on.wait(10)
+        return few_examples()
+
+    monkeypatch.setattr(preparation, "open_data_sources", open_data_sources)
+    caplog.set_level("INFO")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(data.prepare, "cifar10", tmp_path)
+        assert is_open.wait(10)
+        second = pool.submit(data.prepare, "cifar10", tmp_path)
+        while "waiting for it" not in caplog.text:
+            assert not second.done(), second.result()
+        go_on.set()
+        assert first.result(10) == second.result(10) == tmp_path / "cifar10"
+    assert len(data.load_split("cifar10", "test", tmp_path)) == 2
+
+
+def test_arrays_without_room_on_disk_are_refused_before_they_are_written(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(preparation, "open_data_sources", lambda *_: few_examples())
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(InputError, match="data.dir=.*No space left on device. Make room"):
+        data.prepare("cifar10", tmp_path)
+    assert os.listdir(tmp_path) == [".cifar10.lock"]
+
+
+def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
     # SIGKILL after the training images are whole and before the test images are.
     code = """
 import os, signal, sys, pathlib
@@ -665,6 +715,9 @@ data.prepare("cifar10", sys.argv[1])
         tmp_path.glob(".cifar10-*/arrays/train_images.npy")
     )  # the kill came after this file
     assert not (tmp_path / "cifar10").exists()
+    monkeypatch.setattr(preparation, "open_data_sources", lambda *_: few_examples())
+    data.prepare("cifar10", tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".cifar10.lock", "cifar10"]
 
 
 def test_command_line_ends_with_the_message_not_a_traceback(tmp_path):

@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import io
 import pathlib
-import sys
 import tarfile
 import threading
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, run_python
 from tests.metrics import torch_reference
-from vae_jax.metrics import inception_weights
+from vae_jax.metrics import graph_file, inception_weights
 from vae_jax.metrics.inception_layers import LAYER_SHAPES, SCOPES, TAP_ENDS
 from vae_jax.metrics.inception_weights import InceptionWeights, WeightsUnavailableError
 
@@ -178,7 +177,7 @@ def test_a_file_whose_hash_is_not_that_of_its_name_is_refused(stem_path, tmp_pat
     damaged = tmp_path / stem_path.name
     damaged.write_bytes(content)
     digest = stem_path.name[-12:-4]
-    match = f"{damaged}.*SHA-256 begins with ........, not with {digest}.*Delete it"
+    match = f"{damaged}.*SHA-256 begins with ........, not with {digest}.*Download it again"
     with pytest.raises(ValueError, match=match):
         inception_weights.read(damaged)
 
@@ -241,11 +240,20 @@ def test_another_graph_is_refused(tmp_path):
         inception_weights.read(path)
 
 
-def test_without_tensorboard_a_graph_cannot_be_read(tmp_path, monkeypatch):
-    (tmp_path / "graph.pb").write_bytes(make_constant_graph(True))
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
-    with pytest.raises(ImportError, match="pip install tensorboard"):
-        inception_weights.read(tmp_path / "graph.pb")
+def test_numbers_of_a_constant_may_be_a_list_or_one_for_all(tmp_path):
+    graph_pb2 = pytest.importorskip("tensorboard.compat.proto.graph_pb2")
+    from tensorboard.compat.proto import types_pb2
+
+    graph = graph_pb2.GraphDef()
+    for name, numbers in (("list", [1.0, 2.0, 3.0, 4.0]), ("one for all", [5.0])):
+        tensor = graph.node.add(name=name, op="Const").attr["value"].tensor
+        tensor.dtype = types_pb2.DT_FLOAT
+        tensor.float_val.extend(numbers)
+        for size in (2, 2):
+            tensor.tensor_shape.dim.add(size=size)
+    nodes = graph_file.read_graph(graph.SerializeToString())
+    np.testing.assert_array_equal(nodes["list"].array(), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(nodes["one for all"].array(), [[5, 5], [5, 5]])
 
 
 # This project's format, and what a file must hold
@@ -320,7 +328,9 @@ def test_a_wrong_shape_in_a_file_is_named_before_folding(stem_state, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\xff not what the name says"])
 def test_a_file_of_another_kind_is_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{tmp_path / name}: the file is damaged .*Delete it"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path / name}: the file is damaged .*Download it again"
+    ):
         inception_weights.read(tmp_path / name)
 
 
@@ -352,10 +362,10 @@ def test_an_unknown_ending_and_a_missing_file_are_refused(tmp_path):
         inception_weights.read(tmp_path / "weights.npz")
 
 
-def test_reading_needs_neither_torch_nor_tensorflow(stem, stem_path, tmp_path):
+def test_reading_needs_neither_torch_nor_tensorflow_nor_tensorboard(stem, stem_path, tmp_path):
     inception_weights.save(stem, tmp_path / "stem.npz")
     write_archive(tmp_path / "stem.tgz", make_constant_graph(True))
-    hide = "import sys; sys.modules.update(dict.fromkeys(('torch', 'tensorflow')))"
+    hide = "import sys; sys.modules.update(dict.fromkeys(('torch', 'tensorflow', 'tensorboard')))"
     code = f"{hide}; from vae_jax.metrics.inception_weights import read; " + "; ".join(
         f"print(read({str(path)!r}).available_taps)"
         for path in (stem_path, tmp_path / "stem.npz", tmp_path / "stem.tgz")
@@ -526,6 +536,7 @@ def test_the_order_of_the_files_in_the_directory(server, stem, cache_dir, tmp_pa
         weights = inception_weights.find_or_download(None, cache_dir)
         return weights.available_taps, bias_in(weights)
 
+    (directory / "link.npz").symlink_to("nowhere")
     inception_weights.save(stem, directory / "a.npz")
     inception_weights.save(InceptionWeights(zero_layers("conv_4")), directory / "b.npz")
     assert found() == ((64, 192), 0.0)
@@ -540,6 +551,6 @@ def test_a_damaged_file_in_the_directory_is_an_error(server, cache_dir):
     damaged = cache_dir / "inception" / FIRST
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(server.files[FIRST][:-1])
-    with pytest.raises(ValueError, match=f"{damaged}: the file is damaged .* Delete it"):
+    with pytest.raises(ValueError, match=f"{damaged}: the file is damaged .* Download it again"):
         inception_weights.find_or_download(None, cache_dir)
     assert server.requests == []

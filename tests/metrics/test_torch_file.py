@@ -90,7 +90,7 @@ class OutOfBounds:
 @LAYOUTS
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path, is_zip):
     path = write(tmp_path / "t.pth", {"weight": OutOfBounds()}, is_zip)
-    with pytest.raises((TypeError, ValueError), match="buffer"):
+    with pytest.raises(ValueError, match="reaches beyond its storage"):
         torch_file.read_state_dict(path)
 
 

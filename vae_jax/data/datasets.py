@@ -5,7 +5,10 @@ import pathlib
 from typing import Any
 
 from vae_jax.data import sources
+from vae_jax.data.contents import REQUIRED, describe_contents
 from vae_jax.errors import InputError
+from vae_jax.files import expand
+from vae_jax.runtime.workdir import describe_os_error
 
 DEFAULT_DATA_DIR = "~/.cache/vae_jax"
 CELEB_A_SUBSET = "celeb_a_10k_crop148_64"  # of configs/celeba_10k*.py; cannot be downloaded
@@ -15,15 +18,16 @@ def dataset_directory(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: An
     """Returns the directory of a dataset's arrays; its name may depend on the options.
 
     Raises:
-      InputError: an empty name, or an option of the dataset that breaks a rule.
+      InputError: an empty name, a path that cannot exist, or an option of the dataset that breaks a
+        rule.
     """
     if name.strip(".") == "":
         raise InputError(f"dataset name {name!r}: must be a name or a path with a separator.")
     if "/" in name or os.sep in name:
-        return pathlib.Path(name).expanduser()
+        return expand("data.name", name)
     if name in sources.REGISTRY:
         name = sources.create_source(name, **options).directory_name
-    return pathlib.Path(data_dir).expanduser() / name
+    return expand("data.name", expand("data.dir", data_dir) / name)
 
 
 def locate(name: str, data_dir: str, **options: Any) -> tuple[str, str | None]:
@@ -63,22 +67,27 @@ def prepare(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: Any) -> path
         others have no effect.
 
     Raises:
-      InputError: unknown name, an incomplete directory, or no source of the data.
+      InputError: unknown name, a directory that is incomplete, holds something else or cannot be
+        read or written, or no source of the data.
     """
     directory = dataset_directory(name, data_dir, **options)
-    missing = [f for f in ("train_images.npy", "test_images.npy") if not (directory / f).exists()]
-    if not missing:
+    if all(os.path.lexists(directory / file) for file in REQUIRED):
         return directory
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(
-            f"dataset {name!r}: {directory} lacks {' and '.join(missing)}; a dataset needs "
-            "train_images.npy and test_images.npy. Add what is missing, or remove the directory to "
-            "have a named dataset prepared again."
-        )
-    if name not in sources.REGISTRY:
-        raise InputError(_describe_unknown(name, directory, pathlib.Path(data_dir).expanduser()))
+    is_named = name in sources.REGISTRY
+    contents = describe_contents(directory, is_named)
+    if contents:
+        raise InputError(f"dataset {name!r}: {contents}")
+    if not is_named:
+        raise InputError(_describe_unknown(name, directory, expand("data.dir", data_dir)))
     tfds_directory = directory.parent / "tensorflow_datasets"
-    sources.prepare_arrays(sources.create_source(name, **options), directory, tfds_directory)
+    try:
+        sources.prepare_arrays(sources.create_source(name, **options), directory, tfds_directory)
+    except OSError as error:
+        reason = describe_os_error(error, directory.parent)
+        raise InputError(
+            f"data.dir={str(data_dir)!r}: dataset {name!r} cannot be prepared there: {reason} "
+            "Another data.dir helps as well."
+        ) from error
     return directory
 
 
@@ -98,6 +107,8 @@ def _describe_unknown(name: str, directory: pathlib.Path, data_dir: pathlib.Path
             ": it is a subset of CelebA, 10,000 faces cropped to 148 x 148 and resized to 64 x 64, "
             "which cannot be downloaded; celeb_a prepares the whole dataset"
         )
+    elif directory != pathlib.Path(name) and pathlib.Path(name).exists():
+        remedy += f", or give data.name=./{name} for that of the working directory"
     return (
         f"dataset {name!r}: not one of {', '.join(sources.names())}, and {directory} holds no "
         f"arrays (data_dir {data_dir} has arrays of: {', '.join(available) or 'none'}). {remedy}."

@@ -156,7 +156,7 @@ def load_split(
     if split not in SPLITS:
         raise InputError(f"split={split!r}: must be one of {', '.join(SPLITS)}.")
     directory = prepare(name, data_dir, **options)
-    carved = not (directory / "validation_images.npy").exists()
+    carved = not os.path.lexists(directory / "validation_images.npy")
     file_split = "train" if split == "validation" and carved else split
     images = open_images(directory / f"{file_split}_images.npy")
     if file_split != "train":

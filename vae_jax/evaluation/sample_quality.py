@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.errors import InputError
+from vae_jax.files import expand
 from vae_jax.inference import TrainedVAE
 from vae_jax.inference.image_sets import SETS, Blocks, Features, generate, real_split
 from vae_jax.metrics import inception_weights
@@ -202,7 +203,7 @@ def _single_features(extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]
 
 
 def _data_dir(vae: TrainedVAE) -> pathlib.Path:
-    return pathlib.Path(vae.experiment.dataset.data_dir).expanduser()
+    return expand("data.dir", vae.experiment.dataset.data_dir)
 
 
 def _extract(

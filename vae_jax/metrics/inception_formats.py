@@ -4,18 +4,17 @@ A reader maps a path to the layers in the file and does not check for missing or
 Batch normalisation is folded into kernel and bias here, in float64.
 """
 
-import gzip
 import hashlib
 import io
 import pathlib
 import re
-import tarfile
 from collections.abc import Callable
 
 import numpy as np
 
-from vae_jax.errors import InputError, MissingPackageError
-from vae_jax.metrics import torch_file
+from vae_jax.errors import InputError
+from vae_jax.files import open_regular
+from vae_jax.metrics import archives, graph_file, torch_file
 from vae_jax.metrics.inception_layers import (
     LAYER_SHAPES,
     SCOPES,
@@ -30,15 +29,21 @@ _TORCH_EPSILON = 1e-3  # of batch normalisation: BasicConv2d in torchvision/mode
 
 def _read_npz(path: pathlib.Path) -> Layers:
     """Reads layers from this project's own format."""
-    with path.open("rb") as file, np.load(file) as arrays:  # np.load leaves a bad file open
-        names = [name for name in LAYER_SHAPES if f"w/{name}" in arrays]
-        return {name: (arrays[f"w/{name}"], arrays[f"b/{name}"]) for name in names}
+    with open_regular(path) as file, archives.open_zip(file) as archive:
+        members = set(archive.namelist())
+
+        def array(key: str) -> np.ndarray:
+            content = io.BytesIO(archives.read_member(archive, f"{key}.npy"))
+            return np.lib.format.read_array(content, allow_pickle=False)
+
+        names = [name for name in LAYER_SHAPES if f"w/{name}.npy" in members]
+        return {name: (array(f"w/{name}"), array(f"b/{name}")) for name in names}
 
 
 def _read_torch(path: pathlib.Path) -> Layers:
     """Reads layers from a torch state dict, after checking the hash in its name (as torch.hub)."""
     expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     if expected and found != expected[1]:
         raise InputError(
@@ -59,46 +64,37 @@ def _read_torch(path: pathlib.Path) -> Layers:
 
 def _read_archive(path: pathlib.Path) -> Layers:
     """Reads layers from Google's archive."""
-    # Decompress everything first, because gzip checks the checksum only at the end.
-    content = io.BytesIO(gzip.decompress(path.read_bytes()))
-    with tarfile.open(fileobj=content, mode="r:") as archive:
-        member = next((m for m in archive if pathlib.Path(m.name).name == _GRAPH_FILE), None)
-        file = None if member is None else archive.extractfile(member)
-        if file is None:
-            raise InputError(f"the archive has no {_GRAPH_FILE}")
+    with open_regular(path) as file:
+        content = archives.gunzip(file.read())
+    return _parse_graph(archives.read_tar_member(content, _GRAPH_FILE))
+
+
+def _read_graph(path: pathlib.Path) -> Layers:
+    """Reads layers from the graph in that archive."""
+    with open_regular(path) as file:
         return _parse_graph(file.read())
 
 
-def _parse_graph(data: bytes) -> Layers:
-    """Parses a frozen TensorFlow graph, with TensorBoard's copy of the protocol buffers."""
-    try:
-        from tensorboard.compat.proto import graph_pb2
-        from tensorboard.util.tensor_util import make_ndarray
-    except ImportError as error:
-        raise MissingPackageError(
-            "Inception weights from a TensorFlow graph (.tgz, .pb) need tensorboard: "
-            "pip install tensorboard, or use pytorch-fid's .pth"
-        ) from error
-    nodes = {node.name: node for node in graph_pb2.GraphDef.FromString(data).node}
-
-    def constant(name: str) -> np.ndarray:
-        return make_ndarray(nodes[name].attr["value"].tensor)
-
+def _parse_graph(content: bytes) -> Layers:
+    """Takes the layers from a frozen TensorFlow graph."""
+    nodes = graph_file.read_graph(content)
     layers = {}
     for name, scope in SCOPES.items():
         if f"{scope}/conv2d_params" in nodes:
             norm = nodes[f"{scope}/batchnorm"]
             if norm.op != "BatchNormWithGlobalNormalization":
-                raise InputError(f"node {norm.name} is a {norm.op}: not the graph of 2015-12-05")
+                raise InputError(
+                    f"node {scope}/batchnorm is a {norm.op}: not the graph of 2015-12-05"
+                )
             keys = ("gamma", "beta", "moving_mean", "moving_variance")
-            gamma, beta, mean, variance = (constant(f"{norm.name}/{key}") for key in keys)
-            if not norm.attr["scale_after_normalization"].b:
+            gamma, beta, mean, variance = (nodes[f"{scope}/batchnorm/{k}"].array() for k in keys)
+            if not norm.flag("scale_after_normalization"):
                 gamma = np.ones_like(gamma)
-            kernel = constant(f"{scope}/conv2d_params")
-            epsilon = norm.attr["variance_epsilon"].f
+            kernel = nodes[f"{scope}/conv2d_params"].array()
+            epsilon = norm.number("variance_epsilon")
             layers[name] = _fold(name, kernel, gamma, beta, mean, variance, epsilon)
     if "softmax/weights" in nodes:
-        layers["softmax"] = (constant("softmax/weights"), constant("softmax/biases"))
+        layers["softmax"] = (nodes["softmax/weights"].array(), nodes["softmax/biases"].array())
     return layers
 
 
@@ -123,5 +119,5 @@ READERS: dict[str, Callable[[pathlib.Path], Layers]] = {
     ".pt": _read_torch,
     ".tgz": _read_archive,
     ".tar.gz": _read_archive,
-    ".pb": lambda path: _parse_graph(path.read_bytes()),
+    ".pb": _read_graph,
 }

@@ -20,6 +20,8 @@ import numpy as np
 import tqdm
 
 from vae_jax.errors import InputError
+from vae_jax.files import expand, open_regular
+from vae_jax.metrics.archives import MAX_BYTES
 from vae_jax.metrics.inception_formats import READERS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS, Layers, check_shapes
 
@@ -105,7 +107,8 @@ def find_or_download(path: str | None, cache_dir: pathlib.Path) -> InceptionWeig
     if path:
         return read(path)
     directory = cache_dir / "inception"
-    archives = sorted(directory.glob("*.npz"), key=lambda file: -file.stat().st_size)
+    archives = [file for file in directory.glob("*.npz") if file.is_file()]
+    archives.sort(key=lambda file: -file.stat().st_size)
     for file in (*(directory / _file_name(url) for url in URLS), *archives):
         if file.exists():
             return read(file)
@@ -130,21 +133,25 @@ def read(path: os.PathLike | str) -> InceptionWeights:
     Raises:
       InputError: the file does not exist, has another ending or is damaged, or a layer is missing
         or has the wrong shape.
-      MissingPackageError: the file is a graph, and tensorboard is not installed.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand("inception_weights", path)
     if not path.name.endswith(tuple(READERS)):
         raise InputError(f"Inception weights {path}: the name must end in {', '.join(READERS)}")
-    if not path.is_file():
-        raise InputError(f"Inception weights {path}: there is no such file. {_SOURCES}")
+    try:
+        open_regular(path).close()
+    except FileNotFoundError as error:
+        raise InputError(f"Inception weights {path}: there is no such file. {_SOURCES}") from error
+    except OSError as error:
+        raise InputError(
+            f"Inception weights {path}: cannot be read ({error.strerror}). Give this user the "
+            f"right to read it, or give another file. {_SOURCES}"
+        ) from error
     try:
         return _read(path)
-    except ImportError:
-        raise
-    except Exception as error:  # zipfile, tarfile, gzip, pickle, protobuf, NumPy
+    except Exception as error:  # zipfile, zlib, pickle, NumPy: what they raise has no end
         raise InputError(
             f"Inception weights {path}: the file is damaged or is not what its name says "
-            f"({_describe(error)}). Delete it and download it again. {_SOURCES}"
+            f"({_describe(error)}). Download it again, or give another file. {_SOURCES}"
         ) from error
 
 
@@ -158,12 +165,22 @@ def save(weights: InceptionWeights, path: os.PathLike | str) -> None:
 
 def _read(path: pathlib.Path) -> InceptionWeights:
     reader = next(reader for ending, reader in READERS.items() if path.name.endswith(ending))
-    return InceptionWeights(
-        {
-            name: (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
-            for name, (kernel, bias) in reader(path).items()
-        }
-    )
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"it has {size:,} bytes; no file of these weights has {MAX_BYTES:,}")
+    with np.errstate(all="ignore"):  # numbers that are not finite are refused
+        return InceptionWeights(
+            {
+                name: (_to_float32(name, kernel), _to_float32(name, bias))
+                for name, (kernel, bias) in reader(path).items()
+            }
+        )
+
+
+def _to_float32(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f":
+        raise InputError(f"layer {name!r} has numbers of type {array.dtype}, not floating-point")
+    return np.asarray(array, np.float32)
 
 
 def _download(url: str, directory: pathlib.Path) -> InceptionWeights:
@@ -192,5 +209,9 @@ def _file_name(url: str) -> str:
 
 
 def _describe(error: Exception) -> str:
-    """Returns the message of an error, with its type unless this package wrote the message."""
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    """Returns the message of an error in one line, with its type unless this package wrote it.
+
+    The message may quote the file.
+    """
+    text = "".join(c if c.isprintable() else " " for c in str(error)[:300])
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

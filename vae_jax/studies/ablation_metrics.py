@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from vae_jax import objectives
 from vae_jax.evaluation.sample_quality import best_tap
+from vae_jax.files import expand
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import inception_weights, latents, reconstruction, spectrum
 from vae_jax.metrics.features import FeatureExtractor
@@ -92,7 +93,7 @@ def create_kernel_distance(
         if it is missing.
     """
     data = base.data
-    directory = pathlib.Path(data.dir).expanduser()
+    directory = expand("data.dir", data.dir)
     try:
         weights = inception_weights.find_or_download(weights_file, directory)
         extractor = FeatureExtractor(weights, [best_tap(weights)])

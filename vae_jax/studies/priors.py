@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from vae_jax import config as configuration
 from vae_jax import evaluation, inference, priors, training
 from vae_jax.checkpoints import Checkpoints
+from vae_jax.files import expand
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.recording import figures
@@ -206,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         names = args.priors.split(",")
         data_dir = args.data_dir or configuration.load(args.workdir).data.dir
         weights = inception_weights.find_or_download(
-            args.inception_weights, pathlib.Path(data_dir).expanduser()
+            args.inception_weights, expand("data.dir", data_dir)
         )
         config_module = configuration.load_module(
             args.config, ("get_config",), "configs/fashion_mnist_prior.py"

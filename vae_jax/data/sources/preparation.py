@@ -1,10 +1,14 @@
 """Decodes a named dataset into arrays, and says how to get it if that fails."""
 
-import functools
+import contextlib
+import fcntl
 import importlib.util
+import logging
+import os
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,8 @@ import tqdm
 from vae_jax.data.sources.base import Source
 from vae_jax.errors import InputError
 
+LOGGER = logging.getLogger(__name__)
+
 CHUNK_SIZE = 512  # images decoded between two updates of the progress bar
 
 
@@ -20,7 +26,9 @@ def prepare_arrays(source: Source, directory: pathlib.Path, tfds_directory: path
     """Writes `{split}_images.npy` and `{split}_labels.npy` of a named dataset into `directory`.
 
     The files are written to a temporary directory beside `directory`, which is renamed at the end.
-    So `directory` either holds all arrays or does not exist, however the preparation ends.
+    So `directory` either holds all arrays or does not exist, however the preparation ends. What a
+    killed one has left is removed by the next one. While one process prepares the dataset, others
+    wait.
 
     Args:
       source: the dataset.
@@ -29,27 +37,72 @@ def prepare_arrays(source: Source, directory: pathlib.Path, tfds_directory: path
 
     Raises:
       InputError: no source could be read; the message lists the ways to get the data.
+      OSError: the arrays cannot be written.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
-        local = source.local_directory
+    prefix = f".{directory.name}-"
+    with _lock(directory.parent / f".{source.name}.lock") as is_alone:
+        if (directory / "train_images.npy").exists():  # another process was faster
+            return
+        for abandoned in directory.parent.glob(f"{prefix}*") if is_alone else ():
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=prefix) as scratch:
+            arrays = _write_arrays(source, directory, tfds_directory, pathlib.Path(scratch))
+            try:
+                arrays.rename(directory)
+            except OSError:  # another process was faster; its arrays are the same
+                if not (directory / "train_images.npy").exists():
+                    raise
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[bool]:
+    """Waits until no other process has the lock, which ends with a process, however it ends.
+
+    Yields whether this process has the lock: some network file systems have no locks.
+    """
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOGGER.info("Another process prepares the dataset: waiting for it (%s).", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _write_arrays(
+    source: Source, directory: pathlib.Path, tfds_directory: pathlib.Path, scratch: pathlib.Path
+) -> pathlib.Path:
+    """Writes all splits of a dataset into a directory in `scratch`, and returns that directory."""
+    local = source.local_directory
+    if local:  # copied again within seconds, so not worth keeping twice on disk
+        tfds_directory = scratch / "tensorflow_datasets"
+    try:
+        splits = open_data_sources(source, tfds_directory)
+    except Exception as error:
         origin = local or "TensorFlow Datasets"
-        if local:  # copied again within seconds, so not worth keeping twice on disk
-            tfds_directory = pathlib.Path(scratch) / "tensorflow_datasets"
-        try:
-            splits = open_data_sources(source, tfds_directory)
-        except Exception as error:
-            reason = f"{origin} failed: {type(error).__name__}: {str(error).strip()[:300]}"
-            raise InputError(_list_ways(source, directory, tfds_directory, reason)) from error
-        arrays = pathlib.Path(scratch) / "arrays"
-        arrays.mkdir()
-        for split, examples in splits.items():
-            _write_split(examples, arrays, split, source.transform)
-        try:
-            arrays.rename(directory)
-        except OSError:  # another process was faster; its arrays are the same
-            if not (directory / "train_images.npy").exists():
-                raise
+        reason = f"{origin} failed: {type(error).__name__}: {str(error).strip()[:300]}"
+        raise InputError(_list_ways(source, directory, tfds_directory, reason)) from error
+    arrays = scratch / "arrays"
+    arrays.mkdir()
+    for split, examples in splits.items():
+        _write_split(examples, arrays, split, source.transform)
+    return arrays
+
+
+def _create(path: pathlib.Path, *shape: int) -> np.memmap:
+    """Maps a new file of uint8, whose space on disk is reserved.
+
+    Without space, the system would end a process that writes to the map, with no message.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _write_split(
@@ -60,12 +113,11 @@ def _write_split(
 ) -> None:
     """Decodes one split of a TFDS data source into memory-mapped files, a chunk at a time."""
     first = examples[0]
-    create = functools.partial(np.lib.format.open_memmap, mode="w+", dtype=np.uint8)
     image_shape = transform(first["image"]).shape
-    images = create(directory / f"{split}_images.npy", shape=(len(examples), *image_shape))
+    images = _create(directory / f"{split}_images.npy", len(examples), *image_shape)
     labels = None
     if "label" in first:
-        labels = create(directory / f"{split}_labels.npy", shape=(len(examples),))
+        labels = _create(directory / f"{split}_labels.npy", len(examples))
     with tqdm.tqdm(
         total=len(examples), desc=f"decoding {split}", unit=" images", disable=None
     ) as progress:
