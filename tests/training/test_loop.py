@@ -38,7 +38,7 @@ from vae_jax.runtime.presence import WorkdirLostError
 from vae_jax.runtime.workdir import LOCK_FILE, lock_workdir
 from vae_jax.tasks import VAETask
 from vae_jax.training import TrainingDivergedError, steps
-from vae_jax.training.watch import check_not_diverged, is_out_of_patience
+from vae_jax.training.watch import check_finite, check_not_diverged, is_out_of_patience
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 CHECKPOINT_EVERY = TINY["train.checkpoint_every_steps"]
@@ -623,6 +623,16 @@ def test_divergence_names_the_first_term_that_is_not_finite(bad, named):
     window = make_window([1, 2, 3], **{name: np.full(3, np.nan) for name in bad})
     with pytest.raises(TrainingDivergedError, match=f"non-finite term is the {named}\\."):
         check_not_diverged(window, last_step=3, limit=3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_state_with_a_parameter_that_is_not_finite_is_not_saved(trained_workdir, value):
+    state = read_state(trained_workdir)
+    check_finite(state)
+    bad = state.replace(params={**state.params, "other": {"bias": np.float32([0.0, value])}})
+    message = f"Step {NUM_STEPS}: 1 arrays of parameters are not finite, the first is ['other']"
+    with pytest.raises(TrainingDivergedError, match=re.escape(message)):
+        check_finite(bad)
 
 
 def test_run_that_diverges_ends_with_steps_term_and_remedy(data_dir, tmp_path):

@@ -26,7 +26,7 @@ from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
 from vae_jax.training import start, steps
 from vae_jax.training.log import TrainingLog
-from vae_jax.training.watch import EvaluateFn, TrainingDivergedError, Watch
+from vae_jax.training.watch import EvaluateFn, TrainingDivergedError, Watch, check_finite
 from vae_jax.typing import PyTree
 
 LOGGER = logging.getLogger(__name__)
@@ -163,9 +163,11 @@ class Trainer:
         """Starts to save the state.
 
         Raises:
+          TrainingDivergedError: a parameter is not finite.
           WorkdirLostError: the workdir is not the one in which the run was started.
         """
         self._presence.check()
+        check_finite(self._state)
         self._checkpoints.save(self._state)
 
     def _evaluate(self, writer: writers.MetricWriter | None, signals: StopSignals) -> bool:

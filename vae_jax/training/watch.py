@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -29,8 +30,14 @@ LOGGER = logging.getLogger(__name__)
 EvaluateFn: TypeAlias = Callable[[TrainedVAE, Split], writers.Summary]
 
 
+START_AGAIN = (
+    "Start again in a new --workdir with a lower optim.learning_rate or optim.clip_norm, or a "
+    "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before these steps are intact."
+)
+
+
 class TrainingDivergedError(UserError, FloatingPointError):
-    """Too many updates in a row had non-finite gradients."""
+    """Too many updates in a row had non-finite gradients, or the parameters are not finite."""
 
 
 def check_not_diverged(metrics: Mapping[str, np.ndarray], last_step: int, limit: int) -> None:
@@ -52,10 +59,25 @@ def check_not_diverged(metrics: Mapping[str, np.ndarray], last_step: int, limit:
     raise TrainingDivergedError(
         f"Steps {start} to {end}: {limit} updates in a row were skipped because a gradient was not "
         f"finite (optim.max_skipped_in_a_row = {limit}). The first non-finite term is the {term}. "
-        "Start again in a new --workdir with a lower optim.learning_rate or optim.clip_norm, or a "
-        "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before these steps are "
-        "intact."
+        f"{START_AGAIN}"
     )
+
+
+def check_finite(state: TrainState) -> None:
+    """Raises a TrainingDivergedError if a parameter is not finite.
+
+    Updates with a gradient that is not finite are skipped, but a finite one may be too large.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(state.params)
+    finite = jax.device_get([jnp.isfinite(leaf).all() for _, leaf in paths])
+    bad = [
+        jax.tree_util.keystr(path) for (path, _), ok in zip(paths, finite, strict=True) if not ok
+    ]
+    if bad:
+        raise TrainingDivergedError(
+            f"Step {int(state.step)}: {len(bad)} arrays of parameters are not finite, the first is "
+            f"{bad[0]}, so this state is not saved. {START_AGAIN}"
+        )
 
 
 def is_out_of_patience(elbos: Sequence[float], patience: int) -> bool:
