@@ -6,7 +6,6 @@ other settings or other images.
 """
 
 import copy
-import json
 import logging
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax import likelihoods, priors
+from vae_jax import files, likelihoods, priors
 from vae_jax.config import defaults
 from vae_jax.data import sources
 from vae_jax.errors import InputError, NotFoundError
@@ -94,9 +93,7 @@ def save(
         **({DATA_HASH: data_hash} if data_hash else {}),
         "provenance": dict(provenance),
     }
-    temporary = workdir / f"{CONFIG_FILE}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(workdir / CONFIG_FILE)
+    files.write_json(workdir / CONFIG_FILE, content)
 
 
 def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -106,8 +103,9 @@ def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
             f"{path} is missing, so {workdir} is not a training run: give the --workdir that "
             "train.py wrote."
         )
+    text = files.read_text(path)
     try:
-        content = json.loads(path.read_text())
+        content = files.parse_json(text)
     except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}): put back a copy, or give another --workdir."
