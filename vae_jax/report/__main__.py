@@ -4,6 +4,8 @@ import pathlib
 import sys
 
 from vae_jax.report.markdown import summarise
+from vae_jax.runtime import process
 
 if __name__ == "__main__":
+    process.escape_unprintable()
     print(summarise(pathlib.Path(sys.argv[1]) / "eval"))
