@@ -120,6 +120,7 @@ def train_ours(options: Options) -> dict[str, float] | int:
             finished = subprocess.run(command, check=False, cwd=REPOSITORY)
         finally:
             spent[name] = spent.get(name, 0.0) + _child_seconds() - before
+            path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, spent)
         if finished.returncode > 128:  # train.py was stopped by this signal, and saved its state
             return finished.returncode - 128
