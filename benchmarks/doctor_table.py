@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import json
 import pathlib
 import pkgutil
 import shutil
@@ -25,7 +24,7 @@ import numpy as np
 
 from configs import pathologies
 from vae_jax import config as configuration
-from vae_jax import data, doctor, evaluation, training
+from vae_jax import data, doctor, evaluation, files, training
 from vae_jax.recording.tables import Table
 from vae_jax.runtime import process
 from vae_jax.studies import engine
@@ -101,8 +100,8 @@ def write_table(workdir: pathlib.Path, findings: Mapping[str, list[dict[str, str
     results: dict[str, list] = {name: [] for name in load_pathologies()}
     for label, run in findings.items():
         results[label.partition("/")[0]].append({f["name"]: f["severity"] for f in run})
-    engine.write_text(workdir / "table.json", json.dumps(results, indent=2) + "\n")
-    engine.write_text(workdir / "table.md", "\n".join(make_table(results).to_markdown()))
+    files.write_json(workdir / "table.json", results)
+    files.write_text(workdir / "table.md", "\n".join(make_table(results).to_markdown()))
 
 
 def make_table(results: Mapping[str, list[dict[str, str]]]) -> Table:
@@ -136,7 +135,7 @@ def main() -> None:
     stopped_by = engine.run_all(runs, functools.partial(write_table, workdir))
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
-    print((workdir / "table.md").read_text())
+    print(files.read_text(workdir / "table.md"))
 
 
 if __name__ == "__main__":

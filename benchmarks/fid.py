@@ -12,7 +12,6 @@ information only. TensorFloat-32 and bfloat16 are off for both. Fails if the fea
 
 import argparse
 import copy
-import json
 import os
 import pathlib
 import platform
@@ -29,6 +28,7 @@ import numpy as np
 import pytest
 
 from tests.metrics.torch_reference import random_fid_inception
+from vae_jax import files
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import FeatureExtractor
 
@@ -103,7 +103,7 @@ def main():
             "median_ratio": float(np.median(ratios)),
             "largest_relative_difference": difference,
         }
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+        files.write_json(options.output, result)
     if not difference <= TOLERANCE:
         sys.exit(f"The features differ by more than {TOLERANCE} of the largest feature.")
 
@@ -187,7 +187,8 @@ def describe_machine(device: jax.Device) -> str:
     processor = platform.processor() or platform.machine()
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():
-        names = [s for s in information.read_text().splitlines() if s.startswith("model name")]
+        lines = information.read_text(encoding="utf-8").splitlines()
+        names = [line for line in lines if line.startswith("model name")]
         processor = names[0].split(":", 1)[1].strip() if names else processor
     return (
         f"{processor}, {os.cpu_count()} cores; device {device.device_kind}; "

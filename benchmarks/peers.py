@@ -13,7 +13,6 @@ its own (`taskset -c 0 …`), share the training and the measurements.
 
 import argparse
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -31,7 +30,7 @@ from benchmarks.peers_models import (
     peers_images,
     training_runs,
 )
-from vae_jax import data, evaluation, inference
+from vae_jax import data, evaluation, files, inference
 from vae_jax.evaluation import sample_quality
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights, reconstruction
@@ -99,8 +98,8 @@ class Comparison:
             "rows": rows,
         }
         directory = self._options.directory
-        engine.write_text(directory / "table.json", json.dumps(content, indent=2) + "\n")
-        engine.write_text(directory / "table.md", "\n".join(make_table(content).to_markdown()))
+        files.write_json(directory / "table.json", content)
+        files.write_text(directory / "table.md", "\n".join(make_table(content).to_markdown()))
         chosen = np.random.default_rng(0).choice(len(self._test), NUM_SHOWN, replace=False)
         samples, reconstructions = {}, {"test images": self._test[:NUM_SHOWN]}
         for label in (label for label in rows if label != FLOOR):
@@ -109,8 +108,7 @@ class Comparison:
             reconstructions[label] = np.load(path / "reconstructions.npy")[:NUM_SHOWN]
         for name, shown in (("samples", samples), ("reconstructions", reconstructions)):
             if samples:
-                with engine.replaced(directory / f"{name}.png") as temporary:
-                    figures.save_labelled_rows(temporary, shown)
+                figures.save_labelled_rows(directory / f"{name}.png", shown)
 
     @functools.cached_property
     def _vae(self) -> TrainedVAE:
@@ -255,7 +253,7 @@ def main() -> None:
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
     Comparison(options, weights).run()
-    print((options.directory / "table.md").read_text())
+    print(files.read_text(options.directory / "table.md"))
 
 
 if __name__ == "__main__":

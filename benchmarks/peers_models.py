@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import resource
 import subprocess
@@ -14,12 +13,11 @@ import numpy as np
 
 from benchmarks import pythae_models
 from vae_jax import config as configuration
-from vae_jax import experiment, inference
+from vae_jax import experiment, files, inference
 from vae_jax.data import Dataset
 from vae_jax.errors import InputError
 from vae_jax.inference import image_sets
 from vae_jax.recording import figures
-from vae_jax.studies import engine
 from vae_jax.studies.engine import Run
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -113,7 +111,7 @@ def train_ours(options: Options) -> dict[str, float] | int:
                 f"--workdir={options.workdir}: {workdir} holds a run that was not started from "
                 "here, so its training time is unknown. Give another --workdir."
             )
-    spent = json.loads(path.read_text()) if path.exists() else {}
+    spent = files.read_json(path) if path.exists() else {}
     for name, (config, workdir, arguments) in runs.items():
         command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
         command += [f"--config.data.dir={options.data_dir}", *arguments]
@@ -122,7 +120,8 @@ def train_ours(options: Options) -> dict[str, float] | int:
             finished = subprocess.run(command, check=False, cwd=REPOSITORY)
         finally:
             spent[name] = spent.get(name, 0.0) + _child_seconds() - before
-            engine.write_text(path, json.dumps(spent) + "\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, spent)
         if finished.returncode > 128:  # train.py was stopped by this signal, and saved its state
             return finished.returncode - 128
         finished.check_returncode()

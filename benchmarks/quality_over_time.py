@@ -9,14 +9,13 @@ table.md and curve.png, and stores the features, so that repeating the command i
 """
 
 import argparse
-import json
 import logging
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from vae_jax import checkpoints, data, inference
+from vae_jax import checkpoints, data, files, inference
 from vae_jax import config as configuration
 from vae_jax.errors import InputError
 from vae_jax.evaluation import sample_quality
@@ -166,9 +165,9 @@ def main() -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         curve = Curve(workdirs, args.num_samples, weights, args.data_dir, args.output)
         content = curve.measure()
-    (args.output / "curve.json").write_text(json.dumps(content, indent=2) + "\n")
+    files.write_json(args.output / "curve.json", content)
     table = "\n".join(make_table(content).to_markdown())
-    (args.output / "table.md").write_text(table)
+    files.write_text(args.output / "table.md", table)
     save_picture(content, args.output / "curve.png")
     print(table)
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks import operations, train_worker
 from benchmarks.train_worker import FLAX_EXAMPLE, OURS, PROGRAMS, TORCH_MODES, Job
-from vae_jax import experiment
+from vae_jax import experiment, files
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ("demo", "fashion_mnist_binary", "cifar10", "celeba")
@@ -145,7 +145,7 @@ def main() -> None:
         print("\n" + markdown(result) + "\n", flush=True)
     if options.output:
         record = {"machine": machine(results), "results": [as_json(r) for r in results]}
-        options.output.write_text(json.dumps(record, indent=2) + "\n")
+        files.write_json(options.output, record)
     print(machine(results))
     if any(OURS in result.failed for result in results):
         sys.exit(f"{OURS} failed")
@@ -309,7 +309,8 @@ def machine(results: list[Result]) -> str:
     processor = platform.processor() or platform.machine()
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():
-        names = [s for s in information.read_text().splitlines() if s.startswith("model name")]
+        lines = information.read_text(encoding="utf-8").splitlines()
+        names = [line for line in lines if line.startswith("model name")]
         processor = names[0].split(":", 1)[1].strip() if names else processor
     measurements = [m for result in results for m in result.measurements]
     devices = sorted({m.device for m in measurements})

@@ -23,6 +23,7 @@ from scipy.special import logsumexp
 
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.priors import Prior, VAEParts, create_prior, start_from_data
+from vae_jax.recording import figures
 
 NOISE = 0.1  # standard deviation around half circles of radius 1
 SCALE, SHIFT = np.array([3.0, 1.0]), np.array([5.0, -2.0])  # of the latents that a prior sees
@@ -160,7 +161,7 @@ def save_panels(path: pathlib.Path, panels: Mapping[str, np.ndarray], num_column
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelbottom=True, labelleft=True)  # below it there may be no panel
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figures.save_figure(path, figure)
 
 
 def write_picture(path: pathlib.Path) -> None:

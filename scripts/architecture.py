@@ -65,7 +65,7 @@ def imported_names(paths: Iterable[pathlib.Path]) -> set[str]:
     """'package.module' or 'package.module.name' of all imports, also those inside functions."""
     names = set()
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -133,4 +133,4 @@ def draw() -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw())
+    PICTURE.write_text(draw(), encoding="utf-8")

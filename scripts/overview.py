@@ -9,7 +9,10 @@ reconstructions and samples are the first of their grid; the paths between faces
 import pathlib
 
 import matplotlib
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from vae_jax.recording import figures
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PICTURE = REPOSITORY / "docs" / "images" / "overview.png"
@@ -83,5 +86,5 @@ def draw() -> Image.Image:
 
 
 if __name__ == "__main__":
-    draw().save(PICTURE, optimize=True)
+    figures.save_image(PICTURE, np.asarray(draw()))
     print(f"{PICTURE.relative_to(REPOSITORY)}: {PICTURE.stat().st_size:,} bytes")

@@ -6,7 +6,6 @@
 return value of the function of that name. Pictures are files of the workdirs.
 """
 
-import json
 import math
 import pathlib
 import re
@@ -14,6 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from vae_jax import files
 from vae_jax.metrics import stored
 from vae_jax.recording.tables import Table
 from vae_jax.report.content import DISTANCES
@@ -37,7 +37,7 @@ RESULT_TITLES = {  # shorter, for the table of all datasets
 
 
 def _read(path: str):
-    return json.loads((REPOSITORY / path).read_text())
+    return files.read_json(REPOSITORY / path)
 
 
 def _read_metrics(path: str):
@@ -57,7 +57,7 @@ def parameters() -> str:
     rows = []
     for dataset, (run, _) in DATASETS.items():
         counts = dict.fromkeys(("encoder", "decoder", "prior", "total"), 0)
-        for line in (REPOSITORY / run / "parameters.md").read_text().splitlines()[2:]:
+        for line in files.read_text(REPOSITORY / run / "parameters.md").splitlines()[2:]:
             module, count, *_ = _cells(line)
             part = module.partition("/")[0]
             counts[part] += int(count.replace(",", ""))
@@ -67,7 +67,7 @@ def parameters() -> str:
 
 def peers(directory: str) -> str:
     """Returns the table that benchmarks/peers.py wrote into `directory`."""
-    return (REPOSITORY / directory / "table.md").read_text().strip()
+    return files.read_text(REPOSITORY / directory / "table.md").strip()
 
 
 def _best_peer(content: Mapping) -> str:
@@ -166,7 +166,7 @@ def bounds(run: str) -> str:
 
 def quality_over_time() -> str:
     """Returns the table of benchmarks/quality_over_time.py."""
-    return (REPOSITORY / CIFAR10_CURVE / "table.md").read_text().strip()
+    return files.read_text(REPOSITORY / CIFAR10_CURVE / "table.md").strip()
 
 
 def issues() -> str:
@@ -259,7 +259,7 @@ def failures(run: str) -> str:
 
 def doctor_table() -> str:
     """Returns the table of benchmarks/doctor_table.py."""
-    return (REPOSITORY / "workdir/pathologies/table.md").read_text().strip()
+    return files.read_text(REPOSITORY / "workdir/pathologies/table.md").strip()
 
 
 def doctor() -> str:
@@ -340,4 +340,4 @@ def render(page: pathlib.Path, text: str) -> str:
 
 if __name__ == "__main__":
     for path in PAGES:
-        path.write_text(render(path, path.read_text()))
+        files.write_text(path, render(path, files.read_text(path)))

@@ -17,7 +17,7 @@ GENERATED = "# Made from pyproject.toml by scripts/requirements.py.\n"
 
 def render() -> dict[str, str]:
     """{file name: its content}."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     packages = {
         "requirements.txt": project["dependencies"] + extras["tensorboard"] + extras["datasets"],
@@ -31,4 +31,4 @@ def render() -> dict[str, str]:
 
 if __name__ == "__main__":
     for name, content in render().items():
-        (REPOSITORY / name).write_text(content)
+        (REPOSITORY / name).write_text(content, encoding="utf-8")

@@ -225,7 +225,7 @@ def shared_dir(tmp_path_factory) -> pathlib.Path:
 
 def make_once(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
     """Makes a file or directory unless another worker has; waits while another one does."""
-    with open(f"{path}.lock", "w") as lock:
+    with open(f"{path}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             unfinished = path.with_name(f"unfinished_{path.name}")

@@ -51,10 +51,12 @@ def find_anchors(text: str) -> set[str]:
 def find_broken_links(page: pathlib.Path) -> list[str]:
     """Returns the relative links of a page that lead to no file or to no heading."""
     broken = []
-    for link in find_links(page.read_text()):
+    for link in find_links(page.read_text(encoding="utf-8")):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.exists() or (anchor and anchor not in find_anchors(target.read_text())):
+        if not target.exists() or (
+            anchor and anchor not in find_anchors(target.read_text(encoding="utf-8"))
+        ):
             broken.append(link)
     return broken
 
@@ -77,14 +79,14 @@ def test_broken_links_are_found(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_line_begins_with_a_comment_and_goes_on(page):
     """Markdown takes such a line as HTML: it ends the paragraph, and links in it are not links."""
-    assert not re.findall(r"^<!--.*?-->.+$", page.read_text(), re.MULTILINE)
+    assert not re.findall(r"^<!--.*?-->.+$", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_named_files_exist(page):
     if page.name == "CHANGELOG.md":
         pytest.skip("names files of earlier versions")
-    named = SOURCE_PATH.findall(page.read_text())
+    named = SOURCE_PATH.findall(page.read_text(encoding="utf-8"))
     assert not [path for path in named if not (REPOSITORY / path).exists()]
 
 
@@ -99,7 +101,7 @@ def test_pages_named_in_the_code_exist(folder):
 def test_named_configurations_and_modules_exist(page):
     if page.name == "CHANGELOG.md":
         pytest.skip("names modules of earlier versions")
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for name in re.findall(r"--config=([\w/.]+)", text):
         if name.strip(".") and not name.isupper():
             configuration.find_config(name if name.endswith(".py") else name.rstrip("."))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import IMAGE_SHAPE, make_config, make_experiment
 from vae_jax import evaluation, experiment, inference, likelihoods, models, optim, training
+from vae_jax.metrics import stored
 from vae_jax.optim import schedules
 from vae_jax.recording.writers import Summary
 
@@ -59,12 +60,20 @@ def test_start_of_training_builds_each_part_once(data_dir, tmp_path, monkeypatch
     assert builds == ONCE
 
 
-def test_evaluation_of_a_run_builds_each_part_once(copied_workdir, data_dir, builds):
+def test_evaluation_of_a_run_builds_each_part_once(copied_workdir, tmp_path, builds):
+    """And with its results elsewhere, nothing is written to the workdir."""
+    before = {path: path.stat().st_mtime_ns for path in copied_workdir.rglob("*")}
     samples = evaluation.sample_quality.Options(num_samples=0)
-    options = evaluation.Options(num_failures=0, num_iw_images=2, samples=samples)
+    output = tmp_path / "new" / "results"
+    options = evaluation.Options(
+        num_failures=0, num_iw_images=2, samples=samples, output=str(output)
+    )
     result = evaluation.run(copied_workdir, options)
     assert result.metrics["iw_elbo"].num_images == 2
     assert builds == ONCE
+    assert result.directory == output and stored.read(output / "metrics.json") == result.metrics
+    assert "](../../copied/curves.png)" in (output / "report.md").read_text(encoding="utf-8")
+    assert {path: path.stat().st_mtime_ns for path in copied_workdir.rglob("*")} == before
 
 
 def test_experiment_cannot_be_changed(data_dir):

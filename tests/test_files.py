@@ -1,5 +1,6 @@
 """Tests of the writers of text and JSON files."""
 
+import ast
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from tests.conftest import REPOSITORY
 from vae_jax import files
 
 NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -95,6 +97,39 @@ def test_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is not a regular file"):
         files.read_text(tmp_path / "pipe")
+
+
+def test_path_from_a_locale_that_is_not_utf_8_is_written_as_its_bytes(tmp_path):
+    files.write_text(tmp_path / "a.md", "\udcc3\udca9")  # é, as an ASCII locale decodes it
+    assert files.read_text(tmp_path / "a.md") == "é"
+    files.write_text(tmp_path / "a.md", "\udce9")  # é in Latin-1
+    assert files.read_text(tmp_path / "a.md") == r"\xe9"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": null, "a/not_finite": [1]}', "[" * 100_000])
+def test_damaged_json_says_what_to_do(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="a.json is damaged .*put back a copy"):
+        files.read_json(tmp_path / "a.json")
+
+
+# Text without an encoding depends on the locale. Ruff sees only part of such calls (PLW1514).
+
+
+@pytest.mark.parametrize("folder", ["vae_jax", "scripts", "benchmarks", "configs"])
+def test_text_has_an_encoding(folder):
+    found = []
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("read_text", "write_text")
+                and ast.unparse(node.func.value) != "files"
+                and "encoding" not in [keyword.arg for keyword in node.keywords]
+            ):
+                found.append(f"{path}:{node.lineno}")
+    assert not found
 
 
 def test_missing_and_damaged_text(tmp_path):

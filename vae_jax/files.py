@@ -44,8 +44,13 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file as UTF-8, as `write_bytes` does."""
-    write_bytes(path, text.encode())
+    """Writes a text file as UTF-8, as `write_bytes` does.
+
+    Bytes of a path that are not in the encoding of the locale, which Python keeps as lone
+    surrogates, are written as they are if they are UTF-8, and escaped otherwise.
+    """
+    content = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    write_bytes(path, content.encode())
 
 
 def write_json(path: pathlib.Path, content: object) -> None:
@@ -111,6 +116,20 @@ def read_text(path: pathlib.Path) -> str:
             raise InputError(f"{path} is damaged ({error}): put back a copy.") from error
 
 
+def read_json(path: pathlib.Path) -> Any:
+    """Reads what `write_json` wrote.
+
+    Raises:
+      NotFoundError: there is no such file.
+      InputError: it is not JSON.
+    """
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): put back a copy, or remove it.") from error
+
+
 def to_json(content: object, indent: int | None = None) -> str:
     """Returns strict JSON for mappings, sequences, texts, booleans and (NumPy) numbers."""
     clean, reasons = _without_non_finite(content)
@@ -129,6 +148,8 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_hook=_with_non_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except TypeError as error:
+        raise ValueError(f"a key that ends in {NOT_FINITE} has no number beside it") from error
 
 
 def _without_non_finite(value: Any) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -85,6 +86,18 @@ def test_workdir_without_checkpoints_is_diagnosed_by_its_records(records_only, m
     assert "**severe: non_finite_gradients.**" in capsys.readouterr().out
     assert (records_only / diagnosis.REPORT_FILE).read_text().startswith("# Diagnosis at step 4\n")
     assert not (records_only / "checkpoints").exists()
+
+
+def test_diagnosis_elsewhere_writes_nothing_to_the_workdir(records_only, tmp_path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in records_only.rglob("*")}
+    output = tmp_path / "new" / "place"
+    arguments = [f"--workdir={records_only}", f"--output={output}"]
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert run_command(monkeypatch, *arguments) == 0
+    assert {path.name for path in output.iterdir()} == {"diagnosis.md", "diagnosis.png"}
+    assert {path: path.stat().st_mtime_ns for path in records_only.rglob("*")} == before
+    with pytest.raises(SystemExit, match=f"{records_only}: Permission denied.* --output=DIR"):
+        run_command(monkeypatch, f"--workdir={records_only}")
 
 
 def test_images_of_all_splits_are_examined(records_only, data_dir, tmp_path, monkeypatch):

@@ -67,7 +67,10 @@ class Victim:
 
     def _wait_until_stopped(self) -> None:
         path = pathlib.Path(f"/proc/{self.process.pid}/stat")
-        while path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "TZ":
+        while (
+            path.exists()
+            and path.read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "TZ"
+        ):
             time.sleep(0.0005)
 
 

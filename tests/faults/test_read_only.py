@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.faults.conftest import assert_one_line
+from tests.faults.conftest import assert_one_line, finish
+from vae_jax.runtime.workdir import ELSEWHERE
 
 # Root ignores permissions; this drops the capabilities that let it do so.
 AS_ANYBODY = (
@@ -76,7 +77,8 @@ def test_run_made_read_only(runs, bound, run, script):
     make_read_only(run)
     command = runs.train if script == "train.py" else runs.evaluate
     completed = command(run, prefix=bound)
-    assert_one_line(completed, script, f"{script}: {run}: Permission denied. {REMEDY}")
+    elsewhere = [ELSEWHERE] if script == "evaluate.py" else []
+    assert_one_line(completed, script, f"{script}: {run}: Permission denied. {REMEDY}", *elsewhere)
 
 
 def test_run_of_another_user(runs, bound, run):
@@ -88,13 +90,18 @@ def test_run_of_another_user(runs, bound, run):
 
 
 @pytest.mark.long
-def test_evaluation_writes_only_to_its_own_directory(runs, bound, run):
-    (run / "eval").mkdir()
+def test_read_only_run_is_evaluated_and_diagnosed_elsewhere(runs, bound, run, tmp_path):
     make_read_only(run)
-    (run / "eval").chmod(0o755)
-    completed = runs.evaluate(run, prefix=bound)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    output = tmp_path / "new" / "results"
+    completed = runs.evaluate(run, f"--output={output}", prefix=bound)
     assert completed.returncode == 0, completed.stderr
-    assert (run / "eval" / "metrics.json").exists()
+    assert f"{output}/metrics.json" in completed.stdout
+    flags = [f"--workdir={run}", f"--output={tmp_path / 'diagnosis'}"]
+    completed = finish(runs.start("vae_jax/doctor/__main__.py", *flags, prefix=bound))
+    assert completed.returncode in (0, 1) and "Written:" in completed.stdout, completed.stderr
+    assert {p.name for p in (tmp_path / "diagnosis").iterdir()} == {"diagnosis.md", "diagnosis.png"}
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])

@@ -1,7 +1,6 @@
 """Tests of vae_jax/gallery: which images are the worst, and which attributes they have."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -16,7 +15,7 @@ from tests.conftest import (
     make_config,
     smooth_images,
 )
-from vae_jax import evaluation, gallery
+from vae_jax import evaluation, files, gallery
 from vae_jax.data import Split, class_name, sources
 from vae_jax.experiment import build
 from vae_jax.gallery import measured, reconstructions, samples
@@ -46,6 +45,10 @@ def galleries(vae, test_split) -> dict[str, gallery.FailureSet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples, "NUM_SAMPLES", NUM_SAMPLES)
         return by_name(gallery.create(vae, test_split, 7))
+
+
+def json_of(failures: gallery.FailureSet) -> str:
+    return files.to_json(gallery.to_json(failures))
 
 
 def by_name(sets) -> dict[str, gallery.FailureSet]:
@@ -358,13 +361,13 @@ def test_colour_images_have_galleries(tmp_path):
         (colour,) = (a for a in failures.ranking.attributes if a.name == "colour")
         assert np.all(colour.values > 0)  # an attribute that grey images do not have
         assert gallery.draw(failures).shape[-1] == 3
-        json.dumps(gallery.to_json(failures), allow_nan=False)
+        json_of(failures)
 
 
 def test_second_call_gives_the_same(vae, test_split, galleries):
     for failures in gallery.create(vae, test_split, 7):
         first = galleries[failures.ranking.name]
-        assert gallery.to_json(failures) == gallery.to_json(first)
+        assert json_of(failures) == json_of(first)
         assert gallery.markdown([gallery.describe(failures)]) == gallery.markdown(
             [gallery.describe(first)]
         )
@@ -441,4 +444,4 @@ def test_evaluation_of_a_copy_elsewhere_is_the_same(vae, data_dir, tmp_path, gal
     shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
     other = changed_vae(vae, tmp_path)
     for failures in gallery.create(other, other.experiment.dataset.split("test"), 7):
-        assert gallery.to_json(failures) == gallery.to_json(galleries[failures.ranking.name])
+        assert json_of(failures) == json_of(galleries[failures.ranking.name])

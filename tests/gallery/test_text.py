@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from vae_jax import gallery
+from vae_jax import files, gallery
 from vae_jax.gallery import picture, text
 from vae_jax.gallery.failures import choose
 from vae_jax.gallery.hypotheses import Attribute
@@ -215,7 +215,7 @@ def test_sections_of_all_galleries_follow_each_other(failures):
 
 
 def test_json_holds_every_failure_with_its_attributes(failures):
-    content = json.loads(json.dumps(gallery.to_json(failures), allow_nan=False))
+    content = json.loads(files.to_json(gallery.to_json(failures)))
     assert content["name"] == "worst_things" and content["num_candidates"] == N
     assert content["median_score"] == np.median(failures.ranking.values)
     assert len(content["failures"]) == NUM_FAILURES
@@ -229,11 +229,12 @@ def test_json_holds_every_failure_with_its_attributes(failures):
     assert offered == {"strong": True, "weak": True, "other": False, "same": False}
 
 
-def test_json_has_no_infinity():
+def test_json_has_null_and_the_reason_for_infinity():
     scores = np.where(np.arange(N) == 3, np.inf, normal(0))
-    content = gallery.to_json(choose(make_ranking(scores=scores), 2))
-    assert content["failures"][0]["score"] is None
-    json.dumps(content, allow_nan=False)
+    text = files.to_json(gallery.to_json(choose(make_ranking(scores=scores), 2)))
+    worst = json.loads(text, parse_constant=pytest.fail)["failures"][0]
+    assert worst["score"] is None and worst["score/not_finite"] == "inf"
+    assert files.parse_json(text)["failures"][0]["score"] == np.inf
 
 
 # The picture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -87,6 +88,44 @@ def test_what_is_written_is_read_again_in_the_same_order(tmp_path):
     assert isinstance(found["units"].value, int)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["version"] == 2 and content["metrics"].keys() == metrics.keys()
+
+
+def test_metric_that_is_not_finite_is_null_with_its_reason(tmp_path):
+    path = tmp_path / "metrics.json"
+    values = {"value": -math.inf, "standard_error": math.nan}
+    stored.write(path, by_key([dataclasses.replace(ELBO, **values)]))
+    fields = json.loads(path.read_text(), parse_constant=pytest.fail)["metrics"]["elbo"]
+    for name, value in values.items():
+        assert fields[name] is None and float(fields[f"{name}/not_finite"]) == pytest.approx(
+            value, nan_ok=True
+        )
+        assert getattr(stored.read(path)["elbo"], name) == pytest.approx(value, nan_ok=True)
+
+
+def test_file_of_an_earlier_version_with_nan_is_read(tmp_path):
+    path = tmp_path / "metrics.json"
+    fields = dataclasses.asdict(dataclasses.replace(ELBO, value=math.nan))
+    path.write_text(json.dumps({"version": 2, "metrics": {"elbo": fields}}))
+    assert "NaN" in path.read_text() and math.isnan(stored.read(path)["elbo"].value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "7",
+        '{"epoch": 3, "loss": 1}',
+        '{"version": 2}',
+        '{"version": 2, "metrics": [1]}',
+        '{"version": 2, "metrics": {"elbo": {"value": 1}}}',
+    ],
+)
+def test_other_content_says_what_to_do(tmp_path, text):
+    path = tmp_path / "metrics.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{path} (is damaged|does not hold the metrics)"):
+        stored.read(path)
 
 
 # Version 1: {key: fields}, where the protocol says what other fields say in version 2

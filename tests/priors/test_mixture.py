@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.stats
 from scipy.special import logsumexp, softmax
 

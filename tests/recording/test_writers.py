@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
 import pathlib
 
 import numpy as np
@@ -25,6 +26,10 @@ def write_steps(workdir: pathlib.Path, steps, first_step: int = 0, offset: float
     writer.close()
 
 
+def read_lines(workdir: pathlib.Path) -> list[str]:
+    return (workdir / writers.METRICS_FILE).read_text(encoding="utf-8").splitlines()
+
+
 # metrics.jsonl
 
 
@@ -40,7 +45,7 @@ def test_scalars_are_read_back_under_their_prefix(tmp_path):
 
 
 def test_texts_are_read_back_beside_the_scalars_and_survive_resuming(tmp_path):
-    text = 'severe: "rust" at 3 µm\nnote: moss'
+    text = 'severe: "rust" at 3 ± 1 spots\nnote: moss'
     with MetricWriter(tmp_path, first_step=0) as writer:
         writer.write(1, "train", Summary({"loss": 2.0}, texts={"non_finite": text}))
         writer.write(1, "validation", Summary({}, texts={"diagnosis": ""}))
@@ -66,6 +71,65 @@ def test_values_that_are_not_finite_are_read_back(tmp_path, value):
     writer.close()
     write_steps(tmp_path, [2], first_step=1)
     np.testing.assert_equal(read_metrics(tmp_path)[0]["train/loss"], value)
+    for line in read_lines(tmp_path):
+        json.loads(line, parse_constant=pytest.fail)  # jq and databases refuse NaN and Infinity
+
+
+def test_records_of_earlier_versions_with_nan_are_read_and_rewritten(tmp_path):
+    path = tmp_path / writers.METRICS_FILE
+    path.write_text('{"step": 1, "train/loss": NaN, "train/rate": -Infinity}\n')
+    expected = [{"step": 1, "train/loss": math.nan, "train/rate": -math.inf}]
+    np.testing.assert_equal(read_metrics(tmp_path), expected)
+    MetricWriter(tmp_path, first_step=1).close()
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    np.testing.assert_equal(read_metrics(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "7",
+        "null",
+        "[1]",
+        '"step"',
+        "{}",
+        '{"step": 1.5}',
+        '{"step": true}',
+        '{"step": null, "step/not_finite": "nan"}',
+        '{"step": 2, "train/loss": null, "train/loss/not_finite": "big"}',
+        '{"step": 2, "train/loss": null, "train/loss/not_finite": {"0": "nan"}}',
+        "\0\0\0",
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:40].strip("\0"),
+)
+def test_line_that_is_no_record_is_skipped(tmp_path, line):
+    write_steps(tmp_path, [1])
+    with (tmp_path / writers.METRICS_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    write_steps(tmp_path, [3], first_step=2)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 3]
+
+
+def test_validation_results_and_the_end_are_synced_to_the_disk(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+    writer = MetricWriter(tmp_path, first_step=0)
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), sync(handle)))
+    writer.write(1, "train", Summary({"loss": 1.0}))
+    assert len(synced) == 0
+    writer.write(1, "validation", Summary({"elbo": 1.0}))
+    assert len(synced) == 1
+    writer.write(2, "train", Summary({"loss": 1.0}))
+    writer.close()
+    assert len(synced) == 2
+
+
+def test_link_in_place_of_the_metrics_file_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / writers.METRICS_FILE).symlink_to("theirs")
+    write_steps(tmp_path, [1])
+    assert (tmp_path / "theirs").read_text() == "theirs"
 
 
 def test_directory_without_a_run_has_no_metrics(tmp_path):

@@ -1,10 +1,13 @@
 """Tests of vae_jax/studies/engine.py with runs that only write what they do to a file."""
 
+import json
+import math
 import multiprocessing
 import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from vae_jax.runtime.workdir import lock_workdir
@@ -140,16 +143,12 @@ def test_the_run_of_a_killed_process_is_taken_over(tmp_path, tables):
     assert tables == [["b"], ["b", "c"], ["a", "b", "c"]]
 
 
-def test_results_and_tables_appear_in_one_step(tmp_path):
-    path = tmp_path / "new" / "table.png"
-    with engine.replaced(path) as temporary:
-        temporary.write_text("half")
-        assert temporary.suffix == ".png" and not path.exists()
-    engine.write_text(path, "whole")
-    with pytest.raises(RuntimeError), engine.replaced(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("killed")
-    assert path.read_text() == "whole"
+def test_result_with_numbers_that_are_not_finite_is_given_back(tmp_path):
+    (run, *_) = make_runs(tmp_path, lambda label: {"elbo": -math.inf, "rates": [1.0, math.nan]})
+    run.finish()
+    text = (run.directory / engine.RESULT_FILE).read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    np.testing.assert_equal(run.result(), {"elbo": -math.inf, "rates": [1.0, math.nan]})
 
 
 def test_a_result_that_json_cannot_hold_is_not_stored(tmp_path):

@@ -1,9 +1,9 @@
 """Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo
 
 The configuration and the parameters are read from the workdir. The results are written to
-WORKDIR/eval: metrics.json, gallery.json, report.md, report.html, diagnosis.md and images/. Sample
-metrics are computed on the test split only; the weights of the Inception network are downloaded on
-first use.
+WORKDIR/eval, or to the directory --output: metrics.json, gallery.json, report.md, report.html,
+diagnosis.md and images/. Sample metrics are computed on the test split only; the weights of the
+Inception network are downloaded on first use.
 """
 
 import pathlib
@@ -61,6 +61,12 @@ def run() -> None:
     flags.DEFINE_bool(
         "allow_biased_fid", False, "Compute FID even from too few images: no more than features."
     )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Directory of the results: new, empty, or of an earlier evaluation. By default eval in the "
+        "workdir, or eval_SPLIT.",
+    )
     show_in_help(__name__, __doc__)
     app.run(_main)
 
@@ -71,7 +77,8 @@ def _main(argv: list[str]) -> None:
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
     process.cache_compilations()
     program = pathlib.Path(sys.argv[0]).name
-    directory = evaluation.evaluation_directory(FLAGS.workdir, FLAGS.split)
+    output = None if FLAGS.output is None else pathlib.Path(FLAGS.output).expanduser().absolute()
+    directory = output or evaluation.evaluation_directory(FLAGS.workdir, FLAGS.split)
     with process.exit_on_user_error(program, directory, hint=" (--verbosity=1 shows where)"):
         samples = sample_quality.Options(
             FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid
@@ -84,10 +91,11 @@ def _main(argv: list[str]) -> None:
             FLAGS.allow_other_images,
             FLAGS.num_failures,
             samples,
+            output,
         )
         result = evaluation.run(FLAGS.workdir, options)
     for note in result.notes:
         logger.info(note)
     for finding in result.diagnosis.findings:
         logger.info(finding)
-    print(report.summarise(result.directory))
+    print(report.summarise(result.directory, pathlib.Path(FLAGS.workdir)))

@@ -5,7 +5,6 @@ when the run was resumed.
 """
 
 import copy
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -117,8 +116,9 @@ def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
             f"{path} is missing, so {workdir} is not a training run: give the --workdir that "
             "train.py wrote."
         )
+    text = files.read_text(path)
     try:
-        content = json.loads(path.read_text())
+        content = files.parse_json(text)
     except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}): put back a copy, or give another --workdir."

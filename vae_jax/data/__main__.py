@@ -20,6 +20,7 @@ def main() -> None:
         text = f"side of the {meaning} in pixels, {only} only"
         parser.add_argument(f"--{option}", type=int, default=default, help=text)
     arguments = parser.parse_args()
+    process.escape_unprintable()
     with process.exit_on_user_error("error"):
         directory = prepare(**vars(arguments))
         print(directory)

@@ -11,6 +11,7 @@ from typing import NoReturn
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
 from vae_jax.runtime import process
+from vae_jax.runtime.workdir import ELSEWHERE, check_writable
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vae_jax.doctor" if is_module else program,
         description="Diagnoses a training run and writes diagnosis.md and diagnosis.png to its "
-        "workdir. The exit code is 1 if a finding is severe.",
+        "workdir, or to --output. The exit code is 1 if a finding is severe.",
     )
     parser.add_argument(
         "--workdir",
@@ -46,14 +47,22 @@ def main() -> int:
         action="store_true",
         help="go on if the images are not those that the run was trained on",
     )
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="directory of the diagnosis, if not the workdir"
+    )
+    arguments = vars(parser.parse_args())
     process.log_to_stderr()
+    workdir, output = arguments["workdir"], arguments.pop("output")
+    directory = workdir if output is None else output.expanduser().absolute()
     name = "vae_jax.doctor" if is_module else program
-    with process.exit_on_user_error(name, arguments.workdir):
-        diagnosis = diagnose_workdir(**vars(arguments))
-        diagnosis.write(arguments.workdir)
+    with process.exit_on_user_error(name, directory):
+        if output is None:  # before the work
+            check_writable(workdir, contents=False, hint=ELSEWHERE)
+        diagnosis = diagnose_workdir(**arguments)
+        directory.mkdir(parents=True, exist_ok=True)
+        diagnosis.write(directory)
     print("\n".join(diagnosis.to_markdown()))
-    print(f"Written: {arguments.workdir / REPORT_FILE}, {arguments.workdir / FIGURE_FILE}")
+    print(f"Written: {directory / REPORT_FILE}, {directory / FIGURE_FILE}")
     return int(diagnosis.is_severe)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vae_jax import files
 from vae_jax.data import Split
 from vae_jax.doctor import curves, model
 from vae_jax.doctor.examination import MIN_NUM_IMAGES, Examination, NonFiniteModelError, examine
@@ -50,7 +51,7 @@ class Diagnosis:
         figures.save_panels(directory / FIGURE_FILE, self.panels)
         title = f"# Diagnosis at step {self.step:,}"
         lines = [title, "", *self.to_markdown(), f"![diagnosis]({FIGURE_FILE})", ""]
-        (directory / REPORT_FILE).write_text("\n".join(lines))
+        files.write_text(directory / REPORT_FILE, "\n".join(lines))
 
 
 def diagnose(

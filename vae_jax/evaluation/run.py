@@ -11,7 +11,6 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.model import evaluate
 from vae_jax.inference.image_sets import NotFiniteError
 from vae_jax.metrics.metric import Metric
-from vae_jax.runtime.workdir import check_writable
 
 NUM_FAILURES = 16
 
@@ -31,6 +30,9 @@ class Options:
       num_failures: number of worst reconstructions and of worst samples to show; 0: no failure
         gallery.
       samples: choices about the sample metrics.
+      output: directory of the results, new, empty or of an earlier evaluation; None:
+        `evaluation_directory` in the workdir. With a directory elsewhere, nothing is written to
+        the workdir.
     """
 
     checkpoint: str | int = "best"
@@ -40,6 +42,7 @@ class Options:
     allow_other_images: bool = False
     num_failures: int = NUM_FAILURES
     samples: sample_quality.Options = dataclasses.field(default_factory=sample_quality.Options)
+    output: str | pathlib.Path | None = None
 
     def __post_init__(self) -> None:
         gallery.check_num_failures(self.num_failures)
@@ -87,7 +90,7 @@ def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluati
 
 
 def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
-    directory = evaluation_directory(workdir, options.split)
+    directory = pathlib.Path(options.output or evaluation_directory(workdir, options.split))
     vae = inference.load(
         workdir,
         options.checkpoint,
@@ -96,10 +99,8 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         allow_other_images=options.allow_other_images,
     )
     run = vae.experiment
-    if directory.exists():
-        check_writable(directory)
-    else:
-        check_writable(workdir, contents=False)
+    report.recover(directory)
+    report.check_replaceable(directory, is_chosen=options.output is not None)
     split = run.dataset.split(options.split)
     is_test = options.split == "test"
     weights, notes = sample_quality.find_weights(vae, options.samples) if is_test else (None, [])
@@ -115,7 +116,7 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         if not (directory / report.METRICS_FILE).exists():
             # Sample metrics take long on a CPU, and the results so far must not be lost.
             pending = [*notes, "The sample metrics were not finished when this was written."]
-            report.write_evaluation(directory, run, metrics, grids, pending)
+            report.write_evaluation(directory, run, metrics, grids, pending, workdir=workdir)
         samples = sample_quality.evaluate(vae, options.samples, weights)
         metrics |= samples.metrics
         grids |= samples.grids
@@ -126,5 +127,5 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     except NotFiniteError as error:  # the other results are still worth a report
         failures = []
         notes.append(f"Missing: the failure gallery: {error}")
-    report.write_evaluation(directory, run, metrics, grids, notes, failures, diagnosis)
+    report.write_evaluation(directory, run, metrics, grids, notes, failures, diagnosis, workdir)
     return Evaluation(directory, metrics, notes, failures, diagnosis)

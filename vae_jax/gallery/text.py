@@ -1,7 +1,6 @@
 """Failures in words and numbers: captions, Markdown and JSON."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -193,7 +192,7 @@ def _not_offered(failures: FailureSet) -> str:
 
 
 def to_json(failures: FailureSet) -> dict:
-    """Returns everything but the images, for json.dumps; non-finite numbers become None."""
+    """Returns everything but the images, for `files.write_json`."""
     ranking = failures.ranking
 
     def attribute(a: Attribute) -> dict:
@@ -201,8 +200,8 @@ def to_json(failures: FailureSet) -> dict:
             "hypothesis": a.hypothesis,
             "measure": a.measure,
             "unit": a.unit,
-            "median": _finite(a.median),
-            "threshold": _finite(a.threshold),
+            "median": float(a.median),
+            "threshold": float(a.threshold),
             "is_low": a.is_low,
             "share_worse": share_worse(a, ranking.badness, failures.rows),
             "is_offered": a in failures.offered,
@@ -215,7 +214,7 @@ def to_json(failures: FailureSet) -> dict:
         "unit": ranking.unit,
         "candidates": ranking.candidates,
         "num_candidates": len(ranking.values),
-        "median_score": _finite(ranking.median),
+        "median_score": float(ranking.median),
         "attributes": {a.name: attribute(a) for a in ranking.attributes},
         "groups": [
             {
@@ -230,15 +229,11 @@ def to_json(failures: FailureSet) -> dict:
         "failures": [
             {
                 **failure.about,
-                "score": _finite(failure.score),
+                "score": float(failure.score),
                 "hypothesis": hypothesis(failure),
                 "stands_out_in": [a.name for a in failure.explanation],
-                "attributes": {a.name: _finite(a.values[failure.row]) for a in ranking.attributes},
+                "attributes": {a.name: float(a.values[failure.row]) for a in ranking.attributes},
             }
             for failure in failures.failures
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -1,12 +1,12 @@
 """The file metrics.json: the metrics of an evaluation, with the version of their fields."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from vae_jax import files
 from vae_jax.errors import InputError
 from vae_jax.metrics.metric import Metric, by_key
 
@@ -20,21 +20,27 @@ _PROTOCOL = re.compile(  # of a sample metric in version 1: what `Metric.descrip
 def write(path: pathlib.Path, metrics: Mapping[str, Metric]) -> None:
     """Writes metrics in the current version."""
     fields = {key: dataclasses.asdict(metric) for key, metric in metrics.items()}
-    path.write_text(json.dumps({"version": VERSION, "metrics": fields}, indent=2) + "\n")
+    files.write_json(path, {"version": VERSION, "metrics": fields})
 
 
 def read(path: pathlib.Path) -> dict[str, Metric]:
     """Reads metrics of any version, by key.
 
     Raises:
-      InputError: the version is unknown.
+      NotFoundError: there is no such file.
+      InputError: it does not hold metrics, or its version is unknown.
     """
-    content = json.loads(path.read_text())
-    version = content.get("version", 1)  # the first version did not say so
-    if version == 1:
-        return by_key(_from_version_1(key, **fields) for key, fields in content.items())
-    if version == VERSION:
-        return by_key(Metric(**fields) for fields in content["metrics"].values())
+    content = files.read_json(path)
+    try:
+        version = content.get("version", 1)  # the first version did not say so
+        if version == 1:
+            return by_key(_from_version_1(key, **fields) for key, fields in content.items())
+        if version == VERSION:
+            return by_key(Metric(**fields) for fields in content["metrics"].values())
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not hold the metrics of an evaluation ({error}): evaluate the run again."
+        ) from error
     raise InputError(
         f"{path}: version = {version!r} must be 1 or {VERSION}: update vae_jax, or evaluate the "
         "run again."

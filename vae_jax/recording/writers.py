@@ -7,7 +7,6 @@ because they import TensorFlow.
 import contextlib
 import dataclasses
 import errno
-import json
 import logging
 import os
 import pathlib
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from vae_jax import files
 
 LOGGER = logging.getLogger(__name__)
 
@@ -44,23 +45,16 @@ def _create_tensorboard_writer(workdir: pathlib.Path) -> Any:
 def _drop_events(directory: pathlib.Path, is_kept: Callable[[float, Iterable[str]], bool]) -> None:
     """Removes events that the run will write again from the event files of earlier processes.
 
-    Without TensorFlow nothing is written again, so nothing is removed.
-
     Args:
       directory: directory of the event files.
       is_kept: function from the step and the names of an event.
     """
-    paths = sorted(directory.glob("events.out.tfevents.*"))
-    if not paths:
-        return
-    try:
-        from tensorflow import errors
-        from tensorflow.compat.v1 import Event
-        from tensorflow.data import TFRecordDataset
-        from tensorflow.io import TFRecordWriter
-    except ImportError:
-        return
-    for path in paths:
+    from tensorflow import errors
+    from tensorflow.compat.v1 import Event
+    from tensorflow.data import TFRecordDataset
+    from tensorflow.io import TFRecordWriter
+
+    for path in sorted(directory.glob("events.out.tfevents.*")):
         kept, is_changed = [], False
         # A killed process leaves a record incomplete.
         with contextlib.suppress(errors.DataLossError):
@@ -82,17 +76,18 @@ def _drop_events(directory: pathlib.Path, is_kept: Callable[[float, Iterable[str
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     """Returns the records of metrics.jsonl in order, each with `step`, scalars and texts.
 
-    Without the file there are none.
+    Without the file there are none. A line that is not a record is skipped: a killed run may leave
+    its last line incomplete.
     """
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # a killed run may leave its last line incomplete
+    for line in files.read_text(path).splitlines():
+        with contextlib.suppress(ValueError):  # not JSON
+            record = files.parse_json(line)
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                records.append(record)
     return records
 
 
@@ -132,13 +127,13 @@ class MetricWriter:
             return step < first_step or (step == first_step and not is_repeated)
 
         kept = [r for r in read_metrics(workdir) if is_kept(r["step"], r)]
-        temporary = workdir / f"{METRICS_FILE}.tmp"
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(workdir / METRICS_FILE)
+        lines = "".join(files.to_json(record) + "\n" for record in kept)
+        files.write_text(workdir / METRICS_FILE, lines)
         self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
         self._workdir = workdir
-        _drop_events(workdir / TENSORBOARD, is_kept)
         self._tensorboard = _create_tensorboard_writer(workdir)
+        if self._tensorboard is not None:
+            _drop_events(workdir / TENSORBOARD, is_kept)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -149,13 +144,17 @@ class MetricWriter:
     def write(self, step: int, prefix: str, summary: Summary) -> None:
         """Writes a summary under the names `prefix/name`.
 
+        Validation results are then on the disk; other records may be lost if the machine stops.
+
         Raises:
           OSError: writing failed, for example because the disk is full. A record written in part
             is removed from metrics.jsonl.
         """
         scalars = {f"{prefix}/{name}": float(v) for name, v in summary.scalars.items()}
         texts = {f"{prefix}/{name}": text for name, text in summary.texts.items()}
-        self._append(json.dumps({"step": step, **scalars, **texts}) + "\n")
+        self._append(files.to_json({"step": step, **scalars, **texts}) + "\n")
+        if prefix == "validation":
+            os.fsync(self._file.fileno())
         if self._tensorboard is None:
             return
         with self._full_disk_as_os_error():
@@ -180,8 +179,10 @@ class MetricWriter:
             raise
 
     def close(self) -> None:
-        """Closes the files."""
-        self._file.close()
+        """Closes the files, with everything on the disk."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
         if self._tensorboard:
             with self._full_disk_as_os_error():
                 self._tensorboard.close()

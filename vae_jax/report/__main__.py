@@ -4,6 +4,9 @@ import pathlib
 import sys
 
 from vae_jax.report.markdown import summarise
+from vae_jax.runtime import process
 
 if __name__ == "__main__":
-    print(summarise(pathlib.Path(sys.argv[1]) / "eval"))
+    process.log_to_stderr()
+    with process.exit_on_user_error("vae_jax.report"):
+        print(summarise(pathlib.Path(sys.argv[1]) / "eval"))

@@ -9,7 +9,7 @@ from vae_jax.inference.image_sets import SETS
 from vae_jax.metrics.metric import FID_TAP, Metric
 from vae_jax.recording.tables import Table
 
-CURVES_FILE = "curves.png"  # next to the evaluation's directory
+CURVES_FILE = "curves.png"  # in the workdir
 CAPTIONS = {
     "reconstructions": "Images, each with its reconstruction below (mean of p(x|z) at E[z|x])",
     "samples": "Samples from the prior (mean of p(x|z))",

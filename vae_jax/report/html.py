@@ -10,20 +10,20 @@ import markupsafe
 
 from vae_jax import doctor, gallery
 from vae_jax.recording.tables import Table
-from vae_jax.report.content import CURVES_FILE, Content
+from vae_jax.report.content import Content
 
 MAX_UNBROKEN = 40  # characters; cells up to this length stay on one line
 _NUMBER = re.compile(r"-?\d[\d.,]*(e[+-]?\d+)?( ± [\d.]+(e[+-]?\d+)?)?")
 _CODE = re.compile(r"`([^`]+)`")
 
 
-def render(content: Content, directory: pathlib.Path) -> str:
+def render(content: Content, directory: pathlib.Path, curves: pathlib.Path) -> str:
     """Renders the page, which must be stored as UTF-8.
 
     Args:
       content: content of the report.
-      directory: directory of the evaluation, which already holds images/ and the diagnosis; the
-        training curves are next to it. Missing pictures are left out.
+      directory: directory of the evaluation, which already holds images/ and the diagnosis.
+      curves: picture of the training curves. Missing pictures are left out.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
@@ -37,7 +37,7 @@ def render(content: Content, directory: pathlib.Path) -> str:
         content=content,
         images=directory / "images",
         figure=directory / doctor.FIGURE_FILE,
-        curves=directory.parent / CURVES_FILE,
+        curves=curves,
         doctor=doctor,
         gallery=gallery,
     )

@@ -1,12 +1,14 @@
 """Writes an evaluation: metrics.json, gallery.json, images/, report.md and report.html."""
 
-import json
+import logging
+import os
 import pathlib
+import urllib.parse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vae_jax import doctor, gallery
+from vae_jax import doctor, files, gallery
 from vae_jax.errors import NotFoundError
 from vae_jax.experiment import Experiment
 from vae_jax.metrics import stored
@@ -20,23 +22,35 @@ from vae_jax.report.content import (
     format_sample_value,
     format_value,
 )
+from vae_jax.report.directory import (
+    GALLERY_FILE,
+    HTML_FILE,
+    IMAGES,
+    METRICS_FILE,
+    REPORT_FILE,
+    recover,
+    replaced,
+)
 
-METRICS_FILE = "metrics.json"
-GALLERY_FILE = "gallery.json"
-REPORT_FILE = "report.md"
-HTML_FILE = "report.html"
+LOGGER = logging.getLogger(__name__)
 
 
-def summarise(directory: pathlib.Path) -> str:
+def summarise(directory: pathlib.Path, workdir: pathlib.Path | None = None) -> str:
     """Returns the numbers of an evaluation and the paths of its files, for a terminal.
+
+    Args:
+      directory: directory of the evaluation.
+      workdir: directory of the run; None: the one above.
 
     Raises:
       NotFoundError: the directory has no evaluation.
       InputError: its metrics have an unknown version.
     """
+    workdir = workdir or directory.parent
+    recover(directory)
     path = directory / METRICS_FILE
     if not path.exists():
-        raise NotFoundError(f"{path} is missing: run evaluate.py --workdir={directory.parent}.")
+        raise NotFoundError(f"{path} is missing: run evaluate.py --workdir={workdir}.")
     metrics = stored.read(path)
     first = next(iter(metrics.values()))
     plain = [m for m in metrics.values() if m.pair is None]
@@ -49,11 +63,10 @@ def summarise(directory: pathlib.Path) -> str:
     rows += [f"  {pair:<{width}}  {'  '.join(values)}" for pair, values in pairs.items()]
     # Evaluations of earlier versions lack some of these.
     others = [directory / n for n in (HTML_FILE, GALLERY_FILE) if (directory / n).exists()]
-    pictures = [directory.parent / CURVES_FILE, *sorted((directory / "images").glob("*.png"))]
+    pictures = [workdir / CURVES_FILE, *sorted((directory / IMAGES).glob("*.png"))]
     return "\n".join(
         [
-            f"{directory.parent}: {first.image_set} split, "
-            f"checkpoint at step {first.checkpoint_step}",
+            f"{workdir}: {first.image_set} split, checkpoint at step {first.checkpoint_step}",
             *rows,
             "Written:",
             *(f"  {p}" for p in (directory / REPORT_FILE, path, *others, *pictures)),
@@ -69,35 +82,59 @@ def write_evaluation(
     notes: Sequence[str] = (),
     failures: Sequence[gallery.FailureSet] = (),
     diagnosis: doctor.Diagnosis | None = None,
+    workdir: pathlib.Path | None = None,
 ) -> None:
-    """Writes images/*.png, gallery.json, diagnosis.*, report.* and, last, metrics.json.
+    """Writes metrics.json, gallery.json, images/*.png, diagnosis.* and report.* in one step.
+
+    If anything but the metrics cannot be written, what there is replaces the old evaluation all the
+    same, and the error is raised afterwards.
 
     Args:
-      directory: directory of the evaluation, created if missing.
+      directory: directory of the evaluation, created if missing. Everything that an evaluation
+        writes is replaced; other files stay.
       run: experiment of the run.
       metrics: metrics by key.
       grids: pictures by name, uint8 [H, W, 3].
       notes: what is missing, and why.
       failures: the failures of each gallery.
       diagnosis: diagnosis of the checkpoint, if it was examined.
+      workdir: directory of the run, with the training curves; None: the one above `directory`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    curves = (workdir or directory.parent) / CURVES_FILE
+    problem: Exception | None = None
+    with replaced(directory) as new:
+        stored.write(new / METRICS_FILE, metrics)
+        try:
+            files.write_json(new / GALLERY_FILE, [gallery.to_json(f) for f in failures])
+            _write_pictures(new, grids, failures, diagnosis)
+            content = create_content(run, metrics, grids, notes, failures, diagnosis)
+            link = urllib.parse.quote(os.path.relpath(curves, directory))
+            files.write_text(new / REPORT_FILE, _to_markdown(content, link))
+            files.write_text(new / HTML_FILE, html_report.render(content, new, curves))
+        except Exception as error:
+            problem = error
+    if problem is not None:
+        LOGGER.error("The metrics are in %s, but the report failed.", directory / METRICS_FILE)
+        raise problem
+
+
+def _write_pictures(
+    directory: pathlib.Path,
+    grids: Mapping[str, np.ndarray],
+    failures: Sequence[gallery.FailureSet],
+    diagnosis: doctor.Diagnosis | None,
+) -> None:
     for name, grid in grids.items():
-        figures.save_image(directory / "images" / f"{name}.png", grid)
+        figures.save_image(directory / IMAGES / f"{name}.png", grid)
     for failure_set in failures:
-        path = directory / "images" / f"{failure_set.ranking.name}.png"
+        path = directory / IMAGES / f"{failure_set.ranking.name}.png"
         figures.save_image(path, gallery.draw(failure_set))
     if diagnosis is not None:
         diagnosis.write(directory)
-    content = create_content(run, metrics, grids, notes, failures, diagnosis)
-    (directory / REPORT_FILE).write_text(_to_markdown(content))
-    (directory / HTML_FILE).write_text(html_report.render(content, directory), encoding="utf-8")
-    galleries = [gallery.to_json(failure_set) for failure_set in failures]
-    (directory / GALLERY_FILE).write_text(json.dumps(galleries, indent=2) + "\n")
-    stored.write(directory / METRICS_FILE, metrics)
 
 
-def _to_markdown(content: Content) -> str:
+def _to_markdown(content: Content, curves: str) -> str:
+    """Renders the report; `curves` is the link to the training curves."""
     lines = [f"# {content.title}", "", content.summary, "", *content.metrics.to_markdown()]
     for remark in content.remarks:
         lines += [remark, ""]
@@ -110,7 +147,7 @@ def _to_markdown(content: Content) -> str:
             lines += [note, ""]
         for table in content.sample_tables:
             lines += table.to_markdown()
-    lines += ["## Pictures", "", f"![training curves](../{CURVES_FILE})", ""]
+    lines += ["## Pictures", "", f"![training curves]({curves})", ""]
     for name, caption in content.captions.items():
         lines += [f"{caption}:", "", f"![{name}](images/{name}.png)", ""]
     lines += gallery.markdown(content.galleries)

@@ -1,6 +1,7 @@
 """Setup and end of a process: log, compilation cache, joining other processes, exit, signals."""
 
 import contextlib
+import io
 import logging
 import os
 import pathlib
@@ -38,9 +39,12 @@ def log_to_stderr(debug: bool = False) -> logging.Logger:
     The package does not use absl's logger: at the level of its messages, absl also logs every step
     that orbax takes, and logs a failure several times.
 
+    It also has stdout and stderr escape what their encoding lacks.
+
     Args:
       debug: whether to log debug messages, and what absl, asyncio and orbax report about errors.
     """
+    escape_unprintable()
     absl_logging.set_verbosity(absl_logging.ERROR if debug else absl_logging.FATAL)
     if not PACKAGE_LOGGER.handlers:
         if not debug:  # `checkpoints` reports these failures in one line, without tracebacks
@@ -53,6 +57,13 @@ def log_to_stderr(debug: bool = False) -> logging.Logger:
     PACKAGE_LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
     PACKAGE_LOGGER.propagate = False
     return PACKAGE_LOGGER
+
+
+def escape_unprintable() -> None:
+    """Has stdout and stderr escape what their encoding lacks, such as '±' in an ASCII locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _ignore_abandoned_writes(

@@ -32,6 +32,11 @@ def _run_git(*arguments: str) -> str | None:
         return None
     directory = pathlib.Path(__file__).parent
     result = subprocess.run(
-        ["git", *arguments], cwd=directory, capture_output=True, text=True, check=False
+        ["git", *arguments],
+        cwd=directory,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     return result.stdout.strip() if result.returncode == 0 else None

@@ -13,6 +13,7 @@ LOCK_FILE = ".lock"
 
 MAKE_ROOM = "Make room there and run the same command again."
 GIVE_ACCESS = "Give this user the right to read and write it, or choose another directory."
+ELSEWHERE = "Or have the results written elsewhere: --output=DIR."
 NOT_A_DIRECTORY = "It must be a directory: choose another path."
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), MAKE_ROOM),
@@ -33,12 +34,13 @@ def describe_os_error(error: OSError, workdir: str | pathlib.Path) -> str:
     return f"{error.filename or workdir}: {reason}. {REMEDIES.get(error.errno, '')}".rstrip()
 
 
-def check_writable(directory: pathlib.Path, contents: bool = True) -> None:
+def check_writable(directory: pathlib.Path, contents: bool = True, hint: str = "") -> None:
     """Raises a PermissionError unless a directory and its direct contents can be written.
 
     Args:
       directory: an existing directory.
       contents: whether to check the files and directories directly inside as well.
+      hint: another way, put after the message.
     """
     for path in (directory, *(sorted(directory.iterdir()) if contents else ())):
         needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
@@ -46,7 +48,10 @@ def check_writable(directory: pathlib.Path, contents: bool = True) -> None:
         if not os.access(path, needed) and path.exists():
             read_only = os.statvfs(path).f_flag & os.ST_RDONLY
             number = errno.EROFS if read_only else errno.EACCES
-            raise PermissionError(number, os.strerror(number), str(path))
+            error = PermissionError(number, os.strerror(number), str(path))
+            if hint:
+                raise PermissionError(f"{describe_os_error(error, directory)} {hint}")
+            raise error
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import checkpoints, evaluation, experiment, inference, training
+from vae_jax import checkpoints, evaluation, experiment, files, inference, training
 from vae_jax import config as configuration
 from vae_jax.errors import InputError
 from vae_jax.inference import TrainedVAE
@@ -117,12 +117,11 @@ class Ablation:
                 results[name][seed] = finished[run.label]
                 shutil.rmtree(run.directory / checkpoints.DIRECTORY, ignore_errors=True)
         base = self._settings.base
-        engine.write_text(self._workdir / "ablation.json", to_json(base, self.rows, results))
+        files.write_json(self._workdir / "ablation.json", to_json(base, self.rows, results))
         markdown = to_markdown(self._settings, self.rows, results, self._with_samples)
-        engine.write_text(self._workdir / "ablation.md", markdown)
-        with engine.replaced(self._workdir / "ablation.png") as path:
-            panels = make_panels(self._settings, self.rows, results, self._read_curves)
-            figures.save_ablation(path, panels)
+        files.write_text(self._workdir / "ablation.md", markdown)
+        panels = make_panels(self._settings, self.rows, results, self._read_curves)
+        figures.save_ablation(self._workdir / "ablation.png", panels)
 
     def _config(self, name: str, seed: int) -> ConfigDict:
         return changed(self._configs[name], {"seed": seed}, name)

@@ -104,9 +104,8 @@ def create_kernel_distance(
     return KernelDistance(extractor, images, name, cache_dir)
 
 
-def training_record(run_dir: pathlib.Path) -> dict[str, float | None]:
-    """Reads skipped updates and gradient norms of the last record; None if not finite."""
+def training_record(run_dir: pathlib.Path) -> dict[str, float]:
+    """Reads skipped updates and gradient norms of the last record."""
     records = [r for r in read_metrics(run_dir) if "train/grad_norm" in r]
     names = ("skipped_updates", "grad_norm", "grad_norm_max") if records else ()
-    values = {name: records[-1][f"train/{name}"] for name in names}
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+    return {name: records[-1][f"train/{name}"] for name in names}

@@ -1,6 +1,5 @@
 """What an ablation writes: its results as JSON, as a Markdown table, and as panels of a figure."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -53,13 +52,13 @@ def check_groups_and_panels(settings: ConfigDict, groups: Groups) -> None:
             raise InputError(f"panels: {unknown} are unknown: use one of {', '.join(COLUMNS)}.")
 
 
-def to_json(base: ConfigDict, rows: Sequence[Row], results: Results) -> str:
-    """Returns the base configuration and all results, group by group, as JSON."""
+def to_json(base: ConfigDict, rows: Sequence[Row], results: Results) -> dict[str, Any]:
+    """Returns the base configuration and all results, group by group, for `files.write_json`."""
     groups: dict[str, dict] = {}
     for row in rows:
         content = {"changes": row.changes, "run": row.run, "seeds": results[row.run]}
         groups.setdefault(row.group, {})[row.name] = content
-    return json.dumps({"base": configuration.flatten(base), "groups": groups}, indent=2) + "\n"
+    return {"base": configuration.flatten(base), "groups": groups}
 
 
 def to_markdown(

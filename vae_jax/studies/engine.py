@@ -4,18 +4,16 @@ A study is a list of runs and a function that writes their results. `run_all` do
 do. Processes that call it with the same runs share them, and each returns when all are finished.
 """
 
-import contextlib
 import dataclasses
-import json
 import logging
-import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vae_jax import files
 from vae_jax.runtime.workdir import WorkdirBusyError, lock_workdir
 
 LOGGER = logging.getLogger(__name__)
@@ -43,7 +41,7 @@ class Run:
     def result(self) -> Any:
         """Returns the result, or None if the run is not finished."""
         path = self.directory / RESULT_FILE
-        return json.loads(path.read_text()) if path.exists() else None
+        return files.read_json(path) if path.exists() else None
 
     def finish(self) -> int | None:
         """Does the run and stores its result, unless it is finished.
@@ -63,7 +61,7 @@ class Run:
             outcome = self.work()
             if isinstance(outcome, int):
                 return outcome
-            write_text(self.directory / RESULT_FILE, json.dumps(outcome, indent=2) + "\n")
+            files.write_json(self.directory / RESULT_FILE, outcome)
         return None
 
 
@@ -109,25 +107,6 @@ def run_all(runs: Sequence[Run], write: Callable[[Mapping[str, Any]], None]) -> 
                 announced = busy
             time.sleep(WAITING_SECONDS)
     return None
-
-
-@contextlib.contextmanager
-def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a path to write to; what was written there then replaces `path` in one step.
-
-    Other processes may write or read `path` at the same time.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Each process has a name of its own; the suffix stays, because it says the format of a picture.
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
-    yield temporary
-    temporary.replace(path)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in one step, as `replaced` does."""
-    with replaced(path) as temporary:
-        temporary.write_text(text)
 
 
 def mean_and_deviation(values: Sequence[float], digits: int) -> str:

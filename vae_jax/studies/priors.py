@@ -13,7 +13,6 @@ the measurements, which are kept in directories measured_*: remove these to meas
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -25,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
-from vae_jax import evaluation, inference, priors, training
+from vae_jax import evaluation, files, inference, priors, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.files import expand
 from vae_jax.inference import TrainedVAE, image_sets
@@ -51,7 +50,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | int:
       WorkdirBusyError: another process trains this prior.
     """
     path, start = workdir / FIT_FILE, time.perf_counter()
-    spent = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    spent = files.read_json(path)["seconds"] if path.exists() else 0.0
     if configuration.complete(config).train.num_steps in Checkpoints(workdir).steps():
         return {"seconds": spent}
     stopped_by = None
@@ -59,7 +58,8 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | int:
         stopped_by = training.train_and_evaluate(config, workdir, evaluation.validate)
     finally:
         spent += time.perf_counter() - start
-        engine.write_text(path, json.dumps({"seconds": spent}) + "\n")
+        workdir.mkdir(parents=True, exist_ok=True)  # an error may come before the training
+        files.write_json(path, {"seconds": spent})
     return {"seconds": spent} if stopped_by is None else stopped_by
 
 
@@ -132,17 +132,16 @@ class Comparison:
 
     def write(self, results: Mapping[str, dict[str, Any]]) -> None:
         """Writes table.md, table.json and samples.png from {label: result} of measured rows."""
-        engine.write_text(self._directory / "table.json", json.dumps(results, indent=2) + "\n")
+        files.write_json(self._directory / "table.json", results)
         note = describe(self._workdir, self._num_samples, self._num_iw_images, self._distances.tap)
         table = make_table(results, self._distances.tap, note)
-        engine.write_text(self._directory / "table.md", "\n".join(table.to_markdown()))
+        files.write_text(self._directory / "table.md", "\n".join(table.to_markdown()))
         shown = {
             row.label: np.load(self._directory_of(row) / SHOWN_FILE)
             for row in self.rows
             if row.label in results and row.temperature == 1.0
         }
-        with engine.replaced(self._directory / "samples.png") as path:
-            figures.save_labelled_rows(path, shown)
+        figures.save_labelled_rows(self._directory / "samples.png", shown)
 
     def _directory_of(self, row: Row) -> pathlib.Path:
         """Returns the directory for what is measured, inside that of the fit."""
@@ -174,7 +173,7 @@ class Comparison:
             result |= {name: dataclasses.asdict(metric) for name, metric in bounds.items()}
             fit_file = row.workdir / FIT_FILE
             if fit_file.exists():
-                result["fit_seconds"] = json.loads(fit_file.read_text())["seconds"]
+                result["fit_seconds"] = files.read_json(fit_file)["seconds"]
             prior_params = jax.tree.leaves(vae.params.get("prior", {}))
             result["num_parameters"] = int(sum(p.size for p in prior_params))
         block = image_sets.BLOCK_SIZE

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vae_jax import config as configuration
-from vae_jax import inference, models
+from vae_jax import files, inference, models
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.data import Split
@@ -99,7 +99,7 @@ def create_or_restore_state(
     table = models.parameter_table(fresh.params)
     LOGGER.info("Parameters:\n%s", table)
     if sharding.is_main_process():
-        (workdir / "parameters.md").write_text(table + "\n")
+        files.write_text(workdir / "parameters.md", table + "\n")
     params = experiment.task.start(fresh.params, train, inference.load)
     params = jax.device_put(params, everywhere)
     # Copies: the train step donates its input, and a buffer cannot be donated twice.
