@@ -135,3 +135,132 @@ def test_twenty_kills(runs, undisturbed_long, tmp_path):
     killed = kill_and_resume(runs, tmp_path / "run", undisturbed_long, moments, random, *LONG)
     assert killed.total() == 20
     assert killed[WRITING] >= 4 and killed[COMMITTED] >= 1
+
+
+# Any moment of preparation, training and evaluation
+
+# Prepares a dataset of named arrays whose images arrive slowly.
+PREPARE = """
+import pathlib, sys, time
+import numpy as np
+from tests.conftest import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, smooth_images
+from vae_jax.data import sources
+
+class Slowly(list):
+    def __getitems__(self, rows):
+        time.sleep(0.2)
+        return [self[row] for row in rows]
+
+class Builder:
+    def __init__(self, data_dir):
+        pass
+    def download_and_prepare(self, file_format):
+        pass
+    def as_data_source(self):
+        images = {"train": smooth_images(NUM_TRAIN + NUM_VALIDATION),
+                  "test": smooth_images(NUM_TEST, seed=1)}
+        return {name: Slowly({"image": x} for x in split) for name, split in images.items()}
+
+class Tiny(sources.Source):
+    def builder(self):
+        return Builder
+
+sources.preparation.CHUNK_SIZE = 16
+directory = pathlib.Path(sys.argv[1]) / "tiny"
+sources.prepare_arrays(Tiny("tiny"), directory, directory.parent / "tfds")
+"""
+
+
+class Stages:
+    """Prepares, trains and evaluates in `directory`; each stage is killed at any moment.
+
+    Args:
+      runs: starts the commands.
+      directory: receives data/ and run/.
+    """
+
+    def __init__(self, runs: Runs, directory: pathlib.Path):
+        self._runs, self.data, self.workdir = runs, directory / "data", directory / "run"
+        self._prepare = directory / "prepare.py"
+        self._prepare.write_text(PREPARE, encoding="utf-8")
+        self.seconds = {stage: self._finish(stage) for stage in STAGES}
+        self._evaluation = self.evaluation()
+        assert self._evaluation
+
+    def start(self, stage: str):
+        if stage == "prepare":
+            return self._runs.start(self._prepare, self.data)
+        if stage == "train":
+            return self._runs.start_training(self.workdir, data_dir=self.data)
+        arguments = (f"--workdir={self.workdir}", "--num_samples=0", "--num_failures=2")
+        return self._runs.start("evaluate.py", *arguments)
+
+    def _finish(self, stage: str) -> float:
+        begin = time.monotonic()
+        completed = finish(self.start(stage))
+        assert completed.returncode == 0, completed.stderr
+        assert_no_traceback(completed)
+        return time.monotonic() - begin
+
+    def evaluation(self) -> dict[str, bytes] | None:
+        """Returns the files of the evaluation without its directory, or None if there is none."""
+        directory = self.workdir / "eval"
+        if not directory.exists():
+            return None
+        paths = sorted(path for path in directory.rglob("*") if path.is_file())
+        return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+    def undo(self, stage: str) -> None:
+        """Removes what a stage has made, so that it has work to do."""
+        if stage == "prepare":
+            shutil.rmtree(self.data)
+        elif stage == "train":
+            shutil.rmtree(self.workdir / "checkpoints")
+
+    def kill(self, stage: str, seconds: float) -> bool:
+        """Starts a stage and kills it after a time; returns whether it had not ended before."""
+        process = self.start(stage)
+        time.sleep(seconds)
+        was_running = process.poll() is None
+        process.kill()
+        completed = finish(process)
+        assert_no_traceback(completed)
+        return was_running
+
+    def check(self, stage: str, undisturbed: pathlib.Path, images: np.ndarray) -> None:
+        """Checks what a kill has left, and that the stage then ends as if nothing had happened."""
+        path = self.data / "tiny" / "train_images.npy"
+        if stage == "prepare" and path.parent.exists():
+            np.testing.assert_array_equal(np.load(path), images)
+        if stage == "evaluate":  # the old one, or the same written anew
+            assert self.evaluation() == self._evaluation
+        self._finish(stage)
+        if stage == "prepare":
+            np.testing.assert_array_equal(np.load(path), images)
+            left = {p.name for p in self.data.iterdir()} - {".tiny.lock"}
+            assert left == {"tiny"}
+        elif stage == "train":
+            assert_ended_as(self.workdir, undisturbed, checkpoints_may_be_left=True)
+        else:
+            assert self.evaluation() == self._evaluation
+            assert not [p for p in self.workdir.iterdir() if p.name.startswith(".eval")]
+
+
+STAGES = ("prepare", "train", "evaluate")
+
+
+@pytest.mark.long
+def test_twenty_kills_at_any_moment_of_preparation_training_and_evaluation(
+    runs, undisturbed, tmp_path
+):
+    random, stages = np.random.default_rng(2), Stages(runs, tmp_path)
+    images = np.load(tmp_path / "data" / "tiny" / "train_images.npy")
+    killed = collections.Counter()
+    while killed.total() < 20:
+        stage = STAGES[killed.total() % len(STAGES)]
+        stages.undo(stage)
+        if stages.kill(stage, random.uniform(0.0, stages.seconds[stage])):
+            killed[stage] += 1
+        stages.check(stage, undisturbed, images)
+    print(dict(killed))
+    assert min(killed[stage] for stage in STAGES) >= 6
