@@ -380,7 +380,7 @@ def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkey
 
 
 def test_negative_patience_is_refused(data_dir):
-    with pytest.raises(ValueError, match="train.patience = -1 must not be negative"):
+    with pytest.raises(ValueError, match="train.patience = -1 must be an integer from 0"):
         experiment.validate(make_config(data_dir, train__patience=-1))
 
 
