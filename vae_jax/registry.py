@@ -18,6 +18,7 @@ Kind = TypeVar("Kind")
 
 
 MAX_SHOWN = 200  # characters of a value in a message
+MAX_TEXT = 1000  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +110,13 @@ def flag() -> Option:
 
 def text(may_be_empty: bool = False) -> Option:
     """Returns an option that is a text, such as a name or a path."""
-
-    def holds(value: Any) -> bool:
-        return isinstance(value, str) and value.isprintable() and (may_be_empty or bool(value))
-
-    empty = "" if may_be_empty else ", and not empty"
-    return Option(f"must be a text of printable characters{empty}", holds)
+    minimum = 0 if may_be_empty else 1
+    return Option(
+        f"must be a text of {minimum} to {MAX_TEXT:,} printable characters",
+        lambda value: (
+            isinstance(value, str) and value.isprintable() and minimum <= len(value) <= MAX_TEXT
+        ),
+    )
 
 
 def at_least(minimum: int) -> Option:

@@ -5,6 +5,7 @@ that make no sense, numbers that float32 turns into 0, 1 or infinity, and counts
 or memory than any machine has. The rules of a component's options are registered with its kinds.
 """
 
+import functools
 import operator
 from collections.abc import Mapping, Set
 from typing import Any
@@ -36,7 +37,11 @@ STEPS = integer(1, 10**9)  # the number of the step is an int32
 STEPS_OR_NONE = integer(0, 10**9)
 DECAY = number(0, 0.999999)  # float32 would round the next ones to 1, and 1 - 1 divides
 BATCH_SIZE = integer(1, 10**6)
-IMAGE_SHAPE = integers(1, 4096, [3], "3")
+_THREE = integers(1, 4096, [3], "3")
+IMAGE_SHAPE = Option(
+    f"{_THREE.describe()}, the last of them 1 or 3, the channels",
+    lambda value: _THREE.holds(value) and value[2] in (1, 3),
+)
 
 SCHEMA: Mapping[str, Option] = {
     "seed": SEED,
@@ -111,12 +116,17 @@ def rules(config: ConfigDict | None = None) -> dict[str, Option]:
     return found
 
 
+@functools.cache
+def _default_keys() -> frozenset[str]:
+    return frozenset(key for key, _ in leaves(defaults.get_config()))
+
+
 def unknown_and_missing(keys: Set[str]) -> tuple[list[str], list[str]]:
     """Returns which of these keys no configuration has, and which keys it has besides them.
 
     A kind that a user's script registers may have options without a default.
     """
-    needed = {key for key, _ in leaves(defaults.get_config())}
+    needed = _default_keys()
     return sorted(keys - needed - rules().keys()), sorted(needed - keys)
 
 
