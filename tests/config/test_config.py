@@ -74,8 +74,8 @@ def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.kl.wieght=2"], "wieght"),
-        (["--config.train.batch_size=many"], "train.batch_size"),
+        (["--config.kl.wieght=2"], "train.py: --config.kl.wieght: "),
+        (["--config.train.num_steps=1.5"], "train.py: flag --config.train.num_steps=1.5: "),
         (["--config.kl.schedule=triangle"], "train.py: kl.schedule = 'triangle' is unknown"),
         (["--config.data.name=nothing"], "train.py: dataset 'nothing'"),
         (["stray"], "Unknown arguments ['stray']"),

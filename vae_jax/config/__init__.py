@@ -7,6 +7,7 @@ reads and writes config.json.
 
 from vae_jax.config.checks import check_values as check_values
 from vae_jax.config.checks import options as options
+from vae_jax.config.files import check_flags as check_flags
 from vae_jax.config.files import find_config as find_config
 from vae_jax.config.files import load_module as load_module
 from vae_jax.config.files import named_config as named_config

@@ -219,6 +219,7 @@ def train_and_evaluate(
       TrainingDivergedError: too many updates in a row had non-finite gradients.
       ProcessLostError: another process of the run has ended.
     """
+    configuration.check_each_value(config)
     config = configuration.complete(config)
     validate(config)
     workdir = pathlib.Path(workdir)
