@@ -12,6 +12,7 @@ from configs import default
 from tests.conftest import REPOSITORY, config_flags, make_config, make_experiment, run_python
 from vae_jax import config as configuration
 from vae_jax import experiment
+from vae_jax.models import memory
 
 CONFIGS = sorted(
     path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "__init__"
@@ -56,7 +57,8 @@ def test_config_rejects_a_misspelled_key(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name):
+def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name, monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: 8 * 2**30)  # that of a small machine
     config = get_config(name)
     image_shape = dataset_image_shape(config)
     run = experiment.build(config, image_shape)
