@@ -24,7 +24,7 @@ from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
 from vae_jax.training import start, steps
 from vae_jax.training.log import TrainingLog
-from vae_jax.training.watch import EvaluateFn, TrainingDivergedError, Watch
+from vae_jax.training.watch import EvaluateFn, TrainingDivergedError, Watch, check_final_elbo
 from vae_jax.typing import PyTree
 
 LOGGER = logging.getLogger(__name__)
@@ -129,6 +129,8 @@ class Trainer:
                     )
                     break
         self._checkpoints.require_saved()
+        assert elbo is not None  # the last step is always evaluated
+        check_final_elbo(elbo)
         return None
 
     def close(self) -> None:
@@ -216,7 +218,8 @@ def train_and_evaluate(
       CheckpointsDamagedError: none of the checkpoints can be read.
       CheckpointNotSavedError: the checkpoint at the end, or after a signal, could not be written.
       OSError: `workdir` cannot be created or written, or the disk is full.
-      TrainingDivergedError: too many updates in a row had non-finite gradients.
+      TrainingDivergedError: too many updates in a row had non-finite gradients, or the last
+        validation ELBO is not finite.
       ProcessLostError: another process of the run has ended.
     """
     configuration.check_each_value(config)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -30,7 +31,7 @@ EvaluateFn: TypeAlias = Callable[[TrainedVAE, Split], writers.Summary]
 
 
 class TrainingDivergedError(UserError, FloatingPointError):
-    """Too many updates in a row had non-finite gradients."""
+    """Too many updates in a row had non-finite gradients, or the final ELBO is not finite."""
 
 
 def check_not_diverged(metrics: Mapping[str, np.ndarray], last_step: int, limit: int) -> None:
@@ -56,6 +57,17 @@ def check_not_diverged(metrics: Mapping[str, np.ndarray], last_step: int, limit:
         "longer optim.warmup_steps or kl.warmup_steps; the checkpoints before these steps are "
         "intact."
     )
+
+
+def check_final_elbo(elbo: float) -> None:
+    """Raises a TrainingDivergedError if the last validation ELBO of a run is not finite."""
+    if not math.isfinite(elbo):
+        raise TrainingDivergedError(
+            f"The training has ended with a validation ELBO of {elbo}, because the parameters, or "
+            "what the model computes from them, overflow. Start again in a new --workdir with a "
+            "lower optim.learning_rate or optim.clip_norm, or a longer optim.warmup_steps or "
+            "kl.warmup_steps."
+        )
 
 
 def is_out_of_patience(elbos: Sequence[float], patience: int) -> bool:
