@@ -252,7 +252,7 @@ def test_rule_of_a_dataset_is_enforced(tmp_path):
 
 def test_option_of_another_kind_is_checked_but_not_passed_on():
     assert likelihoods.create_likelihood("narrow", 1, num_mixtures=3) == Narrow(1)
-    with pytest.raises(InputError, match="likelihood.num_mixtures = 0 must be at least 1"):
+    with pytest.raises(InputError, match="likelihood.num_mixtures = 0 must be an integer from 1"):
         likelihoods.create_likelihood("narrow", 1, num_mixtures=0)
     with pytest.raises(TypeError, match="no likelihood has the option 'widht'"):
         likelihoods.create_likelihood("narrow", 1, widht=0.1)

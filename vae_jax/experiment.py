@@ -215,6 +215,13 @@ def build(config: ConfigDict, image_shape: ImageShape | None = None) -> Experime
         config.likelihood.name, num_channels, **configuration.options(config, "likelihood")
     )
     model = _create_model(config, (height, width, num_channels), likelihood)
+    plan = _create_training_plan(config)
+    prior_options = priors.REGISTRY.options_of(config.prior.name, config.prior)
+    models.check_memory(
+        model,
+        [f"prior.{key}" for key, value in prior_options.items() if not isinstance(value, str)],
+        {"train.batch_size": plan.batch_size, "eval.batch_size": config.eval.batch_size},
+    )
     learning_rate = schedules.make_learning_rate_schedule(
         o.learning_rate,
         o.warmup_steps,
@@ -233,7 +240,7 @@ def build(config: ConfigDict, image_shape: ImageShape | None = None) -> Experime
             k.schedule, k.weight, k.warmup_steps, k.num_cycles, k.ramp_fraction
         ),
         learning_rate=learning_rate,
-        training=_create_training_plan(config),
+        training=plan,
         evaluation=EvaluationPlan(**config.eval.to_dict(), temperature=config.prior.temperature),
     )
 

@@ -12,6 +12,7 @@ from configs import default
 from tests.conftest import REPOSITORY, config_flags, make_config, make_experiment, run_python
 from vae_jax import config as configuration
 from vae_jax import experiment
+from vae_jax.models import memory
 
 CONFIGS = sorted(
     path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "__init__"
@@ -56,7 +57,8 @@ def test_config_rejects_a_misspelled_key(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name):
+def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name, monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: 8 * 2**30)  # that of a small machine
     config = get_config(name)
     image_shape = dataset_image_shape(config)
     run = experiment.build(config, image_shape)
@@ -74,8 +76,8 @@ def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.kl.wieght=2"], "wieght"),
-        (["--config.train.batch_size=many"], "train.batch_size"),
+        (["--config.kl.wieght=2"], "train.py: --config.kl.wieght: "),
+        (["--config.train.num_steps=1.5"], "train.py: flag --config.train.num_steps=1.5: "),
         (["--config.kl.schedule=triangle"], "train.py: kl.schedule = 'triangle' is unknown"),
         (["--config.data.name=nothing"], "train.py: dataset 'nothing'"),
         (["stray"], "Unknown arguments ['stray']"),
@@ -221,50 +223,48 @@ def test_only_a_fixed_variance_has_no_parameter(tmp_path, variance):
 # Errors
 
 
-PRIOR_COUNTS = ("num_components", "num_couplings", "num_blocks", "num_sampling_steps")
-
-
-@pytest.mark.parametrize(
-    "key", [*configuration.POSITIVE_KEYS, *(f"prior.{name}" for name in PRIOR_COUNTS)]
-)
-def test_counts_below_one_are_refused(tmp_path, key):
-    with pytest.raises(ValueError, match=f"{key} = 0 must be at least 1"):
-        experiment.validate(make_config(tmp_path, **{key: 0}))
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("optim.ema_decay", 1.0, "optim.ema_decay = 1.0 must lie in [0, 1)"),
-        ("optim.ema_decay", -0.1, "optim.ema_decay = -0.1 must lie in [0, 1)"),
+        ("optim.ema_decay", 1.0, "optim.ema_decay = 1.0 must be a number from 0 to 0.999999"),
+        ("optim.ema_decay", -0.1, "optim.ema_decay = -0.1 must be a number from 0 to"),
         ("optim.name", "sgd", "optim.name = 'sgd' is unknown: use one of adam"),
         ("optim.weight_decay", 0.1, "optim.weight_decay = 0.1 has no effect"),
-        ("optim.clip_norm", -1.0, "optim.clip_norm = -1.0 must not be negative"),
-        ("optim.learning_rate", 0.0, "optim.learning_rate = 0.0 must be positive"),
+        ("optim.clip_norm", -1.0, "optim.clip_norm = -1.0 must be a number from 0 to 1e+12 (0: no"),
+        (
+            "optim.learning_rate",
+            0.0,
+            "optim.learning_rate = 0.0 must be a number from 1e-12 to 1e+20",
+        ),
         ("optim.decay", "step", "optim.decay = 'step' is unknown"),
         ("optim.warmup_steps", 25, "must lie between 0 and 24, the end"),
         ("optim.final_fraction", 1.5, "optim.final_fraction = 1.5"),
-        ("kl.free_bits", -1.0, "kl.free_bits = -1.0 must not be negative"),
+        ("kl.free_bits", -1.0, "kl.free_bits = -1.0 must be a number from 0 to"),
         ("kl.weight", -1.0, "kl.weight = -1.0"),
         ("kl.schedule", "step", "kl.schedule = 'step' is unknown: use one of constant"),
         ("kl.num_cycles", 0, "kl.num_cycles = 0"),
         ("model.dtype", "float16", "model.dtype = 'float16' is unknown: use one of float32"),
         ("model.widths", (), "model.widths = ()"),
-        ("model.widths", (8, 0), "model.widths = (8, 0) must be positive"),
+        ("model.widths", (8, 0), "model.widths = (8, 0) must be a tuple of 1 to 12 integers"),
         ("likelihood.name", "poisson", "likelihood.name = 'poisson' is unknown"),
-        ("likelihood.num_mixtures", 0, "likelihood.num_mixtures = 0 must be at least 1"),
+        ("likelihood.num_mixtures", 0, "likelihood.num_mixtures = 0 must be an integer from 1"),
         ("likelihood.binarize", True, "likelihood.binarize = True"),
-        ("likelihood.gaussian_std", 0.0, "likelihood.gaussian_std = 0.0 must be positive"),
+        (
+            "likelihood.gaussian_std",
+            0.0,
+            "likelihood.gaussian_std = 0.0 must be a number from 1e-06",
+        ),
         ("likelihood.reduction", "max", "'max' is unknown: use one of sum, mean"),
         ("likelihood.gaussian_variance", "constant", "'constant' is unknown: use one of learned"),
         ("eval.num_iw_images", -1, "eval.num_iw_images = -1"),
+        ("train.steps_per_call", -1, "train.steps_per_call = -1 must be an integer from 0"),
         ("train.steps_per_call", 3, "train.steps_per_call = 3 must divide"),
         ("prior.name", "normal", "prior.name = 'normal' is unknown: use one of standard_normal"),
         ("prior.weighting", "snr", "prior.weighting = 'snr' is unknown: use one of bound, simple"),
         ("prior.weighting", "simple", "prior.weighting = 'simple' is for a frozen VAE only"),
         ("prior.sampler", "euler", "prior.sampler = 'euler' is unknown: use one of ancestral"),
-        ("prior.widths", (), "prior.widths = () must be positive"),
-        ("prior.temperature", -0.1, "prior.temperature = -0.1 must not be negative"),
+        ("prior.widths", (), "prior.widths = () must be a tuple of 1 to 12 integers"),
+        ("prior.temperature", -0.1, "prior.temperature = -0.1 must be a number from 0"),
         ("prior.name", "ex_post_mixture", "prior.name = 'ex_post_mixture' is for a frozen VAE"),
         ("vae_workdir", "runs/vae", "prior.name = 'standard_normal' has no parameters to train on"),
     ],
@@ -345,7 +345,7 @@ def test_given_steps_per_call_are_used(tmp_path):
     assert run.training.steps_in_call() == 2
 
 
-@pytest.mark.parametrize("steps_per_call", [-1, 3, 8])
+@pytest.mark.parametrize("steps_per_call", [3, 8])
 def test_steps_per_call_that_do_not_divide_an_interval_are_refused(tmp_path, steps_per_call):
     config = make_config(tmp_path, train__log_every_steps=4, train__steps_per_call=steps_per_call)
     message = f"train.steps_per_call = {steps_per_call} must divide .*log_every_steps': 4"
@@ -363,7 +363,7 @@ def test_batch_size_is_a_number_or_auto(data_dir, value):
 
 @pytest.mark.parametrize("value", [0, -8, 6.5, "many", True])
 def test_other_batch_sizes_are_refused(data_dir, value):
-    message = f"train.batch_size = {value!r} must be an integer, at least 1, or 'auto'"
+    message = f"train.batch_size = {value!r} must be an integer from 1 to 1,000,000, or 'auto'"
     with pytest.raises(ValueError, match=message):
         experiment.validate(make_config(data_dir, train__batch_size=value))
 

@@ -282,7 +282,7 @@ def test_incomplete_directory_is_refused_and_left_alone(tmp_path, no_tfds):
 
 @pytest.mark.parametrize(("crop", "image_size"), [(179, 64), (0, 64), (148, 0), (148.0, 64)])
 def test_impossible_crop_or_size_is_refused(tmp_path, crop, image_size):
-    with pytest.raises(ValueError, match="must be an integer, at least 1"):
+    with pytest.raises(ValueError, match="must be an integer from 1"):
         data.prepare("celeb_a", tmp_path, crop=crop, image_size=image_size)
 
 

@@ -219,7 +219,7 @@ def test_killed_run_resumes_and_gives_the_same_result(
 
 
 def test_run_that_diverges_is_a_result(data_dir, tmp_path, monkeypatch):
-    bad = {"optim.learning_rate": 1e30, "optim.warmup_steps": 0, "optim.max_skipped_in_a_row": 1}
+    bad = {"optim.learning_rate": 1e20, "optim.warmup_steps": 0, "optim.max_skipped_in_a_row": 1}
     groups = {"beta": {"bad": bad}, "weight": {"worse": bad}}
     subject = make_ablation(data_dir, tmp_path, groups, seeds=(3,))
     assert subject.run() is None

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as configuration
 from vae_jax import evaluation, training
-from vae_jax.commands.flags import show_in_help
+from vae_jax.commands.flags import parse, show_in_help
 from vae_jax.runtime import process
 
 FLAGS = flags.FLAGS
@@ -26,6 +26,7 @@ def run() -> None:
     program = pathlib.Path(sys.argv[0]).name
     with process.exit_on_user_error(program):
         sys.argv = configuration.replace_config_name(sys.argv)
+        configuration.check_flags(sys.argv)
     config_flags.DEFINE_config_file(
         "config", None, "Configuration: a file, or a name in configs/.", lock_config=True
     )
@@ -42,7 +43,7 @@ def run() -> None:
     )
     flags.mark_flags_as_required(["config", "workdir"])
     show_in_help(__name__, __doc__)
-    app.run(_main)
+    app.run(_main, flags_parser=parse)
 
 
 def _main(argv: list[str]) -> None:

@@ -1,53 +1,18 @@
-"""Rules for values that can be checked from the configuration alone.
+"""Checks that values agree with each other, after each has passed its rule in the schema.
 
-The rules about one component, such as the options of a likelihood, are in its own room.
+The checks within one component, such as the options of a likelihood, are in its own room.
 """
 
 import operator
 from typing import Any
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vae_jax import likelihoods, optim, priors
+from vae_jax.config.schema import AUTO, check_each_value
 from vae_jax.errors import InputError
 from vae_jax.optim import schedules
-from vae_jax.priors.networks import WIDTHS
-from vae_jax.registry import Option, at_least, one_of
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-REDUCTIONS = ("sum", "mean")
-AUTO = "auto"
-POSITIVE_KEYS = (
-    "train.accumulation_steps",
-    "train.num_steps",
-    "train.log_every_steps",
-    "train.eval_every_steps",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "eval.batch_size",
-    "eval.num_iw_samples",
-    "optim.max_skipped_in_a_row",
-    "model.patch_size",
-)
-
-
-def _not_negative(meaning_of_zero: str = "") -> Option:
-    return Option(f"must not be negative{meaning_of_zero}", lambda value: value >= 0)
-
-
-RULES = {  # for single values, by key
-    **dict.fromkeys(POSITIVE_KEYS, at_least(1)),
-    "optim.decay_steps": _not_negative(" (0: train.num_steps)"),
-    "optim.ema_decay": Option("must lie in [0, 1)", lambda value: 0 <= value < 1),
-    "eval.num_iw_images": _not_negative(" (0: all)"),
-    "train.patience": _not_negative(" (0: no early stop)"),
-    "kl.free_bits": _not_negative(),
-    "prior.temperature": _not_negative(),
-    "model.dtype": one_of(DTYPES),
-    "model.widths": WIDTHS,
-    "likelihood.reduction": one_of(REDUCTIONS),
-}
 OTHER_KEYS = {"likelihood": ("name", "reduction"), "prior": ("name", "temperature")}
 
 
@@ -62,8 +27,7 @@ def check_values(config: ConfigDict) -> None:
     Raises:
       InputError: a value breaks a rule; the message names key, value, rule and remedy.
     """
-    for key, rule in RULES.items():
-        rule.check(key, operator.attrgetter(key)(config))
+    check_each_value(config)
     likelihoods.check_options(config.likelihood.name, **options(config, "likelihood"))
     _check_batch(config)
     k, o = config.kl, config.optim
@@ -76,16 +40,18 @@ def check_values(config: ConfigDict) -> None:
         o.final_fraction,
     )
     optim.check_optimizer(o.name, o.weight_decay, o.clip_norm)
+    if o.weight_decay * o.learning_rate >= 1:
+        raise InputError(
+            f"optim.weight_decay = {o.weight_decay} times optim.learning_rate = {o.learning_rate} "
+            "must be below 1, because each update takes this fraction off the weights: use less of "
+            "one of the two."
+        )
     _check_prior(config)
 
 
 def _check_batch(config: ConfigDict) -> None:
     c = config.train
     size, parts = c.batch_size, c.accumulation_steps
-    if size != AUTO and (type(size) is not int or size < 1):
-        raise InputError(
-            f"train.batch_size = {size!r} must be an integer, at least 1, or {AUTO!r}."
-        )
     if size != AUTO and size % parts:
         raise InputError(
             f"train.accumulation_steps = {parts} must divide train.batch_size = {size}."

@@ -14,9 +14,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vae_jax import priors
+from vae_jax.config.keys import flatten
 from vae_jax.config.workdir import (
     CONFIG_FILE,
-    flatten,
     load,
     load_data_hash,
     load_image_shape,

@@ -4,18 +4,19 @@
 when the run was resumed.
 """
 
-import copy
+import contextlib
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax import files, likelihoods, priors
-from vae_jax.config import defaults
-from vae_jax.data import sources
+from vae_jax import files
+from vae_jax.config.keys import flatten, with_changes
+from vae_jax.config.schema import IMAGE_SHAPE, check_each_value, unknown_and_missing
 from vae_jax.errors import InputError, NotFoundError
+from vae_jax.registry import Option, show
 from vae_jax.typing import ImageShape
 
 CONFIG_FILE = "config.json"
@@ -23,6 +24,15 @@ CONFIG_FILE = "config.json"
 DATA_HASH = "data_sha256"  # the hash of the images
 VAE_STARTED = "vae_started"  # when the run of the frozen VAE was started
 HISTORY = "history"  # what changed when the run was resumed
+PARTS = {  # of config.json
+    "config": Option("must be a mapping", lambda value: isinstance(value, dict)),
+    "image_shape": Option("must be a list", lambda value: isinstance(value, list)),
+    "provenance": Option("must be a mapping", lambda value: isinstance(value, dict | None)),
+    DATA_HASH: Option("must be a text", lambda value: isinstance(value, str | None)),
+    VAE_STARTED: Option("must be a text", lambda value: isinstance(value, str | None)),
+    HISTORY: Option("must be a list", lambda value: isinstance(value, list | None)),
+}
+REMEDY = "put back a copy, or give another --workdir."
 # Keys that runs of earlier versions lack, with the values that reproduce how those runs behaved.
 ADDED_KEYS = {
     "likelihood.gaussian_std": 1.0,
@@ -46,29 +56,6 @@ ADDED_KEYS = {
     "prior.num_sampling_steps": 50,
     "prior.temperature": 1.0,
 }
-
-
-def flatten(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Joins nested keys by dots: {'a': {'b': 1}} -> {'a.b': 1}; tuples become lists, as in JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Returns a locked copy of a configuration with other values.
-
-    Args:
-      config: configuration, which stays as it is.
-      changes: values by dotted key.
-    """
-    config = copy.deepcopy(config).lock()
-    config.update_from_flattened_dict(dict(changes))
-    return config
 
 
 def save(
@@ -110,6 +97,7 @@ def update(
 
 
 def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the content of config.json, whose parts have the right types."""
     path = pathlib.Path(workdir) / CONFIG_FILE
     if not path.exists():
         raise NotFoundError(
@@ -119,16 +107,27 @@ def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
     text = files.read_text(path)
     try:
         content = files.parse_json(text)
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}): put back a copy, or give another --workdir."
-        ) from error
+    except Exception as error:  # also of a note on a number that says nothing, such as `[]`
+        raise InputError(f"{path} is damaged ({error}): {REMEDY}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (it is {show(content)}, not a mapping): {REMEDY}")
+    with _blamed_on(workdir):
+        for key, rule in PARTS.items():
+            rule.check(key, content.get(key))
     return content
 
 
 def load_image_shape(workdir: str | pathlib.Path) -> ImageShape:
-    """Returns the shape (H, W, C) of the images that the run in `workdir` was trained on."""
-    return tuple(_read(workdir)["image_shape"])
+    """Returns the shape (H, W, C) of the images that the run in `workdir` was trained on.
+
+    Raises:
+      NotFoundError: no run was started in that directory.
+      InputError: its config.json is damaged.
+    """
+    image_shape = tuple(_read(workdir)["image_shape"])
+    with _blamed_on(workdir):
+        IMAGE_SHAPE.check("image_shape", image_shape)
+    return image_shape
 
 
 def load_data_hash(workdir: str | pathlib.Path) -> str | None:
@@ -155,16 +154,14 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
 
     Raises:
       NotFoundError: no run was started in that directory.
-      InputError: its config.json is damaged, or has other keys than this version of the program.
+      InputError: its config.json is damaged, has a value that breaks its rule, or has other keys
+        than this version of the program; or there is no such key to change, or not to such a value.
     """
     content = _read(workdir)
     flat = ADDED_KEYS | flatten(content["config"])
-    known = flatten(defaults.get_config()).keys()
-    # A kind registered by a user's script may have options without a default.
-    options = sources.REGISTRY.keys() | likelihoods.REGISTRY.keys() | priors.REGISTRY.keys()
-    unknown, missing = flat.keys() - known - options, known - flat.keys()
+    unknown, missing = unknown_and_missing(flat.keys())
     if unknown or missing:
-        commit = content.get("provenance", {}).get("git_commit")
+        commit = (content.get("provenance") or {}).get("git_commit")
         raise InputError(
             f"{pathlib.Path(workdir) / CONFIG_FILE} was written by another version of this program"
             + _list_keys(", with keys that this version does not know", unknown)
@@ -172,11 +169,23 @@ def load(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) 
             + f". The run was started at commit {commit or '(not recorded)'}: check out that "
             "commit, or give another --workdir."
         )
-    changed = {key: value for key, value in (changes or {}).items() if value is not None}
     # JSON stores tuples as lists.
     flat = {key: tuple(v) if isinstance(v, list) else v for key, v in flat.items()}
-    return with_changes(ConfigDict(unflatten_dict(flat, sep=".")), changed)
+    config = ConfigDict(unflatten_dict(flat, sep="."))
+    with _blamed_on(workdir):
+        check_each_value(config)
+    return with_changes(config, {k: v for k, v in (changes or {}).items() if v is not None})
 
 
-def _list_keys(text: str, keys: Iterable[str]) -> str:
-    return f"{text}: {', '.join(sorted(keys))}" if keys else ""
+@contextlib.contextmanager
+def _blamed_on(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Says in which file a value breaks its rule."""
+    try:
+        yield
+    except InputError as error:
+        path = pathlib.Path(workdir) / CONFIG_FILE
+        raise InputError(f"{path} is damaged: {error} {REMEDY.capitalize()}") from error
+
+
+def _list_keys(text: str, keys: Sequence[str]) -> str:
+    return f"{text}: {', '.join(keys)}" if keys else ""

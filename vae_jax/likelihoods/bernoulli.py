@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from vae_jax.distributions import sum_event
 from vae_jax.likelihoods.base import Likelihood, register
-from vae_jax.registry import Option
+from vae_jax.registry import flag
 
 
-@register("bernoulli", binarize=Option())
+@register("bernoulli", binarize=flag())
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Bernoulli with logits: a mass function over {0, 1}.

@@ -10,7 +10,7 @@ import numpy as np
 
 from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.likelihoods.base import Likelihood, register, soft_floor
-from vae_jax.registry import Option, one_of
+from vae_jax.registry import number, one_of
 from vae_jax.typing import PyTree
 
 GAUSSIAN_VARIANCES = ("learned", "batch_optimal", "fixed")
@@ -20,7 +20,7 @@ MIN_GAUSSIAN_LOG_STD = -6.0  # soft floor, for pixels in [0, 1]
 @register(
     "gaussian",
     gaussian_variance=one_of(GAUSSIAN_VARIANCES),
-    gaussian_std=Option("must be positive", lambda value: value > 0),
+    gaussian_std=number(1e-6, 1e6),
 )
 @dataclasses.dataclass(frozen=True)
 class Gaussian(Likelihood):

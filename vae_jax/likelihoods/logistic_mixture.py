@@ -14,10 +14,10 @@ from vae_jax.likelihoods.logistic import (
     to_symmetric,
     to_unit,
 )
-from vae_jax.registry import at_least
+from vae_jax.registry import integer
 
 
-@register("discretized_logistic_mixture", num_mixtures=at_least(1))
+@register("discretized_logistic_mixture", num_mixtures=integer(1, 256))
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogisticMixture(Likelihood):
     """Mixture of discretised logistics with autoregressive channels.

@@ -1,5 +1,6 @@
 """Encoder, decoder and VAE as linen modules: the architecture, without losses."""
 
+from vae_jax.models.memory import check_memory as check_memory
 from vae_jax.models.summary import parameter_table as parameter_table
 from vae_jax.models.vae import VAE as VAE
 from vae_jax.models.vae import Decoder as Decoder

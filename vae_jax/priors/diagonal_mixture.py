@@ -10,6 +10,9 @@ from jax.scipy.special import logsumexp
 
 from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.priors.base import Prior
+from vae_jax.registry import integer
+
+NUM_COMPONENTS = integer(1, 10_000)
 
 # By default, accelerators round the factors of a product to 8 or 11 bits.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

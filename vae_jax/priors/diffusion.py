@@ -32,7 +32,7 @@ from vae_jax.errors import InputError
 from vae_jax.priors import networks, samplers
 from vae_jax.priors.base import Prior, VAEParts, register
 from vae_jax.priors.noise_schedule import NoiseSchedule
-from vae_jax.registry import Option, at_least, one_of
+from vae_jax.registry import integer, one_of
 from vae_jax.typing import PyTree
 
 WEIGHTINGS = ("bound", "simple")
@@ -42,11 +42,11 @@ NUM_MAP_STEPS = 50  # steps of Heun's method between latents and noise
 @register(
     "diffusion",
     widths=networks.WIDTHS,
-    num_blocks=at_least(1),
-    attention_resolutions=Option(),
+    num_blocks=networks.NUM_BLOCKS,
+    attention_resolutions=networks.ATTENTION_RESOLUTIONS,
     weighting=one_of(WEIGHTINGS),
     sampler=one_of(samplers.REGISTRY),
-    num_sampling_steps=at_least(1),
+    num_sampling_steps=integer(1, 10_000),
 )
 class Diffusion(Prior):
     """A diffusion model of the latents.

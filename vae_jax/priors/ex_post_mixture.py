@@ -16,14 +16,13 @@ from jax.scipy.special import logsumexp
 from vae_jax.distributions import normal_log_prob, sum_event
 from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior, register
-from vae_jax.priors.diagonal_mixture import draw_components, matmul
-from vae_jax.registry import at_least
+from vae_jax.priors.diagonal_mixture import NUM_COMPONENTS, draw_components, matmul
 from vae_jax.typing import PyTree
 
 LOGGER = logging.getLogger(__name__)
 
 
-@register("ex_post_mixture", num_components=at_least(1))
+@register("ex_post_mixture", num_components=NUM_COMPONENTS)
 class FullGaussianMixture(Prior):
     """A mixture of K Gaussians with full covariances, set to the result of `fit_full_mixture`.
 

@@ -18,12 +18,13 @@ from vae_jax.distributions import standard_normal_log_prob, sum_event
 from vae_jax.errors import InputError
 from vae_jax.priors.base import Prior, VAEParts, register
 from vae_jax.priors.diagonal_mixture import matmul
-from vae_jax.priors.networks import WIDTHS
-from vae_jax.registry import at_least
+from vae_jax.priors.networks import NUM_BLOCKS, WIDTHS
+from vae_jax.registry import integer
 
 # One coupling stretches by at most exp(2). Without a limit, a single unlucky latent overflows the
 # density or the inverse, and training does not recover from that.
 MAX_LOG_SCALE = 2.0
+MAX_NUM_BLOCKS = 512  # in all couplings; more take minutes to trace
 
 
 def coupling_masks(latent_shape: tuple[int, ...], num_couplings: int) -> list[np.ndarray]:
@@ -85,7 +86,7 @@ class CouplingNetwork(nn.Module):
         return MAX_LOG_SCALE * jnp.tanh(raw_log_scale / MAX_LOG_SCALE), shift
 
 
-@register("flow", num_couplings=at_least(1), widths=WIDTHS, num_blocks=at_least(1))
+@register("flow", num_couplings=integer(1, 128), widths=WIDTHS, num_blocks=NUM_BLOCKS)
 class Flow(Prior):
     """The exact density of z = from_noise(u) with u ~ N(0, I).
 
@@ -113,6 +114,12 @@ class Flow(Prior):
     @classmethod
     def check(cls, latent_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:
         coupling_masks(latent_shape, num_couplings=1)
+        num_couplings, num_blocks = options.get("num_couplings", 1), options.get("num_blocks", 1)
+        if num_couplings * num_blocks > MAX_NUM_BLOCKS:
+            raise InputError(
+                f"prior.num_couplings = {num_couplings} times prior.num_blocks = {num_blocks} must "
+                f"be at most {MAX_NUM_BLOCKS}: use less of one of the two."
+            )
 
     def setup(self) -> None:
         self.masks = coupling_masks(self.latent_shape, self.num_couplings)

@@ -7,15 +7,14 @@ import jax
 import numpy as np
 
 from vae_jax.priors.base import register
-from vae_jax.priors.diagonal_mixture import DiagonalMixture, choose_rows
-from vae_jax.registry import at_least
+from vae_jax.priors.diagonal_mixture import NUM_COMPONENTS, DiagonalMixture, choose_rows
 from vae_jax.typing import PyTree
 
 # Lower bound on the standard deviation of a latent dimension; a constant one has infinite density.
 MIN_STD = 1e-4
 
 
-@register("mixture", num_components=at_least(1))
+@register("mixture", num_components=NUM_COMPONENTS)
 class GaussianMixture(DiagonalMixture):
     """A mixture of K Gaussians; weights, means and standard deviations are learned in training.
 

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.blocks import AttentionBlock, depth_to_space, group_norm, space_to_depth
-from vae_jax.registry import Option
+from vae_jax.registry import integer, integers
 
-WIDTHS = Option(  # of networks of several levels
-    "must be positive channel counts",
-    lambda widths: len(widths) > 0 and all(width >= 1 for width in widths),
-)
+# Rules of options that networks share. Networks of more blocks take minutes to trace.
+WIDTHS = integers(1, 16_384, range(1, 13), "1 to 12")
+NUM_BLOCKS = integer(1, 32)
+ATTENTION_RESOLUTIONS = integers(1, 4096, range(13), "up to 12")
 NUM_FREQUENCIES = 32
 FIRST_FREQUENCY, LAST_FREQUENCY = 0.1, 10.0  # radians per unit of gamma, whose range is about 20
 

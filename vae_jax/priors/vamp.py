@@ -11,12 +11,11 @@ from scipy.special import logit
 
 from vae_jax.errors import InputError
 from vae_jax.priors.base import VAEParts, register
-from vae_jax.priors.diagonal_mixture import DiagonalMixture, choose_rows
-from vae_jax.registry import at_least
+from vae_jax.priors.diagonal_mixture import NUM_COMPONENTS, DiagonalMixture, choose_rows
 from vae_jax.typing import ImageShape, PyTree
 
 
-@register("vamp", num_components=at_least(1))
+@register("vamp", num_components=NUM_COMPONENTS)
 class VampPrior(DiagonalMixture):
     """1/K sum_k q(z | u_k) with pseudo-inputs u_k (Tomczak & Welling 2018, arXiv:1705.07120).
 

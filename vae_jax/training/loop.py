@@ -26,7 +26,13 @@ from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
 from vae_jax.training import start, steps
 from vae_jax.training.log import TrainingLog
-from vae_jax.training.watch import EvaluateFn, TrainingDivergedError, Watch, check_finite
+from vae_jax.training.watch import (
+    EvaluateFn,
+    TrainingDivergedError,
+    Watch,
+    check_final_elbo,
+    check_finite,
+)
 from vae_jax.typing import PyTree
 
 LOGGER = logging.getLogger(__name__)
@@ -186,7 +192,7 @@ class Trainer:
         is_alone = not self._mesh.is_multi_process
         try:
             with signals.immediate() if is_alone else contextlib.nullcontext():
-                elbo = self._watch.evaluate(self._state, writer)
+                self._elbo = elbo = self._watch.evaluate(self._state, writer)
         except Stopped:
             return True
         except OSError:
@@ -267,6 +273,7 @@ class Trainer:
         if signals.received and not self._mesh.is_multi_process:
             return self._stop(signals)
         self._checkpoints.require_saved()
+        check_final_elbo(self._elbo)
         return None
 
     def _stop(self, signals: StopSignals) -> int:
@@ -304,10 +311,12 @@ def train_and_evaluate(
       CheckpointsDamagedError: none of the checkpoints can be read.
       CheckpointNotSavedError: the checkpoint at the end, or after a signal, could not be written.
       OSError: `workdir` cannot be created or written, or the disk is full.
-      TrainingDivergedError: too many updates in a row had non-finite gradients.
+      TrainingDivergedError: too many updates in a row had non-finite gradients, or the last
+        validation ELBO is not finite.
       ProcessLostError: another process of the run has ended.
     """
     workdir = pathlib.Path(workdir)
+    configuration.check_each_value(config)
     config = configuration.complete(config, workdir)
     validate(config)
     workdir.mkdir(parents=True, exist_ok=True)

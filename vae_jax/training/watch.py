@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -37,7 +38,7 @@ START_AGAIN = (
 
 
 class TrainingDivergedError(UserError, FloatingPointError):
-    """Too many updates in a row had non-finite gradients, or the parameters are not finite."""
+    """Updates in a row were skipped, or the parameters or the last ELBO are not finite."""
 
 
 def check_not_diverged(metrics: Mapping[str, np.ndarray], last_step: int, limit: int) -> None:
@@ -77,6 +78,15 @@ def check_finite(state: TrainState) -> None:
         raise TrainingDivergedError(
             f"Step {int(state.step)}: {len(bad)} arrays of parameters are not finite, the first is "
             f"{bad[0]}, so this state is not saved. {START_AGAIN}"
+        )
+
+
+def check_final_elbo(elbo: float) -> None:
+    """Raises a TrainingDivergedError if the last validation ELBO of a run is not finite."""
+    if not math.isfinite(elbo):
+        raise TrainingDivergedError(
+            f"The training has ended with a validation ELBO of {elbo}, because the parameters, or "
+            f"what the model computes from them, overflow. {START_AGAIN}"
         )
 
 

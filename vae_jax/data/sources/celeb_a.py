@@ -11,22 +11,12 @@ import numpy as np
 from PIL import Image
 
 from vae_jax.data.sources.base import Source, register
-from vae_jax.registry import Option
+from vae_jax.registry import integer
 
 CELEB_A_IMAGE_SIZE = (178, 218)  # width, height of the aligned images, in pixels
 
 
-def _side(maximum: int | None = None) -> Option:
-    """Returns an option that is the side of a square, in pixels."""
-    upper = "" if maximum is None else f" and at most {maximum}"
-
-    def holds(value: Any) -> bool:
-        return hasattr(value, "__index__") and 1 <= value <= (maximum or value)
-
-    return Option(f"must be an integer, at least 1{upper}", holds)
-
-
-@register("celeb_a", crop=_side(CELEB_A_IMAGE_SIZE[0]), image_size=_side())
+@register("celeb_a", crop=integer(1, min(CELEB_A_IMAGE_SIZE)), image_size=integer(1, 1024))
 @dataclasses.dataclass(frozen=True)
 class CelebA(Source):
     """CelebA, cropped and resized; it has a validation split and no labels.
