@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.conftest import TINY
+from tests.conftest import TINY, run_python
 from vae_jax.recording import writers
 from vae_jax.recording.writers import MetricWriter, Summary, read_metrics
 
@@ -242,3 +242,40 @@ def test_tensorboard_shows_the_histograms_of_every_evaluation(events):
     assert [step for step, _ in points] == evaluation_steps()
     for _, buckets in points:  # [left, right, count]
         assert buckets[:, 2].sum() == np.prod(TINY["model.latent_shape"])
+
+
+RESUMED = """
+import pathlib, sys
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from vae_jax.recording.writers import MetricWriter, Summary
+
+workdir, evaluates_again = pathlib.Path(sys.argv[1]), sys.argv[2] == "True"
+
+def write(steps, first_step, **options):
+    writer = MetricWriter(workdir, first_step, **options)
+    for step in steps:
+        writer.write(step, "train", Summary({"loss": step}))
+        if step == 4:
+            images = {"samples": np.zeros((2, 2, 3), np.uint8)}
+            writer.write(step, "validation", Summary({"elbo": -1.0}, images))
+    return writer
+
+killed = write([2, 4, 6], 0)  # is not closed
+path = next((workdir / "tensorboard").iterdir())
+path.write_bytes(path.read_bytes()[:-3])  # the last record was being written
+write([6, 8], 4, evaluates_again=evaluates_again).close()
+events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+events.Reload()
+print({tag: [e.step for e in events.Tensors(tag)] for tag in sorted(events.Tags()["tensors"])})
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("evaluates_again", [False, True])
+def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path, evaluates_again):
+    completed = run_python("-c", RESUMED, tmp_path, evaluates_again, tensorflow=True)
+    names = [] if evaluates_again else ["validation/elbo", "validation/samples"]
+    evaluated = {name: [4] for name in names}
+    expected = {"train/loss": [2, 4, 6, 8], **evaluated}
+    assert completed.stdout == f"{expected}\n", completed.stderr
