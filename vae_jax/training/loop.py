@@ -19,6 +19,7 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.runtime.workdir import check_writable, lock_workdir
 from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
@@ -193,6 +194,7 @@ class Trainer:
         return number
 
 
+@standard_settings()
 def train_and_evaluate(
     config: ConfigDict, workdir: str | pathlib.Path, evaluate_fn: EvaluateFn
 ) -> int | None:
