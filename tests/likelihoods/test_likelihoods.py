@@ -275,6 +275,26 @@ INTERIOR_OUTPUTS = {
 
 
 @all_likelihoods
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_rounding_takes_no_mean_out_of_the_range(name, scale):
+    outputs = np.float32(
+        scale * np.random.default_rng(3).normal(size=(4096, *random_outputs(name).shape[1:]))
+    )
+    means = mean(LIKELIHOODS[name], outputs)
+    assert means.min() >= 0 and means.max() <= 1
+
+
+def test_rounding_takes_no_continuous_sample_out_of_the_range(monkeypatch):
+    """Near the largest random number, and near the logits at which the closed form begins."""
+    logits = np.concatenate([s * np.linspace(0.1, 0.2, 1000) for s in (-1, 1)]).astype(np.float32)
+    largest = np.float32(1 - 2.0**-24 * np.arange(1, 9))
+    outputs, uniform = np.meshgrid(logits, largest)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(uniform))
+    samples = CONTINUOUS_BERNOULLI.sample(jax.random.key(0), jnp.asarray(outputs))
+    assert samples.min() >= 0 and samples.max() <= 1
+
+
+@all_likelihoods
 def test_mean_is_the_mean_of_samples(name):
     likelihood = LIKELIHOODS[name]
     samples = sample(likelihood, 3, repeat(INTERIOR_OUTPUTS[name]))

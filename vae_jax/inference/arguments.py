@@ -22,6 +22,8 @@ from vae_jax.typing import ImageShape, PyTree
 MAX_VALUES = 2**31 - 1  # in one array on a device, whose elements XLA counts in 32 bits
 MAX_DRAWS = 1_000_000  # draws per image; their keys are made before the first of them is used
 NUM_KEY_WORDS = 2  # of a key of KEY_KIND
+REPR = reprlib.Repr()
+REPR.maxstring = REPR.maxother = 200
 
 
 class NotFiniteError(InputError):
@@ -35,10 +37,11 @@ def images(value: object, image_shape: ImageShape) -> np.ndarray:
     """
     array = _as_array("images", value)
     if array.dtype != np.uint8 and not _is_of(array, np.bool_, jnp.floating):
+        is_integer = _is_of(array, jnp.integer)
         raise InputError(
-            f"images have dtype {array.dtype}: this model takes uint8 in [0, 255] or "
-            "floating-point numbers in [0, 1]. If they are integers in [0, 255], pass "
-            "np.asarray(images, np.uint8)."
+            f"images have dtype {_dtype(value, array)}: this model takes uint8 in [0, 255] or "
+            "floating-point numbers in [0, 1]"
+            + (". If they are in [0, 255], pass np.asarray(images, np.uint8)." * is_integer or ".")
         )
     if array.shape[1:] != tuple(image_shape) or not len(array):
         raise InputError(
@@ -74,8 +77,8 @@ def latents(value: PyTree, like: PyTree, name: str = "z") -> PyTree:
         groups = structure.flatten_up_to(value)
     except ValueError as error:
         raise InputError(
-            f"{name} is {reprlib.repr(value)}: this model takes {jax.tree.map(_describe, like)}, "
-            "with an array for each group of latents."
+            f"{name} is {_show(value)}: this model takes an array for each group of latents, "
+            f"{jax.tree.map(lambda group: _batched(group.shape), like)}."
         ) from error
     arrays = [_latents_of_group(name, *pair) for pair in zip(groups, shapes, strict=True)]
     for array in arrays:
@@ -87,8 +90,8 @@ def _latents_of_group(name: str, value: object, like: jax.ShapeDtypeStruct) -> n
     array = _as_array(name, value)
     if not _is_of(array, jnp.integer, jnp.floating):
         raise InputError(
-            f"{name} has dtype {array.dtype} (it is of type {type(value).__name__}): this model "
-            f"takes real numbers {_batched(like.shape)}. Of a posterior, pass its mean."
+            f"{name} has dtype {_dtype(value, array)}: this model takes real numbers "
+            f"{_batched(like.shape)}. Of a posterior, pass the mean."
         )
     if array.shape[1:] != like.shape or not len(array):
         raise InputError(
@@ -124,14 +127,14 @@ def count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -
     except TypeError:
         number = None
     if number is None or number < minimum or (maximum is not None and number > maximum):
-        raise InputError(f"{name} = {reprlib.repr(value)}: must be {rule}.")
+        raise InputError(f"{name} = {_show(value)}: must be {rule}.")
     return number
 
 
 def flag(name: str, value: Any) -> bool:
     """Returns True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} = {reprlib.repr(value)}: must be True or False.")
+        raise InputError(f"{name} = {_show(value)}: must be True or False.")
     return bool(value)
 
 
@@ -140,7 +143,7 @@ def directory(name: str, value: Any) -> str:
     path = value if isinstance(value, str | os.PathLike) else ""
     text = os.fspath(path)
     if not text or os.path.isfile(text):
-        raise InputError(f"{name} = {reprlib.repr(value)}: must be the path of a directory.")
+        raise InputError(f"{name} = {_show(value)}: must be the path of a directory.")
     return str(text)
 
 
@@ -151,12 +154,12 @@ def optional(check: Callable[..., Any], name: str, value: Any, *limits: int) -> 
 
 def temperature(value: Any) -> float:
     """Returns a factor on the standard deviations of a prior: finite and at least 0."""
-    array = np.asarray(value)
+    array = _as_array("temperature", value)
     is_number = array.ndim == 0 and _is_of(array, jnp.integer, jnp.floating)
     number = float(_to_float32(array)) if is_number else math.nan
     if not 0 <= number < math.inf:
         raise InputError(
-            f"temperature = {reprlib.repr(value)}: must be a number, at least 0 and finite (1: the "
+            f"temperature = {_show(value)}: must be a number, at least 0 and finite (1: the "
             "model as it is)."
         )
     return float(array)
@@ -174,7 +177,7 @@ def key(value: Any) -> jax.Array:
     if is_array and value.dtype == np.uint32 and value.shape == (NUM_KEY_WORDS,):
         return key_of_words(np.asarray(value))
     if not (is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)) or value.shape:
-        given = f"{value.dtype} {value.shape}" if is_array else reprlib.repr(value)
+        given = f"{value.dtype} {value.shape}" if is_array else _show(value)
         raise InputError(
             f"key is {given}: must be a single random key, jax.random.key(seed). Of an array of "
             "keys, pass one."
@@ -189,10 +192,22 @@ def key(value: Any) -> jax.Array:
     return hashed
 
 
+def _show(value: object) -> str:
+    """Returns one short line that represents a value."""
+    try:
+        return " ".join(REPR.repr(value).split())
+    except ValueError:  # Python refuses to write an integer of thousands of digits
+        return f"<{type(value).__name__}>"
+
+
+def _dtype(value: object, array: np.ndarray) -> str:
+    return str(array.dtype) + ("" if hasattr(value, "dtype") else f" (a {type(value).__name__})")
+
+
 def _refuse_tracer(name: str, value: object) -> None:
     if isinstance(value, jax.core.Tracer):
         raise InputError(
-            f"{name} is traced by JAX, but a TrainedVAE works on NumPy arrays: call it outside of "
+            f"{name}: traced by JAX, but a TrainedVAE works on NumPy arrays: call it outside of "
             "jax.jit, jax.grad and jax.vmap; its `model` and `params` can be used there."
         )
 
@@ -201,12 +216,13 @@ def _as_array(name: str, value: object) -> np.ndarray:
     _refuse_tracer(name, value)
     if np.ma.is_masked(value):
         raise InputError(
-            f"{name} has masked values, which a model cannot leave out: pass value.filled(number)."
+            f"{name}: some values are masked, but a model cannot leave out any: pass "
+            f"{name}.filled(number)."
         )
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, deleted JAX arrays
-        raise InputError(f"{name} cannot be read as an array ({error}): pass one.") from error
+        raise InputError(f"{name}: not readable as an array ({error}): pass one.") from error
 
 
 def _is_of(array: np.ndarray, *kinds: Any) -> bool:
@@ -226,10 +242,6 @@ def _first_non_finite(array: np.ndarray) -> str:
         f"{len(bad)} of {array.size} values that are not finite, the first {array[first]!s} at "
         f"{first}"
     )
-
-
-def _describe(like: jax.ShapeDtypeStruct) -> str:
-    return _batched(like.shape)
 
 
 def _batched(shape: tuple[int, ...]) -> str:

@@ -44,7 +44,9 @@ def load(
     optional = arguments.optional
     changes = {
         "data.dir": optional(arguments.directory, "data_dir", data_dir),
-        "eval.batch_size": optional(arguments.count, "batch_size", batch_size),
+        "eval.batch_size": optional(
+            arguments.count, "batch_size", batch_size, 1, arguments.MAX_VALUES
+        ),
         "eval.use_ema": optional(arguments.flag, "use_ema", use_ema),
         "eval.num_iw_images": optional(arguments.count, "num_iw_images", num_iw_images, 0),
     }

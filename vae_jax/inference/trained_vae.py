@@ -29,11 +29,15 @@ from vae_jax.typing import Array, PyTree
 class TrainedVAE:
     """A VAE with its parameters. Its methods take any number of images and return NumPy arrays.
 
-    Images are [N, H, W, C], uint8 in [0, 255] or floating-point in [0, 1]; returned images are
-    float32 in [0, 1]. A model of binary images sees binary draws from the given ones; the draw for
-    an image depends on its position in the argument. The methods work in batches of `batch_size`,
-    of which the last is padded, on the devices of one mesh; results depend on neither. If the mesh
-    spans several processes, all of them must make the same calls.
+    Images are [N, H, W, C], uint8 in [0, 255], or floating-point or boolean in [0, 1]; returned
+    images are float32 in [0, 1]. Latents are finite real numbers. A key is a single random key,
+    such as `jax.random.key(0)`. Other arguments raise an InputError.
+
+    A model of binary images sees binary draws from the given ones; the draw for an image depends on
+    its position in the argument. The methods work in batches of `batch_size`, of which the last is
+    padded, on the devices of one mesh; results depend on neither. Of JAX's settings they depend on
+    the precision of matrix products alone. If the mesh spans several processes, all of them must
+    make the same calls.
 
     Attributes:
       experiment: what the model was built from.
@@ -280,6 +284,7 @@ class TrainedVAE:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 
+@standard_settings()
 def create_steps(experiment: Experiment, mesh: Mesh | None = None) -> EvalSteps:
     """Returns the jitted functions of a model; without a mesh, on all devices of this process."""
     return EvalSteps(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from vae_jax.streams import KEY_KIND
 
@@ -34,11 +36,13 @@ STANDARD: tuple[tuple[Any, Any], ...] = (
     # Without jit, arrays would not be divided among the devices.
     (jax.disable_jit, False),
 )
+# In place of a mesh that a user has set: the arrays of this package have their own.
+NO_MESH = Mesh(np.empty((), object), ())
 
 
 @contextlib.contextmanager
 def standard_settings() -> Iterator[None]:
-    """Sets `STANDARD` for a block, or as a decorator for a function: `@standard_settings()`.
+    """Sets JAX's settings for a block, or as a decorator for a function: `@standard_settings()`.
 
     Only the thread that enters the block is affected, so a function that runs in a thread of its
     own needs a block of its own. Blocks may be nested. Functions that were jitted outside of the
@@ -47,4 +51,6 @@ def standard_settings() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for setting, value in STANDARD:
             stack.enter_context(setting(value))
+        if not jax.sharding.get_abstract_mesh().empty:
+            stack.enter_context(jax.set_mesh(NO_MESH))
         yield
