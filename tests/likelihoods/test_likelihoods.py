@@ -285,12 +285,11 @@ def test_rounding_takes_no_mean_out_of_the_range(name, scale):
 
 
 def test_rounding_takes_no_continuous_sample_out_of_the_range(monkeypatch):
-    """Near the largest random number, and near the logits at which the closed form begins."""
-    logits = np.concatenate([s * np.linspace(0.1, 0.2, 1000) for s in (-1, 1)]).astype(np.float32)
-    largest = np.float32(1 - 2.0**-24 * np.arange(1, 9))
-    outputs, uniform = np.meshgrid(logits, largest)
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(uniform))
-    samples = CONTINUOUS_BERNOULLI.sample(jax.random.key(0), jnp.asarray(outputs))
+    """At the largest random number below 1, the closed form gives 1.0000001 for some logits."""
+    logits = np.linspace(-30, 30, 6001, dtype=np.float32)
+    largest = np.full(logits.shape, np.nextafter(np.float32(1), np.float32(0)))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(largest))
+    samples = CONTINUOUS_BERNOULLI.sample(jax.random.key(0), jnp.asarray(logits))
     assert samples.min() >= 0 and samples.max() <= 1
 
 
