@@ -40,8 +40,9 @@ def images(value: object, image_shape: ImageShape) -> np.ndarray:
         is_integer = _is_of(array, jnp.integer)
         raise InputError(
             f"images have dtype {_dtype(value, array)}: this model takes uint8 in [0, 255] or "
-            "floating-point numbers in [0, 1]"
-            + (". If they are in [0, 255], pass np.asarray(images, np.uint8)." * is_integer or ".")
+            "floating-point numbers in [0, 1]."
+            + " If they lie in [0, 255], pass np.asarray(images, np.uint8)."
+            * is_integer
         )
     if array.shape[1:] != tuple(image_shape) or not len(array):
         raise InputError(
@@ -140,11 +141,12 @@ def flag(name: str, value: Any) -> bool:
 
 def directory(name: str, value: Any) -> str:
     """Returns the path of a directory, which need not exist."""
-    path = value if isinstance(value, str | os.PathLike) else ""
-    text = os.fspath(path)
-    if not text or os.path.isfile(text):
-        raise InputError(f"{name} = {_show(value)}: must be the path of a directory.")
-    return str(text)
+    path = os.fsdecode(value) if isinstance(value, str | os.PathLike) else ""
+    if not path or os.path.isfile(path):
+        raise InputError(
+            f"{name} = {_show(value)}: must be the path of a directory, not of a file."
+        )
+    return path
 
 
 def optional(check: Callable[..., Any], name: str, value: Any, *limits: int) -> Any:
@@ -231,7 +233,7 @@ def _is_of(array: np.ndarray, *kinds: Any) -> bool:
 
 def _to_float32(array: np.ndarray) -> np.ndarray:
     """Returns the nearest float32; numbers beyond its range become infinite."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return array.astype(np.float32, copy=False)
 
 

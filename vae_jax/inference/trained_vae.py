@@ -108,10 +108,10 @@ class TrainedVAE:
     @standard_settings()
     def reconstruct(self, images: Array, key: jax.Array | None = None) -> np.ndarray:
         """Returns the mean of p(x | z) at z = E[z | x], or with a key at one draw z ~ q(z | x)."""
+        key = None if key is None else arguments.key(key)
         posterior = self.encode(images)
-        if key is None:
-            return self._decode(posterior_mean(posterior), None)
-        return self._decode(sample_posterior(posterior, arguments.key(key)), None)
+        z = posterior_mean(posterior) if key is None else sample_posterior(posterior, key)
+        return self._decode(z, None)
 
     @standard_settings()
     def sample(
