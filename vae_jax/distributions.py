@@ -67,7 +67,7 @@ def standard_normal_log_prob(z: PyTree) -> jax.Array:
 
 
 def standard_normal_noise(key: jax.Array, like: PyTree, *batch: int) -> PyTree:
-    """Draws noise from N(0, I).
+    """Draws noise from N(0, I), float32.
 
     Args:
       key: random key; several groups of latents use keys that are split from it.
@@ -76,7 +76,11 @@ def standard_normal_noise(key: jax.Array, like: PyTree, *batch: int) -> PyTree:
     """
     leaves, structure = jax.tree.flatten(like)
     keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
-    noise = [jax.random.normal(k, (*batch, *a.shape)) for k, a in zip(keys, leaves, strict=True)]
+    noise = [
+        # float32 also where JAX is set to 64-bit numbers
+        jax.random.normal(k, (*batch, *a.shape), jnp.float32)
+        for k, a in zip(keys, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, noise)
 
 
@@ -92,10 +96,14 @@ def reparameterise(posterior: PyTree, noise: PyTree) -> PyTree:
     return _each_group(DiagonalGaussian.reparameterise, posterior, noise)
 
 
+def posterior_mean(posterior: PyTree) -> PyTree:
+    """Returns E[z | x], [B, *latent_shape]."""
+    return _each_group(lambda q: q.mean, posterior)
+
+
 def sample_posterior(posterior: PyTree, key: jax.Array) -> PyTree:
     """Draws z ~ q(z | x), [B, *latent_shape]."""
-    means = _each_group(lambda q: q.mean, posterior)
-    return reparameterise(posterior, standard_normal_noise(key, means))
+    return reparameterise(posterior, standard_normal_noise(key, posterior_mean(posterior)))
 
 
 def posterior_log_prob(posterior: PyTree, z: PyTree) -> jax.Array:

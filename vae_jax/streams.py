@@ -10,7 +10,10 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+KEY_KIND = "threefry2x32"  # of all keys, whatever kind JAX is set to make
 # The numbers that are folded into the key of the seed, in this order. Stored results have been
 # computed with `jax.random.split(key, n)[i]` in many places where `i` is folded in here. With JAX's
 # default, partitionable threefry both are the same key, whatever n is.
@@ -44,8 +47,18 @@ _DERIVATIONS: dict[str, tuple[int, ...]] = {
 
 
 def stream(name: str, seed: int) -> jax.Array:
-    """Returns the random key of a stream."""
-    return functools.reduce(jax.random.fold_in, _DERIVATIONS[name], jax.random.key(seed))
+    """Returns the random key of a stream; it does not depend on JAX's settings."""
+    return functools.reduce(jax.random.fold_in, _DERIVATIONS[name], _key(seed))
+
+
+def _key(seed: int) -> jax.Array:
+    """Returns what `jax.random.key(seed)` returns under JAX's default settings."""
+    return key_of_words(np.array([0, seed & 0xFFFFFFFF], np.uint32))
+
+
+def key_of_words(words: np.ndarray) -> jax.Array:
+    """Returns the key of the kind KEY_KIND that consists of these words, uint32 [2]."""
+    return jax.random.wrap_key_data(jnp.asarray(words), impl=KEY_KIND)
 
 
 class StepKeys(NamedTuple):

@@ -194,7 +194,7 @@ def test_drawn_images_do_not_depend_on_the_batch_size(vae, trained_workdir):
 
 def test_samples_decode_standard_normal_codes(vae, monkeypatch):
     codes = []
-    monkeypatch.setattr(vae, "decode", lambda z, key=None: codes.append(np.asarray(z)))
+    monkeypatch.setattr(vae, "_decode", lambda z, key: codes.append(np.asarray(z)))
     vae.sample(KEY, 5000)
     (z,) = codes
     assert z.shape == (5000, *LATENT_SHAPE)

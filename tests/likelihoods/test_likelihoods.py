@@ -275,6 +275,25 @@ INTERIOR_OUTPUTS = {
 
 
 @all_likelihoods
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_rounding_takes_no_mean_out_of_the_range(name, scale):
+    outputs = np.float32(
+        scale * np.random.default_rng(3).normal(size=(4096, *random_outputs(name).shape[1:]))
+    )
+    means = mean(LIKELIHOODS[name], outputs)
+    assert means.min() >= 0 and means.max() <= 1
+
+
+def test_rounding_takes_no_continuous_sample_out_of_the_range(monkeypatch):
+    """At the largest random number below 1, the closed form gives 1.0000001 for some logits."""
+    logits = np.linspace(-30, 30, 6001, dtype=np.float32)
+    largest = np.full(logits.shape, np.nextafter(np.float32(1), np.float32(0)))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(largest))
+    samples = CONTINUOUS_BERNOULLI.sample(jax.random.key(0), jnp.asarray(logits))
+    assert samples.min() >= 0 and samples.max() <= 1
+
+
+@all_likelihoods
 def test_mean_is_the_mean_of_samples(name):
     likelihood = LIKELIHOODS[name]
     samples = sample(likelihood, 3, repeat(INTERIOR_OUTPUTS[name]))

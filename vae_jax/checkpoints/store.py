@@ -26,6 +26,7 @@ from vae_jax.checkpoints.verification import (
     replace_repeated,
 )
 from vae_jax.errors import InputError, NotFoundError, UserError
+from vae_jax.registry import show
 from vae_jax.runtime import sharding
 
 LOGGER = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
 # Errors while reading that do not mean that the checkpoint is damaged.
 NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+STEP = re.compile("[0-9]{1,18}")  # the name of a checkpoint
 RUN_AGAIN = "Put that right and run the same command again."
 
 
@@ -93,7 +95,7 @@ class Checkpoints:
         """Returns the steps of all finished checkpoints, in ascending order."""
         directory = self._workdir / DIRECTORY
         names = [path.name for path in directory.iterdir()] if directory.exists() else []
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in names if STEP.fullmatch(name))
 
     def best_step(self) -> int | None:
         """Returns the step with the highest validation ELBO.
@@ -263,16 +265,17 @@ class Checkpoints:
             step = self.best_step()
         elif which == "latest":
             step = max(steps, default=None)
-        elif str(which).isdigit():
-            step = int(which)
         else:
-            raise InputError(
-                f"checkpoint {which!r} must be 'best', 'latest' or one of the steps {steps}."
-            )
+            step = _parse_step(which)
+            if step is None:
+                raise InputError(
+                    f"checkpoint {show(which)} must be 'best', 'latest' or one of the steps "
+                    f"{steps}."
+                )
         if step is None or step not in steps:
             raise NotFoundError(
-                f"checkpoint {which!r} is not in {self._workdir / DIRECTORY}: it holds the steps "
-                f"{steps}. Train first, or name one of these."
+                f"checkpoint {show(which)} is not in {self._workdir / DIRECTORY}: it holds the "
+                f"steps {steps}. Train first, or name one of these."
             )
         try:
             restored = self._restore_step(template, step)
@@ -398,6 +401,13 @@ def _place(state: TrainState, template: TrainState) -> TrainState:
         return jax.make_array_from_callback(array.shape, like.sharding, array.__getitem__)
 
     return jax.tree.map(place, state, template)
+
+
+def _parse_step(which: object) -> int | None:
+    """Returns the step that a user has named, or None."""
+    with contextlib.suppress(ValueError):  # an integer of too many digits
+        return int(str(which)) if STEP.fullmatch(str(which)) else None
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -113,6 +113,8 @@ def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
     z = np.asarray(sample_posterior(posterior, stream("doctor/posterior", seed)))
     rows = z.reshape(len(z), -1)
     prior_z = vae.sample_prior(stream("doctor/prior", seed), len(z))
+    if not np.isfinite(prior_z).all():
+        raise NonFiniteModelError(f"A latent of the prior at step {vae.step} is not finite")
     prior_rows = prior_z.reshape(rows.shape)
     mmd, mmd_null = two_sample.mmd_test(
         rows[:NUM_DECODED], prior_rows[:NUM_DECODED], np.random.default_rng(seed)

@@ -9,8 +9,10 @@ from vae_jax.doctor.images import diagnose_images
 from vae_jax.experiment import Experiment
 from vae_jax.inference import TrainedVAE
 from vae_jax.recording import writers
+from vae_jax.runtime.settings import standard_settings
 
 
+@standard_settings()
 def diagnose_workdir(
     workdir: str | pathlib.Path,
     checkpoint: str | int = "latest",
@@ -41,6 +43,7 @@ def diagnose_workdir(
     return diagnose_run(run, workdir, vae)
 
 
+@standard_settings()
 def diagnose_run(
     run: Experiment,
     workdir: str | pathlib.Path,

@@ -21,9 +21,11 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.metric import Metric, by_key, mean
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.streams import stream
 
 
+@standard_settings()
 def validate(vae: TrainedVAE, split: Split) -> Summary:
     """Does the short evaluation during training, on the whole split and always with the same noise.
 
@@ -60,6 +62,7 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
     )
 
 
+@standard_settings()
 def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
     """Does the full evaluation, without the sample metrics.
 

@@ -9,8 +9,9 @@ import jax
 from vae_jax import doctor, gallery, inference, report
 from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.model import evaluate
-from vae_jax.inference.image_sets import NotFiniteError
+from vae_jax.inference.arguments import NotFiniteError
 from vae_jax.metrics.metric import Metric
+from vae_jax.runtime.settings import standard_settings
 
 NUM_FAILURES = 16
 
@@ -85,7 +86,7 @@ def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluati
     """
     # GPUs would round float32 products to TensorFloat-32, but the bound must not depend on the
     # device.
-    with jax.default_matmul_precision("highest"):
+    with standard_settings(), jax.default_matmul_precision("highest"):
         return _run(pathlib.Path(workdir), options or Options())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from vae_jax.data import class_name
 from vae_jax.gallery.hypotheses import Attribute
-from vae_jax.inference.image_sets import NotFiniteError
+from vae_jax.inference.arguments import NotFiniteError
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics.manifold import nearest_neighbours
 from vae_jax.typing import Array

@@ -12,10 +12,11 @@ import numpy as np
 
 from vae_jax.data import Split, fixed_order
 from vae_jax.distributions import sample_posterior
-from vae_jax.errors import InputError
 from vae_jax.inference import TrainedVAE
+from vae_jax.inference.arguments import NotFiniteError
 from vae_jax.metrics.features import NUM_KEPT
 from vae_jax.recording import figures
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.streams import stream
 
 NUM_SAMPLES_TEST = NUM_KEPT  # largest number of images compared with the test split
@@ -36,10 +37,6 @@ SETS = {
     "test": "real test images: the floor, if as many",
 }
 Blocks = Callable[[], Iterator[np.ndarray]]  # each call generates the images again, block by block
-
-
-class NotFiniteError(InputError):
-    """The model computes numbers that are not finite."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,6 +114,7 @@ def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
     )
 
 
+@standard_settings()
 def _prior_block(
     vae: TrainedVAE, key: jax.Array, draw: bool, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -126,6 +124,7 @@ def _prior_block(
     return z, _to_bytes(vae.decode(z, x_key if draw else None))
 
 
+@standard_settings()
 def aggregate_posterior_codes(
     vae: TrainedVAE, num_samples: int, keys: Sequence[jax.Array] | jax.Array
 ) -> np.ndarray:

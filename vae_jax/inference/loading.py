@@ -9,16 +9,19 @@ import jax
 from vae_jax import config as configuration
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build
+from vae_jax.inference import arguments
 from vae_jax.inference.trained_vae import TrainedVAE
 from vae_jax.runtime import sharding
+from vae_jax.runtime.settings import standard_settings
 
 
+@standard_settings()
 def load(
     workdir: str | pathlib.Path,
     checkpoint: str | int = "best",
     batch_size: int | None = None,
     use_ema: bool | None = None,
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     num_iw_images: int | None = None,
     allow_other_images: bool = False,
 ) -> TrainedVAE:
@@ -41,12 +44,17 @@ def load(
         rule.
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
+    workdir = arguments.directory("workdir", workdir)
+    optional = arguments.optional
     changes = {
-        "eval.batch_size": batch_size,
-        "eval.use_ema": use_ema,
-        "eval.num_iw_images": num_iw_images,
+        "eval.batch_size": optional(
+            arguments.count, "batch_size", batch_size, 1, arguments.MAX_VALUES
+        ),
+        "eval.use_ema": optional(arguments.flag, "use_ema", use_ema),
+        "eval.num_iw_images": optional(arguments.count, "num_iw_images", num_iw_images, 0),
     }
-    experiment = load_experiment(workdir, changes, data_dir, allow_other_images)
+    place = optional(arguments.directory, "data_dir", data_dir)
+    experiment = load_experiment(workdir, changes, place, allow_other_images)
     return restore(experiment, workdir, checkpoint)
 
 
@@ -65,6 +73,7 @@ def load_experiment(
     )
 
 
+@standard_settings()
 def restore(
     experiment: Experiment, workdir: str | pathlib.Path, checkpoint: str | int
 ) -> TrainedVAE:

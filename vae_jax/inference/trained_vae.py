@@ -3,6 +3,7 @@
 It encodes and decodes images, draws samples, and computes bounds on their likelihood.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,13 @@ from tqdm import tqdm
 
 from vae_jax import objectives
 from vae_jax.checkpoints.state import TrainState
-from vae_jax.distributions import DiagonalGaussian, sample_posterior
+from vae_jax.distributions import DiagonalGaussian, posterior_mean, sample_posterior
 from vae_jax.errors import InputError
 from vae_jax.experiment import Experiment
+from vae_jax.inference import arguments
 from vae_jax.inference.steps import EvalSteps
 from vae_jax.runtime import sharding
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.streams import stream
 from vae_jax.typing import Array, PyTree
 
@@ -26,11 +29,15 @@ from vae_jax.typing import Array, PyTree
 class TrainedVAE:
     """A VAE with its parameters. Its methods take any number of images and return NumPy arrays.
 
-    Images are [N, H, W, C], uint8 in [0, 255] or floating-point in [0, 1]; returned images are
-    float32 in [0, 1]. A model of binary images sees binary draws from the given ones; the draw for
-    an image depends on its position in the argument. The methods work in batches of `batch_size`,
-    of which the last is padded, on the devices of one mesh; results depend on neither. If the mesh
-    spans several processes, all of them must make the same calls.
+    Images are [N, H, W, C], uint8 in [0, 255], or floating-point or boolean in [0, 1]; returned
+    images are float32 in [0, 1]. Latents are finite real numbers. A key is a single random key,
+    such as `jax.random.key(0)`. Other arguments raise an InputError.
+
+    A model of binary images sees binary draws from the given ones; the draw for an image depends on
+    its position in the argument. The methods work in batches of `batch_size`, of which the last is
+    padded, on the devices of one mesh; results depend on neither. Of JAX's settings they depend on
+    the precision of matrix products alone. If the mesh spans several processes, all of them must
+    make the same calls.
 
     Attributes:
       experiment: what the model was built from.
@@ -77,26 +84,36 @@ class TrainedVAE:
             return cls(experiment, state.params, step, steps)
         return cls(experiment, state.ema_params, step, steps, raw_params=state.params)
 
+    @standard_settings()
     def encode(self, images: Array) -> DiagonalGaussian:
         """Computes q(z | x): its mean and log_std, float32 [N, *latent_shape]."""
-        self._check_images(images)
-        return self._map(self._steps.encode, images)
+        return self._map(self._steps.encode, self._images(images))
 
+    @standard_settings()
     def decode(self, z: Array, key: jax.Array | None = None) -> np.ndarray:
         """Decodes latents [N, *latent_shape] into images [N, H, W, C].
 
         Without a key the images are the means of p(x | z); with a key they are draws from it.
         """
-        z = self._check_latents(z)
+        return self._decode(self._latents(z), key)
+
+    def _decode(self, z: PyTree, key: jax.Array | None) -> np.ndarray:
+        """Decodes latents that the model computed: if these are NaN, so are the images."""
+        z = jax.tree.map(np.asarray, z)
         if key is None:
             return self._map(lambda params, z, _: self._steps.decode_mean(params, z), z)
+        key = arguments.key(key)
         return self._map(lambda *batch: self._steps.decode_sample(*batch, key), z)
 
+    @standard_settings()
     def reconstruct(self, images: Array, key: jax.Array | None = None) -> np.ndarray:
         """Returns the mean of p(x | z) at z = E[z | x], or with a key at one draw z ~ q(z | x)."""
+        key = None if key is None else arguments.key(key)
         posterior = self.encode(images)
-        return self.decode(posterior.mean if key is None else sample_posterior(posterior, key))
+        z = posterior_mean(posterior) if key is None else sample_posterior(posterior, key)
+        return self._decode(z, None)
 
+    @standard_settings()
     def sample(
         self, key: jax.Array, n: int, draw: bool = False, temperature: float = 1.0
     ) -> np.ndarray:
@@ -108,17 +125,23 @@ class TrainedVAE:
           draw: return draws from p(x | z) instead of its means.
           temperature: factor on the standard deviations of the prior.
         """
-        z_key, x_key = jax.random.split(key)
-        return self.decode(self.sample_prior(z_key, n, temperature), x_key if draw else None)
+        draw = arguments.flag("draw", draw)
+        z_key, x_key = jax.random.split(arguments.key(key))
+        return self._decode(self.sample_prior(z_key, n, temperature), x_key if draw else None)
 
+    @standard_settings()
     def sample_prior(self, key: jax.Array, n: int, temperature: float = 1.0) -> np.ndarray:
         """Draws n latents z ~ p(z), float32 [n, *latent_shape], in one batch.
 
         A temperature other than 1 scales the standard deviations of the prior, which makes it
         another model.
         """
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.model.latents))
+        n = arguments.count("n", n, maximum=arguments.MAX_VALUES // size)
+        key, temperature = arguments.key(key), arguments.temperature(temperature)
         return sharding.fetch(self._steps.sample_prior(self.params, key, n, temperature))
 
+    @standard_settings()
     def to_noise(self, z: Array) -> np.ndarray:
         """Maps latents to the noise from which `from_noise` makes them, in one batch.
 
@@ -128,12 +151,14 @@ class TrainedVAE:
           InputError: the prior has no such map.
         """
         self._require_noise_map()
-        return sharding.fetch(self._steps.to_noise(self.params, self._check_latents(z)))
+        return sharding.fetch(self._steps.to_noise(self.params, self._latents(z)))
 
+    @standard_settings()
     def from_noise(self, noise: Array) -> np.ndarray:
         """Maps noise to latents: the inverse of `to_noise`."""
         self._require_noise_map()
-        return sharding.fetch(self._steps.from_noise(self.params, self._check_latents(noise)))
+        noise = self._latents(noise, "noise")
+        return sharding.fetch(self._steps.from_noise(self.params, noise))
 
     def _require_noise_map(self) -> None:
         if not self.has_noise_map:
@@ -143,22 +168,26 @@ class TrainedVAE:
                 "flow or diffusion."
             )
 
+    @standard_settings()
     def log_prior(self, z: Array, key: jax.Array) -> np.ndarray:
         """Computes log p(z) of latents [N, *latent_shape], nats, float32 [N].
 
         If the prior is not exact, it is an unbiased estimate of a lower bound, drawn with `key`.
         """
-        z = self._check_latents(z)
-        return self._map(lambda *batch: self._steps.log_prior(*batch, key), z)
+        key = arguments.key(key)
+        return self._map(lambda *batch: self._steps.log_prior(*batch, key), self._latents(z))
 
+    @standard_settings()
     def log_prob(self, images: Array, z: Array) -> np.ndarray:
         """Computes log p(x | z) of each image at its latent, nats, float32 [N].
 
         The latents are [N, *latent_shape].
         """
-        self._check_images(images)
-        return self._map(self._steps.log_prob, images, np.asarray(z, np.float32))
+        images, z = self._images(images), self._latents(z)
+        arguments.same_length("images", images, "z", z)
+        return self._map(self._steps.log_prob, images, z)
 
+    @standard_settings()
     def elbo_terms(
         self, images: Array, key: jax.Array, progress: bool = False
     ) -> objectives.ElboTerms:
@@ -170,13 +199,14 @@ class TrainedVAE:
             of the image in `images`, but not on batches or devices.
           progress: whether to show a progress bar.
         """
-        self._check_images(images)
+        key = arguments.key(key)
         return self._map(
             lambda *batch: self._steps.elbo_terms(*batch, key),
-            images,
+            self._images(images),
             description="ELBO" if progress else None,
         )
 
+    @standard_settings()
     def elbo(self, images: Array, key: jax.Array) -> np.ndarray:
         """Estimates the evidence lower bound of each image, nats, float32 [N].
 
@@ -184,6 +214,7 @@ class TrainedVAE:
         """
         return np.asarray(self.elbo_terms(images, key).elbo)
 
+    @standard_settings()
     def iw_elbo(
         self, images: Array, key: jax.Array, num_samples: int = 100, progress: bool = False
     ) -> np.ndarray:
@@ -204,7 +235,8 @@ class TrainedVAE:
                 f"prior.name = {name!r} has no exact log p(z), and with an estimate of it the "
                 "importance-weighted bound would not be a bound: use the ELBO."
             )
-        self._check_images(images)
+        images, key = self._images(images), arguments.key(key)
+        num_samples = arguments.count("num_samples", num_samples, maximum=arguments.MAX_DRAWS)
         keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
 
         def bound(params: PyTree, x: jax.Array, ids: jax.Array) -> jax.Array:
@@ -218,31 +250,11 @@ class TrainedVAE:
             description=f"importance-weighted bound, K = {num_samples}" if progress else None,
         )
 
-    def _check_latents(self, z: PyTree) -> PyTree:
-        """Returns `z` as float32 NumPy arrays of latents, or raises an InputError."""
+    def _images(self, images: Array) -> np.ndarray:
+        return arguments.images(images, self.image_shape)
 
-        def check(z: Array, like: jax.ShapeDtypeStruct) -> np.ndarray:
-            z = np.asarray(z, np.float32)
-            if z.shape[1:] != like.shape or not len(z):
-                raise InputError(
-                    f"z has shape {z.shape}: this model takes {_batched(like.shape)} with N at "
-                    "least 1."
-                )
-            return z
-
-        return jax.tree.map(check, z, self.model.latents)
-
-    def _check_images(self, images: Array) -> None:
-        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape) or not len(images):
-            raise InputError(
-                f"images have shape {images.shape}: this model takes "
-                f"{_batched(self.image_shape)} with N at least 1."
-            )
-        if images.dtype != np.uint8 and not (np.min(images) >= 0 and np.max(images) <= 1):
-            raise InputError(
-                f"floating-point images lie in [{np.min(images)}, {np.max(images)}]: scale them to "
-                "[0, 1], or pass uint8."
-            )
+    def _latents(self, z: PyTree, name: str = "z") -> PyTree:
+        return arguments.latents(z, self.model.latents, name)
 
     def _map(
         self, function: Callable[..., PyTree], *arrays: PyTree, description: str | None = None
@@ -272,10 +284,7 @@ class TrainedVAE:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 
-def _batched(shape: tuple[int, ...]) -> str:
-    return f"(N, {', '.join(map(str, shape))})"
-
-
+@standard_settings()
 def create_steps(experiment: Experiment, mesh: Mesh | None = None) -> EvalSteps:
     """Returns the jitted functions of a model; without a mesh, on all devices of this process."""
     return EvalSteps(

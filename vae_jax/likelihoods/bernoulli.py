@@ -74,7 +74,7 @@ class ContinuousBernoulli(Likelihood):
         # Inverse CDF at -|l|, mirrored for l > 0, because exp(|l|) could overflow.
         negative = -jnp.abs(safe)
         x = jnp.log1p(uniform * jnp.expm1(negative)) / negative
-        x = jnp.where(safe > 0, 1.0 - x, x)
+        x = jnp.clip(jnp.where(safe > 0, 1.0 - x, x), 0.0, 1.0)  # rounding may pass the ends
         # Near 0 the inverse CDF to first order in l.
         return jnp.where(near_zero, uniform + 0.5 * outputs * uniform * (1.0 - uniform), x)
 

@@ -73,7 +73,7 @@ class DiscretizedLogisticMixture(Likelihood):
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         logits, loc, log_scale, coefficients = self._parameters(outputs)
         component_key, *channel_keys = jax.random.split(key, 1 + self.num_channels)
-        component = jax.random.categorical(component_key, logits)[..., None, None]
+        component = jax.random.categorical(component_key, logits, mode="low")[..., None, None]
         loc, log_scale, coefficients = (
             jnp.take_along_axis(p, component, axis=-2) for p in (loc, log_scale, coefficients)
         )  # [..., 1, .]
@@ -90,4 +90,5 @@ class DiscretizedLogisticMixture(Likelihood):
         for c in range(self.num_channels):
             shifted = self._shifted_loc(loc, coefficients, c, means)
             means = jnp.concatenate([means, jnp.clip(shifted, -1.0, 1.0)[..., None]], axis=-1)
-        return to_unit((jax.nn.softmax(logits, axis=-1)[..., None] * means).sum(axis=-2))
+        mean = to_unit((jax.nn.softmax(logits, axis=-1)[..., None] * means).sum(axis=-2))
+        return jnp.clip(mean, 0.0, 1.0)  # rounded weights may add up to a little more than 1

@@ -16,6 +16,7 @@ from vae_jax.metrics.frechet import GaussianStatistics
 from vae_jax.metrics.inception import IMAGE_SIZE, LOGITS, InceptionV3
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.runtime import sharding
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.typing import PyTree
 
 NUM_KEPT = 10_000  # images of a set whose features stay in memory; the set may be much larger
@@ -179,6 +180,7 @@ class FeatureExtractor:
         padding = np.repeat(images[-1:], -n % size, axis=0)
         padded = np.concatenate([images, padding])
 
+        @standard_settings()  # of the thread
         def run(start: int) -> dict[int, np.ndarray]:
             return jax.device_get(self._features(self._params, padded[start : start + size]))
 

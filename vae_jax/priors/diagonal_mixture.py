@@ -59,7 +59,9 @@ def draw_components(
 ) -> tuple[jax.Array, jax.Array]:
     """Draws (component of each sample, int [N]; standard normal noise [N, dimension])."""
     component_key, noise_key = jax.random.split(key)
-    components = jax.random.categorical(component_key, log_weights, shape=(num_samples,))
+    components = jax.random.categorical(
+        component_key, log_weights, shape=(num_samples,), mode="low"
+    )
     return components, jax.random.normal(noise_key, (num_samples, dimension))
 
 

@@ -6,8 +6,11 @@ import platform
 import shutil
 import subprocess
 from importlib import metadata
+from typing import Any
 
 import jax
+
+from vae_jax.streams import KEY_KIND
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -23,6 +26,19 @@ def collect_provenance() -> dict[str, object]:
         "devices": [device.device_kind for device in jax.devices()],
         "num_processes": jax.process_count(),
         "processor": platform.processor() or platform.machine(),
+        "jax_settings": jax_settings(),
+    }
+
+
+def jax_settings() -> dict[str, object]:
+    """Returns JAX's settings on which the numbers of a run depend, as they are in this thread."""
+    # JAX adds the attributes of its options at run time.
+    config: Any = jax.config
+    return {
+        "key_kind": KEY_KIND,
+        "enable_x64": config.jax_enable_x64,
+        "threefry_partitionable": config.jax_threefry_partitionable,
+        "default_matmul_precision": config.jax_default_matmul_precision,
     }
 
 

@@ -30,6 +30,7 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import process
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.studies import engine
 from vae_jax.studies.ablation_metrics import (
     KernelDistance,
@@ -155,7 +156,7 @@ class Ablation:
             if stopped_by is not None:
                 return stopped_by
             # GPUs would round float32 products to TensorFloat-32.
-            with jax.default_matmul_precision("highest"):
+            with standard_settings(), jax.default_matmul_precision("highest"):
                 result |= self._measure(inference.load(run_dir, "latest"), images, name)
         except training.TrainingDivergedError as error:
             LOGGER.warning("%s, seed %d diverged: %s", name, seed, error)

@@ -12,6 +12,7 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
 from vae_jax.metrics.inception_weights import InceptionWeights
 from vae_jax.metrics.reference import reference_features
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.streams import stream
 from vae_jax.studies.priors_table import AGGREGATE
 
@@ -65,6 +66,7 @@ class Distances:
         return measure(self._real) | {f"{name}_to_aggregate": aggregate[name] for name in names}
 
     @functools.cached_property
+    @standard_settings()
     def decoded(self) -> list[np.ndarray]:
         """Two sets of decoded draws of the aggregate posterior, uint8 [N, H, W, C] each."""
         vae = self._load_vae()

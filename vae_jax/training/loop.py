@@ -20,6 +20,7 @@ from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
 from vae_jax.runtime.presence import Presence
+from vae_jax.runtime.settings import standard_settings
 from vae_jax.runtime.signals import Stopped, StopSignals, catch_stop_signals
 from vae_jax.runtime.workdir import check_writable, lock_workdir
 from vae_jax.streams import stream
@@ -286,6 +287,7 @@ class Trainer:
         return number
 
 
+@standard_settings()
 def train_and_evaluate(
     config: ConfigDict, workdir: str | pathlib.Path, evaluate_fn: EvaluateFn
 ) -> int | None:

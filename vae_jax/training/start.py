@@ -13,9 +13,10 @@ from vae_jax import files, inference, models
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.data import Split
+from vae_jax.errors import InputError
 from vae_jax.experiment import Experiment
 from vae_jax.runtime import sharding
-from vae_jax.runtime.provenance import collect_provenance
+from vae_jax.runtime.provenance import collect_provenance, jax_settings
 from vae_jax.streams import stream
 from vae_jax.training import autotune
 
@@ -62,6 +63,7 @@ def claim_workdir(
     changed: dict[str, list[Any]] = {}
     if has_checkpoints:
         changed = configuration.changed_keys(config, experiment.image_shape, workdir)
+        changed |= _changed_settings(workdir)
     if not sharding.is_main_process():
         return experiment, changed
     if has_checkpoints:
@@ -75,6 +77,26 @@ def claim_workdir(
         config, experiment.image_shape, collect_provenance(), workdir, data_hash, vae_started
     )
     return experiment, changed
+
+
+def _changed_settings(workdir: pathlib.Path) -> dict[str, list[Any]]:
+    """Returns JAX's settings that have changed since the run was started.
+
+    Raises:
+      InputError: the random numbers would be others.
+    """
+    now, before = jax_settings(), configuration.load_start(workdir).get("jax_settings") or {}
+    if before.get("key_kind", now["key_kind"]) != now["key_kind"]:
+        raise InputError(
+            f"the run in {workdir} draws its random numbers with {before['key_kind']}, this "
+            f"version with {now['key_kind']}: check out the commit in its config.json, or give "
+            "another --workdir."
+        )
+    return {
+        f"jax_settings.{key}": [value, now.get(key)]
+        for key, value in before.items()
+        if value != now.get(key)
+    }
 
 
 def create_or_restore_state(
