@@ -19,6 +19,7 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
+from vae_jax.runtime.signals import catch_stop_signals
 from vae_jax.runtime.workdir import check_writable, lock_workdir
 from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
@@ -94,12 +95,13 @@ class Trainer:
             writers.MetricWriter(self._workdir, first_step)
             if is_main
             else contextlib.nullcontext() as writer,
-            process.catch_stop_signals() as received,
+            catch_stop_signals() as signals,
+            signals.deferred(),
             contextlib.closing(tracer),
             logging_redirect_tqdm(loggers=[logging.getLogger("vae_jax")]),
             tqdm(total=plan.num_steps, initial=first_step, disable=quiet, unit="step") as bar,
         ):
-            log = TrainingLog(self._experiment, writer, bar)
+            log, received = TrainingLog(self._experiment, writer, bar), signals.received
             stride = self._steps_per_call
             for step in range(first_step + stride, plan.num_steps + 1, stride):
                 is_last = step == plan.num_steps
