@@ -22,6 +22,13 @@ FLAGS = flags.FLAGS
 
 def run() -> None:
     """Runs the command with the arguments of the command line."""
+    process.open_standard_streams()
+    with process.exit_on_user_error(pathlib.Path(sys.argv[0]).name):
+        _define_flags()
+        app.run(_main)
+
+
+def _define_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "Directory of the run, written by train.py.", required=True
     )
@@ -55,17 +62,17 @@ def run() -> None:
         "allow_biased_fid", False, "Compute FID even from too few images: no more than features."
     )
     show_in_help(__name__, __doc__)
-    app.run(_main)
 
 
 def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
-    process.cache_compilations()
     program = pathlib.Path(sys.argv[0]).name
     directory = evaluation.evaluation_directory(FLAGS.workdir, FLAGS.split)
     with process.exit_on_user_error(program, directory, hint=" (--verbosity=1 shows where)"):
+        process.require_backend()
+        process.cache_compilations()
         samples = sample_quality.Options(
             FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid
         )
@@ -82,4 +89,4 @@ def _main(argv: list[str]) -> None:
         logger.info(note)
     for finding in result.diagnosis.findings:
         logger.info(finding)
-    print(report.summarise(result.directory))
+    process.show(report.summarise(result.directory))

@@ -19,6 +19,7 @@ from vae_jax import likelihoods, priors
 from vae_jax.config import defaults
 from vae_jax.data import sources
 from vae_jax.errors import InputError, NotFoundError
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.typing import ImageShape
 
 LOGGER = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def save(
 
 
 def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
-    path = pathlib.Path(workdir) / CONFIG_FILE
+    path = resolve_workdir(workdir, "workdir") / CONFIG_FILE
     if not path.exists():
         raise NotFoundError(
             f"{path} is missing, so {workdir} is not a training run: give the --workdir that "

@@ -11,6 +11,8 @@ from typing import NoReturn
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
 from vae_jax.runtime import process
+from vae_jax.runtime.names import resolve_workdir
+from vae_jax.runtime.workdir import check_contents
 
 
 def main() -> int:
@@ -28,7 +30,6 @@ def main() -> int:
     )
     parser.add_argument(
         "--workdir",
-        type=pathlib.Path,
         required=True,
         help="directory of the run, written by train.py",
     )
@@ -39,13 +40,17 @@ def main() -> int:
     )
     parser.add_argument("--data_dir", help="dataset directory, if it has moved since training")
     arguments = parser.parse_args()
+    process.open_standard_streams()
     process.log_to_stderr()
     name = "vae_jax.doctor" if is_module else program
     with process.exit_on_user_error(name, arguments.workdir):
+        process.require_backend()
+        workdir = arguments.workdir = resolve_workdir(arguments.workdir)
+        check_contents(workdir)
         diagnosis = diagnose_workdir(**vars(arguments))
-        diagnosis.write(arguments.workdir)
-    print("\n".join(diagnosis.to_markdown()))
-    print(f"Written: {arguments.workdir / REPORT_FILE}, {arguments.workdir / FIGURE_FILE}")
+        diagnosis.write(workdir)
+    written = f"Written: {workdir / REPORT_FILE}, {workdir / FIGURE_FILE}"
+    process.show("\n".join([*diagnosis.to_markdown(), written]))
     return int(diagnosis.is_severe)
 
 

@@ -9,6 +9,7 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build
 from vae_jax.inference.trained_vae import TrainedVAE
 from vae_jax.runtime import sharding
+from vae_jax.runtime.names import resolve_workdir
 
 
 def load(
@@ -24,7 +25,7 @@ def load(
     The arguments that are None by default are then as in the configuration of the run.
 
     Args:
-      workdir: directory of the run, written by train.py.
+      workdir: directory of the run, written by train.py; `~` is expanded.
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
       batch_size: images per call over all devices.
       use_ema: whether to use the averaged parameters instead of the raw ones.
@@ -37,6 +38,7 @@ def load(
         rule.
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
+    workdir = resolve_workdir(workdir, "workdir")
     changes = {
         "data.dir": data_dir,
         "eval.batch_size": batch_size,

@@ -19,8 +19,9 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.signals import catch_stop_signals
-from vae_jax.runtime.workdir import check_writable, lock_workdir
+from vae_jax.runtime.workdir import check_contents, check_writable, lock_workdir
 from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
 from vae_jax.training import start, steps
@@ -223,11 +224,12 @@ def train_and_evaluate(
     """
     config = configuration.complete(config)
     validate(config)
-    workdir = pathlib.Path(workdir)
+    workdir = resolve_workdir(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     is_main = sharding.is_main_process()
     if is_main:
         check_writable(workdir)
+        check_contents(workdir)
     with lock_workdir(workdir) if is_main else contextlib.nullcontext():
         trainer = Trainer(build(config), workdir, evaluate_fn)
         try:
