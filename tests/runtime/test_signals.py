@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -144,6 +145,21 @@ def test_another_thread_leaves_signals_to_the_caller(caplog):
     assert len(caplog.records) == 1 and "Not in the main thread" in caplog.text
 
 
+class Destroyed:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_signal_in_a_destructor_is_raised_after_it():
+    """Python ignores what is raised there; JAX's callback of the garbage collector is another."""
+    before = sys.unraisablehook
+    with pytest.raises(Stopped), catch_stop_signals() as stop:
+        Destroyed()
+        assert stop.received == [signal.SIGTERM]
+        threading.Event().wait(60)
+    assert sys.unraisablehook is before
+
+
 # The end of a command
 
 
@@ -194,6 +210,16 @@ def test_error_of_the_user_is_told_also_after_a_signal():
         signal.raise_signal(signal.SIGTERM)
         raise InputError("disk full")
     assert caught.value.code == "program: disk full"
+
+
+@pytest.mark.parametrize(("code", "ends_at_once"), [(None, False), (1, False), (143, True)])
+def test_stopped_process_ends_without_taking_jax_down(code, ends_at_once, monkeypatch):
+    """A thread of JAX may still compile."""
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with contextlib.suppress(SystemExit):
+        process.run_and_exit(lambda: code)
+    assert ended == [code] * ends_at_once
 
 
 def test_defect_passes_with_its_traceback():

@@ -13,24 +13,27 @@ def vae_train() -> None:
     """Runs the command `vae-train`."""
     _import_jax()
     from vae_jax.commands import train
+    from vae_jax.runtime import process
 
-    train.run()
+    process.run_and_exit(train.run)
 
 
 def vae_evaluate() -> None:
     """Runs the command `vae-evaluate`."""
     _import_jax()
     from vae_jax.commands import evaluate
+    from vae_jax.runtime import process
 
-    evaluate.run()
+    process.run_and_exit(evaluate.run)
 
 
 def vae_doctor() -> None:
     """Runs the command `vae-doctor`."""
     _import_jax()
-    from vae_jax.doctor import __main__ as doctor
+    from vae_jax.doctor.__main__ import main
+    from vae_jax.runtime import process
 
-    doctor.run()
+    process.run_and_exit(main)
 
 
 def _import_jax() -> None:

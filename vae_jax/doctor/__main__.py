@@ -6,7 +6,6 @@ python -m vae_jax.doctor --workdir=workdir/demo     # or: vae-doctor --workdir=w
 import argparse
 import pathlib
 import sys
-from typing import NoReturn
 
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
@@ -54,10 +53,5 @@ def main() -> int:
     return int(diagnosis.is_severe)
 
 
-def run() -> NoReturn:
-    """Runs the command `vae-doctor` and exits with its exit code."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    run()
+    process.run_and_exit(main)

@@ -23,4 +23,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process.run_and_exit(main)

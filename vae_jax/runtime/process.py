@@ -233,6 +233,24 @@ def _exit(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def run_and_exit(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a command that is this whole process, and ends with the exit code that it returns.
+
+    After a signal, the interpreter is not taken down in order: JAX may still compile in a thread of
+    its own, which would crash.
+    """
+    try:
+        sys.exit(main())
+    except SystemExit as end:
+        code, is_alone = end.code, not jax.distributed.is_initialized()
+        if isinstance(code, int) and code > 128 and is_alone:  # several processes end together
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            os._exit(code)
+        raise
+
+
 def show(text: str) -> None:
     """Prints the result of a command; it is no error if the reader, such as `head`, has gone."""
     try:
