@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.faults.conftest import Runs, assert_ended_as, assert_no_traceback, finish
+from tests import processes
+from tests.faults.conftest import Runs, assert_ended_as, assert_no_traceback
 from vae_jax.checkpoints import Checkpoints
 
 # Long enough for twenty restarts; with one checkpoint kept, each save deletes the one before.
@@ -81,7 +82,7 @@ def kill_and_resume(runs, workdir, undisturbed, moments, random, *flags) -> coll
         expected = max(Checkpoints(workdir).steps(), default=None)
         victim = Victim(runs, workdir, *flags)
         moment = victim.kill_at(moments[0], random)
-        completed = finish(victim.process)
+        completed = processes.finish(victim.process)
         assert_resumed_at(completed, expected)
         if moment is None:
             assert completed.returncode == 0, completed.stderr
