@@ -1,6 +1,6 @@
 """Evaluates a trained VAE: python evaluate.py --workdir=workdir/demo (all flags: --help)."""
 
-from vae_jax.commands.evaluate import run
+from vae_jax.commands import vae_evaluate
 
 if __name__ == "__main__":
-    run()
+    vae_evaluate()

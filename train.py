@@ -1,6 +1,6 @@
 """Trains a VAE: python train.py --config=demo --workdir=workdir/demo (all flags: --help)."""
 
-from vae_jax.commands.train import run
+from vae_jax.commands import vae_train
 
 if __name__ == "__main__":
-    run()
+    vae_train()

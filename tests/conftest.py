@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 import tests.without_tensorflow.sitecustomize  # noqa: F401
 import vae_jax
 from configs import default
+from tests import processes
 from vae_jax import config as configuration
 from vae_jax.checkpoints import Checkpoints, TrainState
 from vae_jax.experiment import Experiment, build
@@ -157,21 +158,13 @@ def user_environment(num_devices: int = 1, tensorflow: bool = False) -> dict[str
 def run_command(
     *command,
     cwd: pathlib.Path = REPOSITORY,
-    timeout: int = 300,
     num_devices: int = 1,
     tensorflow: bool = False,
-    **kwargs,
 ) -> subprocess.CompletedProcess:
     """Runs a command in a directory, as a user would."""
-    return subprocess.run(
-        [*map(str, command)],
-        cwd=cwd,
-        env=user_environment(num_devices, tensorflow),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        **kwargs,
-    )
+    environment = user_environment(num_devices, tensorflow)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return processes.finish(processes.start(command, cwd=cwd, env=environment, **pipes))
 
 
 def run_python(*arguments, **kwargs) -> subprocess.CompletedProcess:
@@ -214,6 +207,13 @@ def save_evaluated(checkpoints: Checkpoints, state: TrainState, elbo: float | No
     checkpoints.save(state)
     if elbo is not None:
         checkpoints.record_evaluation(int(state.step), elbo, counts=True)
+
+
+@pytest.fixture(autouse=True)
+def end_processes():
+    """Ends the processes that a test has started, whatever happens."""
+    yield
+    processes.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,18 @@
 """Convolutional VAEs for images in JAX and Flax."""
 
-from vae_jax.inference import TrainedVAE, load
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_jax.inference import TrainedVAE, load
 
 __all__ = ["TrainedVAE", "__version__", "load"]
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports JAX and the rest on first use, so that a command can start before."""
+    if name in ("TrainedVAE", "load"):
+        from vae_jax import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

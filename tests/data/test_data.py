@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import processes
 from vae_jax import data
 from vae_jax.data import sources
 from vae_jax.data.sources import fashion_mnist, preparation
@@ -27,14 +28,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run_python(code: str, *arguments, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **kwargs,
-    )
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return processes.finish(processes.start(command, cwd=REPOSITORY, **pipes, **kwargs))
 
 
 def random_images(num_images: int, seed: int = 0, shape=(8, 6, 3)) -> np.ndarray:

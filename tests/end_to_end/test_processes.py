@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.conftest import (
     NUM_TRAIN,
     REPOSITORY,
@@ -58,11 +58,10 @@ runpy.run_path("train.py", run_name="__main__")
 
 @dataclasses.dataclass
 class Ended:
-    """A process that has ended, `seconds` after the first process of its run."""
+    """A process that has ended."""
 
     returncode: int
     stderr: str
-    seconds: float
 
 
 def train(
@@ -72,14 +71,13 @@ def train(
     victim: int = -1,
     step: int = -1,
     number: int = signal.SIGTERM,
-    timeout: float = 150,
 ) -> list[Ended]:
     """Runs train.py in several processes with one device each and waits for all of them."""
     workdir.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes, errors = [], []
+    started, logs = [], []
     for i in range(num_processes):
         record = workdir.parent / f"{workdir.name}_reads_{i}.jsonl"
         command = [sys.executable, "-c", RUNNER, record, victim, step, int(number)]
@@ -87,29 +85,16 @@ def train(
         if num_processes > 1:
             command += [f"--coordinator_address=127.0.0.1:{port}", f"--process_id={i}"]
             command += [f"--num_processes={num_processes}"]
-        errors.append((workdir.parent / f"{workdir.name}_stderr_{i}.txt").open("w+"))
-        processes.append(
-            subprocess.Popen(
-                list(map(str, command)), cwd=REPOSITORY, env=user_environment(), stderr=errors[-1]
-            )
-        )
-    ends: dict[int, float] = {}
-    deadline = time.monotonic() + timeout
-    while len(ends) < num_processes and time.monotonic() < deadline:
-        for i, each in enumerate(processes):
-            if i not in ends and each.poll() is not None:
-                ends[i] = time.monotonic()
-        time.sleep(0.05)
-    for each in processes:
-        each.kill()
-    results = []
-    for i, (each, file) in enumerate(zip(processes, errors, strict=True)):
-        file.seek(0)
-        stderr = file.read()
-        file.close()
-        assert i in ends, f"process {i} hung: {stderr}"
-        results.append(Ended(each.returncode, stderr, ends[i] - min(ends.values())))
-    return results
+        logs.append(workdir.parent / f"{workdir.name}_stderr_{i}.txt")
+        with logs[-1].open("w") as stderr:
+            options = {"cwd": REPOSITORY, "env": user_environment(), "stderr": stderr}
+            started.append(processes.start(command, **options))
+    progress = processes.Progress(started)
+    while any(each.poll() is None for each in started):
+        progress.check(logs)
+        time.sleep(0.2)
+    pairs = zip(started, logs, strict=True)
+    return [Ended(each.returncode, log.read_text()) for each, log in pairs]
 
 
 def assert_same_state(workdir, expected_workdir) -> None:
@@ -198,7 +183,6 @@ def test_death_of_one_ends_the_other_and_the_run_resumes(
     survivor = ended[1 - victim]
     assert ended[victim].returncode == -signal.SIGKILL
     assert survivor.returncode not in (0, -signal.SIGKILL)
-    assert survivor.seconds < 60
     # JAX's runtime may be the first to notice, and ends the process itself.
     messages = ("lost another process, whose log says why", "another task died")
     assert any(message in survivor.stderr for message in messages), survivor.stderr

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.conftest import REPOSITORY, config_flags, make_once, read_state, user_environment
 from vae_jax.checkpoints import DIRECTORY
 from vae_jax.recording.writers import read_metrics
@@ -35,8 +36,8 @@ class Runs:
     ) -> subprocess.Popen:
         """Starts `script` after the code `fault`, with the command `prefix` before Python."""
         code = RUNNER.format(fault=fault)
-        return subprocess.Popen(
-            [*map(str, prefix), sys.executable, "-c", code, script, *map(str, arguments)],
+        return processes.start(
+            [*prefix, sys.executable, "-c", code, script, *arguments],
             cwd=REPOSITORY,
             env=user_environment(tensorflow=tensorflow),
             stdout=subprocess.PIPE,
@@ -51,16 +52,11 @@ class Runs:
         return self.start("train.py", f"--workdir={workdir}", *config, *flags, **options)
 
     def train(self, *arguments, **options) -> subprocess.CompletedProcess:
-        return finish(self.start_training(*arguments, **options))
+        return processes.finish(self.start_training(*arguments, **options))
 
     def evaluate(self, workdir: pathlib.Path, *flags, **options) -> subprocess.CompletedProcess:
         flags = [f"--workdir={workdir}", "--num_samples=0", "--num_failures=0", *flags]
-        return finish(self.start("evaluate.py", *flags, **options))
-
-
-def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    stdout, stderr = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return processes.finish(self.start("evaluate.py", *flags, **options))
 
 
 @pytest.fixture(scope="session")

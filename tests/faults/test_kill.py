@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.faults.conftest import Runs, assert_ended_as, assert_no_traceback, finish
+from tests import processes
+from tests.faults.conftest import Runs, assert_ended_as, assert_no_traceback
 from vae_jax.checkpoints import Checkpoints
 
 # Long enough for twenty restarts; with one checkpoint kept, each save deletes the one before.
@@ -84,7 +85,7 @@ def kill_and_resume(runs, workdir, undisturbed, moments, random, *flags) -> coll
         expected = max(Checkpoints(workdir).steps(), default=None)
         victim = Victim(runs, workdir, *flags)
         moment = victim.kill_at(moments[0], random)
-        completed = finish(victim.process)
+        completed = processes.finish(victim.process)
         assert_resumed_at(completed, expected)
         if moment is None:
             assert completed.returncode == 0, completed.stderr
@@ -197,7 +198,7 @@ class Stages:
 
     def _finish(self, stage: str) -> float:
         begin = time.monotonic()
-        completed = finish(self.start(stage))
+        completed = processes.finish(self.start(stage))
         assert completed.returncode == 0, completed.stderr
         assert_no_traceback(completed)
         return time.monotonic() - begin
@@ -223,7 +224,7 @@ class Stages:
         time.sleep(seconds)
         was_running = process.poll() is None
         process.kill()
-        completed = finish(process)
+        completed = processes.finish(process)
         assert_no_traceback(completed)
         return was_running
 

@@ -1,27 +1,29 @@
 """The wheel, installed in an environment of its own and used outside of the checkout."""
 
 import pathlib
-import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Sequence
 
 import pytest
 
+from tests import processes
 from tests.conftest import REPOSITORY, TINY, run_command
 
 CONFIGS = {path.stem for path in (REPOSITORY / "configs").glob("*.py")}
+
+
+def do(command: Sequence[object]) -> None:
+    completed = processes.finish(processes.start(command))
+    assert completed.returncode == 0
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    subprocess.run(
-        [*command, "--no-build-isolation", f"--wheel-dir={directory}", str(REPOSITORY)],
-        check=True,
-        timeout=300,
-    )
+    do([*command, "--no-build-isolation", f"--wheel-dir={directory}", REPOSITORY])
     (path,) = directory.glob("*.whl")
     return path
 
@@ -31,16 +33,14 @@ def environment(wheel, tmp_path_factory) -> pathlib.Path:
     """A virtual environment that has the wheel, and its dependencies from the tests' own."""
     directory = tmp_path_factory.mktemp("environment")
     create = [sys.executable, "-m", "venv", "--without-pip", str(directory)]
-    subprocess.run(create, check=True, timeout=300)
+    do(create)
     paths = {"base": str(directory), "platbase": str(directory)}
     site_packages = pathlib.Path(sysconfig.get_path("purelib", "venv", paths))
     own = sysconfig.get_path("purelib")
     (site_packages / "dependencies.pth").write_text(f"{own}\n")
     python = directory / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    subprocess.run(
-        [*install, "--no-deps", "--ignore-installed", str(wheel)], check=True, timeout=300
-    )
+    do([*install, "--no-deps", "--ignore-installed", wheel])
     return directory / "bin"
 
 

@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.conftest import make_experiment
 from tests.gallery.test_text import make_ranking
 from tests.report.test_report import METRICS, make_sample_metrics
@@ -220,7 +221,7 @@ def seen(source, tmp_path_factory) -> dict[str, dict]:
         f'<iframe id="desktop" width="1280" height="900" {frame}'
     )
     (directory / "wrapper.html").write_text(wrapper, encoding="utf-8")
-    completed = subprocess.run(
+    process = processes.start(
         [
             CHROMIUM,
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
@@ -228,10 +229,11 @@ def seen(source, tmp_path_factory) -> dict[str, dict]:
             *(f"--user-data-dir={directory / 'profile'}", "--dump-dom"),
             str(directory / "wrapper.html"),
         ],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=200,
     )
+    completed = processes.finish(process)
     body = re.search(r"<body>(.*)</body>", completed.stdout, re.DOTALL)
     assert body, completed.stderr
     return json.loads(html.unescape(body[1]))

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -98,37 +99,47 @@ def test_a_run_whose_directory_is_locked_is_waited_for(tmp_path, tables, monkeyp
     assert tables == [["b"], ["b", "c"], ["a", "b", "c"]]
 
 
-def start(workdir, work) -> multiprocessing.Process:
+@pytest.fixture
+def start(tmp_path):
     """Starts a process that shares the runs; it forks, so that it need not import anything."""
-    runs = make_runs(workdir, work)
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=engine.run_all, args=(runs, lambda results: None))
-    process.start()
-    return process
+    started = []
+
+    def start(work) -> multiprocessing.Process:
+        runs = make_runs(tmp_path, work)
+        context = multiprocessing.get_context("fork")
+        started.append(context.Process(target=engine.run_all, args=(runs, lambda results: None)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")
-def test_processes_share_the_runs_and_all_wait_for_the_last(tmp_path, tables):
+def test_processes_share_the_runs_and_all_wait_for_the_last(tmp_path, tables, start):
     def wait_for_the_other(label):
         """The first two runs end only when both have begun, so that each process has one."""
         while len(calls(tmp_path)) < 2:
             time.sleep(0.01)
         return [label]
 
-    other = start(tmp_path, wait_for_the_other)
+    other = start(wait_for_the_other)
     runs = make_runs(tmp_path, wait_for_the_other)
     assert engine.run_all(runs, lambda results: tables.append(list(results))) is None
     assert all(run.result() == [run.label] for run in runs) and tables[-1] == list(LABELS)
-    other.join(timeout=30)
+    other.join()
     assert other.exitcode == 0
     assert sorted(labels_of(tmp_path)) == list(LABELS)
     assert len({process for _, process in calls(tmp_path)}) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")
-def test_the_run_of_a_killed_process_is_taken_over(tmp_path, tables):
-    other = start(tmp_path, lambda label: time.sleep(60))
+def test_the_run_of_a_killed_process_is_taken_over(tmp_path, tables, start):
+    other = start(lambda label: threading.Event().wait())
     while not calls(tmp_path):
+        assert other.is_alive()
         time.sleep(0.01)
 
     def kill_at_the_end(label):

@@ -34,7 +34,6 @@ from vae_jax import data, evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import TrainingPlan
 from vae_jax.recording.writers import Summary, read_metrics
-from vae_jax.runtime import process
 from vae_jax.runtime.presence import WorkdirLostError
 from vae_jax.runtime.workdir import LOCK_FILE, lock_workdir
 from vae_jax.tasks import VAETask
@@ -670,36 +669,6 @@ def test_run_that_diverges_ends_with_steps_term_and_remedy(data_dir, tmp_path):
     assert not np.isfinite(records[-1]["train/loss"])
     saved = read_state(tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params))
-
-
-# Signals
-
-
-@pytest.fixture
-def usual_sigint():
-    """Ctrl-C as in the foreground: a shell starts background processes with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("usual_sigint")
-def test_first_signal_is_collected_and_the_second_acts_as_usual():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with process.catch_stop_signals() as received:
-        signal.raise_signal(signal.SIGTERM)
-        assert received == [signal.SIGTERM]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_handlers_come_back_without_a_signal_and_after_an_error():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ZeroDivisionError), process.catch_stop_signals() as received:
-        assert received == []
-        raise ZeroDivisionError
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_epoch_of_the_tiny_run_is_shorter_than_the_run():

@@ -13,15 +13,24 @@ from absl import app, flags
 
 from vae_jax import evaluation, report
 from vae_jax.commands.flags import show_in_help
+from vae_jax.errors import InputError
 from vae_jax.evaluation import sample_quality
 from vae_jax.metrics.features import PREPROCESSING
 from vae_jax.runtime import process
+from vae_jax.runtime.names import resolve_workdir
 
 FLAGS = flags.FLAGS
 
 
 def run() -> None:
     """Runs the command with the arguments of the command line."""
+    process.open_standard_streams()
+    with process.exit_on_user_error(pathlib.Path(sys.argv[0]).name):
+        _define_flags()
+        app.run(_main)
+
+
+def _define_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "Directory of the run, written by train.py.", required=True
     )
@@ -68,18 +77,35 @@ def run() -> None:
         "workdir, or eval_SPLIT.",
     )
     show_in_help(__name__, __doc__)
-    app.run(_main)
+
+
+def _refuse_flags_without_effect() -> None:
+    """Raises an InputError for flags about sample metrics if there will be none."""
+    is_test = FLAGS.split == "test"
+    if is_test and FLAGS.num_samples != 0:
+        return
+    names = ["inception_weights", "preprocessing", "allow_biased_fid"]
+    if FLAGS.num_samples != 0:
+        names.append("num_samples")
+    given = [f"--{name}" for name in names if FLAGS[name].present]
+    if given:
+        reason = "--num_samples=0" if is_test else f"--split={FLAGS.split}"
+        raise InputError(
+            f"{' and '.join(given)} would have no effect, because {reason} means that there are no "
+            "sample metrics: leave it out."
+        )
 
 
 def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
     logger = process.log_to_stderr(debug=FLAGS.verbosity > 0)
-    process.cache_compilations()
     program = pathlib.Path(sys.argv[0]).name
-    output = None if FLAGS.output is None else pathlib.Path(FLAGS.output).expanduser().absolute()
-    directory = output or evaluation.evaluation_directory(FLAGS.workdir, FLAGS.split)
+    directory = FLAGS.output or FLAGS.workdir
     with process.exit_on_user_error(program, directory, hint=" (--verbosity=1 shows where)"):
+        process.require_backend()
+        process.cache_compilations()
+        _refuse_flags_without_effect()
         samples = sample_quality.Options(
             FLAGS.num_samples, FLAGS.inception_weights, FLAGS.preprocessing, FLAGS.allow_biased_fid
         )
@@ -91,11 +117,11 @@ def _main(argv: list[str]) -> None:
             FLAGS.allow_other_images,
             FLAGS.num_failures,
             samples,
-            output,
+            None if FLAGS.output is None else resolve_workdir(FLAGS.output, "--output"),
         )
         result = evaluation.run(FLAGS.workdir, options)
     for note in result.notes:
         logger.info(note)
     for finding in result.diagnosis.findings:
         logger.info(finding)
-    print(report.summarise(result.directory, pathlib.Path(FLAGS.workdir)))
+    process.show(report.summarise(result.directory, pathlib.Path(FLAGS.workdir)))

@@ -12,11 +12,11 @@ from vae_jax.errors import InputError
 from vae_jax.runtime import process
 
 
-def show_in_help(module: str, text: str) -> None:
+def show_in_help(module: str, text: str | None) -> None:
     """Makes --help show `text`, and below it the flags that `module` defines.
 
-    By itself absl shows the docstring and the flags of the script that was started, which has no
-    flags.
+    The text is None under `python -OO`. By itself absl shows the docstring and the flags of the
+    script that was started, which has no flags.
     """
     sys.modules["__main__"].__doc__ = text
     for flag in flags.FLAGS.get_flags_for_module(module):

@@ -9,6 +9,7 @@ with --coordinator_address=HOST:PORT --num_processes=N --process_id=I, or under 
 
 import pathlib
 import sys
+import warnings
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -23,10 +24,17 @@ FLAGS = flags.FLAGS
 
 def run() -> None:
     """Runs the command with the arguments of the command line."""
-    program = pathlib.Path(sys.argv[0]).name
-    with process.exit_on_user_error(program):
+    process.open_standard_streams()
+    with process.exit_on_user_error(pathlib.Path(sys.argv[0]).name):
         sys.argv = configuration.replace_config_name(sys.argv)
         configuration.check_flags(sys.argv)
+        _define_flags()
+        # With `python -W error` it would end the run. ml_collections calls it to load the file.
+        warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
+        app.run(_main, flags_parser=parse)
+
+
+def _define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Configuration: a file, or a name in configs/.", lock_config=True
     )
@@ -43,19 +51,19 @@ def run() -> None:
     )
     flags.mark_flags_as_required(["config", "workdir"])
     show_in_help(__name__, __doc__)
-    app.run(_main, flags_parser=parse)
 
 
 def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}: flags begin with --.")
     process.log_to_stderr(debug=FLAGS.verbosity > 0)
-    process.cache_compilations()
     processes = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     program = pathlib.Path(sys.argv[0]).name
     with process.exit_on_user_error(program, FLAGS.workdir, hint=" (--verbosity=1 shows where)"):
         if FLAGS.distributed or any(value is not None for value in processes):
             process.join_processes(*processes)
+        process.require_backend()
+        process.cache_compilations()
         stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)  # as a shell reports a process that a signal ended

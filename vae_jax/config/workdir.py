@@ -17,6 +17,7 @@ from vae_jax.config.keys import flatten, with_changes
 from vae_jax.config.schema import IMAGE_SHAPE, check_each_value, unknown_and_missing
 from vae_jax.errors import InputError, NotFoundError
 from vae_jax.registry import Option, show
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.typing import ImageShape
 
 CONFIG_FILE = "config.json"
@@ -98,7 +99,7 @@ def update(
 
 def _read(workdir: str | pathlib.Path) -> dict[str, Any]:
     """Returns the content of config.json, whose parts have the right types."""
-    path = pathlib.Path(workdir) / CONFIG_FILE
+    path = resolve_workdir(workdir, "workdir") / CONFIG_FILE
     if not path.exists():
         raise NotFoundError(
             f"{path} is missing, so {workdir} is not a training run: give the --workdir that "

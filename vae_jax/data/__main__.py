@@ -20,17 +20,19 @@ def main() -> None:
         text = f"side of the {meaning} in pixels, {only} only"
         parser.add_argument(f"--{option}", type=int, default=default, help=text)
     arguments = parser.parse_args()
+    process.open_standard_streams()
     process.escape_unprintable()
     with process.exit_on_user_error("error"):
         directory = prepare(**vars(arguments))
-        print(directory)
+        process.show(str(directory))
         for split in SPLITS:
             path = directory / f"{split}_images.npy"
             if path.exists():
                 images = open_images(path)
                 labels = open_labels(directory / f"{split}_labels.npy", len(images))
-                print(f"  {split}: {images.shape}, {'no labels' if labels is None else 'labels'}")
+                with_labels = "no labels" if labels is None else "labels"
+                process.show(f"  {split}: {images.shape}, {with_labels}")
 
 
 if __name__ == "__main__":
-    main()
+    process.run_and_exit(main)

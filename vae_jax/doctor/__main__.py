@@ -6,12 +6,12 @@ python -m vae_jax.doctor --workdir=workdir/demo     # or: vae-doctor --workdir=w
 import argparse
 import pathlib
 import sys
-from typing import NoReturn
 
 from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
 from vae_jax.doctor.workdir import diagnose_workdir
 from vae_jax.runtime import process
-from vae_jax.runtime.workdir import ELSEWHERE, check_writable
+from vae_jax.runtime.names import resolve_workdir
+from vae_jax.runtime.workdir import ELSEWHERE, check_contents, check_writable
 
 
 def main() -> int:
@@ -29,7 +29,6 @@ def main() -> int:
     )
     parser.add_argument(
         "--workdir",
-        type=pathlib.Path,
         required=True,
         help="directory of the run, written by train.py",
     )
@@ -47,29 +46,26 @@ def main() -> int:
         action="store_true",
         help="go on if the images are not those that the run was trained on",
     )
-    parser.add_argument(
-        "--output", type=pathlib.Path, help="directory of the diagnosis, if not the workdir"
-    )
+    parser.add_argument("--output", help="directory of the diagnosis, if not the workdir")
     arguments = vars(parser.parse_args())
+    process.open_standard_streams()
     process.log_to_stderr()
-    workdir, output = arguments["workdir"], arguments.pop("output")
-    directory = workdir if output is None else output.expanduser().absolute()
+    output = arguments.pop("output")
     name = "vae_jax.doctor" if is_module else program
-    with process.exit_on_user_error(name, directory):
+    with process.exit_on_user_error(name, arguments["workdir"]):
+        process.require_backend()
+        workdir = arguments["workdir"] = resolve_workdir(arguments["workdir"])
+        check_contents(workdir)
+        directory = workdir if output is None else resolve_workdir(output, "--output")
         if output is None:  # before the work
             check_writable(workdir, contents=False, hint=ELSEWHERE)
         diagnosis = diagnose_workdir(**arguments)
         directory.mkdir(parents=True, exist_ok=True)
         diagnosis.write(directory)
-    print("\n".join(diagnosis.to_markdown()))
-    print(f"Written: {directory / REPORT_FILE}, {directory / FIGURE_FILE}")
+    written = f"Written: {directory / REPORT_FILE}, {directory / FIGURE_FILE}"
+    process.show("\n".join([*diagnosis.to_markdown(), written]))
     return int(diagnosis.is_severe)
 
 
-def run() -> NoReturn:
-    """Runs the command `vae-doctor` and exits with its exit code."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    run()
+    process.run_and_exit(main)

@@ -11,7 +11,9 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.evaluation.model import evaluate
 from vae_jax.inference.arguments import NotFiniteError
 from vae_jax.metrics.metric import Metric
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.settings import standard_settings
+from vae_jax.runtime.workdir import check_contents
 
 NUM_FAILURES = 16
 
@@ -87,10 +89,11 @@ def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluati
     # GPUs would round float32 products to TensorFloat-32, but the bound must not depend on the
     # device.
     with standard_settings(), jax.default_matmul_precision("highest"):
-        return _run(pathlib.Path(workdir), options or Options())
+        return _run(resolve_workdir(workdir, "workdir"), options or Options())
 
 
 def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
+    check_contents(workdir)
     directory = pathlib.Path(options.output or evaluation_directory(workdir, options.split))
     vae = inference.load(
         workdir,

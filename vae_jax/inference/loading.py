@@ -12,6 +12,7 @@ from vae_jax.experiment import Experiment, build
 from vae_jax.inference import arguments
 from vae_jax.inference.trained_vae import TrainedVAE
 from vae_jax.runtime import sharding
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.settings import standard_settings
 
 
@@ -30,7 +31,7 @@ def load(
     The arguments that are None by default are then as in the configuration of the run.
 
     Args:
-      workdir: directory of the run, written by train.py.
+      workdir: directory of the run, written by train.py; `~` is expanded.
       checkpoint: 'best' (by validation ELBO), 'latest', or a step.
       batch_size: images per call over all devices.
       use_ema: whether to use the averaged parameters instead of the raw ones.
@@ -44,7 +45,7 @@ def load(
         rule.
       CheckpointsDamagedError: the checkpoint cannot be read.
     """
-    workdir = arguments.directory("workdir", workdir)
+    workdir = resolve_workdir(arguments.directory("workdir", workdir), "workdir")
     optional = arguments.optional
     changes = {
         "eval.batch_size": optional(

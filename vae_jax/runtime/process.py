@@ -1,4 +1,4 @@
-"""Setup and end of a process: log, compilation cache, joining other processes, exit, signals."""
+"""Setup and end of a process: streams, log, devices, compilation cache, other processes, exit."""
 
 import contextlib
 import io
@@ -9,13 +9,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 from absl import logging as absl_logging
 
 from vae_jax.errors import InputError, UserError
+from vae_jax.runtime.names import expand_user
+from vae_jax.runtime.signals import Stopped, StopSignals, catch_stop_signals
 from vae_jax.runtime.workdir import describe_os_error
 
 if TYPE_CHECKING:
@@ -27,10 +28,26 @@ LOGGER = logging.getLogger(__name__)
 COMPILATION_CACHE = "~/.cache/vae_jax/compiled"
 HEARTBEAT_TIMEOUT = 30  # seconds after which a silent process counts as dead
 SHUTDOWN_TIMEOUT = 60  # seconds that a finished process waits for the others
+DEVICE_VARIABLES = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")  # named if there are no devices
 
 
 class ProcessLostError(UserError, RuntimeError):
     """Another process of the run cannot be reached."""
+
+
+def open_standard_streams() -> None:
+    """Opens /dev/null in place of stdin, stdout and stderr that are closed.
+
+    Otherwise the next files to be opened would get their numbers, and what a library prints would
+    be written into these files.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def log_to_stderr(debug: bool = False) -> logging.Logger:
@@ -89,7 +106,11 @@ def cache_compilations() -> None:
     """
     # JAX adds the attributes of its options at run time.
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        directory = pathlib.Path(COMPILATION_CACHE).expanduser()
+        try:
+            directory = expand_user(COMPILATION_CACHE, "compilation cache")
+        except InputError as error:
+            LOGGER.info("Compiled programs are not kept: %s", error)
+            return
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
@@ -157,53 +178,93 @@ def join_processes(
         PACKAGE_LOGGER.setLevel(logging.WARNING)  # process 0 logs what all of them do
 
 
+def require_backend() -> None:
+    """Starts JAX's backend; call it before JAX is used, and after `join_processes`.
+
+    Raises:
+      InputError: the devices that the environment asks for are not there or cannot be used.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        given = [f"{name}={os.environ[name]}: " for name in DEVICE_VARIABLES if name in os.environ]
+        reason = " ".join(str(error).split()).split(" (set JAX_PLATFORMS")[0]
+        raise InputError(
+            f"{''.join(given)}JAX finds no such device, or cannot use it"
+            f"{f' ({reason})' if reason else ''}. Unset the variable to use what there is, set "
+            "JAX_PLATFORMS=cpu for the CPU, or install JAX for the device, for a GPU with "
+            "pip install 'vae_jax[gpu]'."
+        ) from error
+
+
 @contextlib.contextmanager
 def exit_on_user_error(
     program: str, directory: str | pathlib.Path = "", hint: str = ""
-) -> Iterator[None]:
-    """Ends the process with a one-line message if the block raises an error that a user can fix.
+) -> Iterator[StopSignals]:
+    """Ends the process with a one-line message if a user can fix an error, or a signal stops it.
 
-    The exit code is 1. Any other exception is a defect and passes with its traceback.
+    The exit code is 1 after an error, and after a signal 128 and its number, as in a shell. Any
+    other exception is a defect and passes with its traceback.
 
     Args:
       program: name of the command, put before the message.
       directory: directory to name if an error of the operating system names no path.
-      hint: text put after the message.
+      hint: text put after the message of an error.
+
+    Yields:
+      The stop signals that are received in the block.
     """
-    try:
-        yield
-    except (UserError, OSError) as error:
-        LOGGER.debug("Traceback:", exc_info=error)
-        text = str(error) if isinstance(error, UserError) else describe_os_error(error, directory)
-        message = f"{program}: {text}{hint}"
-        if jax.process_count() > 1:
-            # An orderly exit would wait for the others, which may be gone or may be waiting for
-            # this one. They notice that its heartbeat has stopped.
-            print(message, file=sys.stderr, flush=True)
-            os._exit(1)
+    with catch_stop_signals() as signals:
+        try:
+            yield signals
+        except (UserError, OSError) as error:
+            LOGGER.debug("Traceback:", exc_info=error)
+            text = (
+                str(error) if isinstance(error, UserError) else describe_os_error(error, directory)
+            )
+            _exit(f"{program}: {text}{hint}", 1)
+        except (KeyboardInterrupt, Exception) as error:
+            LOGGER.debug("Traceback:", exc_info=error)
+            # JAX may turn what a signal has raised inside of it into an error of its own.
+            if not signals.received and not isinstance(error, KeyboardInterrupt):
+                raise
+            stopped = Stopped(signals.received[0] if signals.received else signal.SIGINT)
+            _exit(f"{program}: {stopped}", 128 + stopped.number)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    if jax.distributed.is_initialized():
+        # An orderly exit would wait for the others, which may be gone or may be waiting for this
+        # one. They notice that its heartbeat has stopped.
+        print(message, file=sys.stderr, flush=True)
+        os._exit(code)
+    if code == 1:
         sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
-@contextlib.contextmanager
-def catch_stop_signals() -> Iterator[list[int]]:
-    """Yields a list that collects SIGTERM and SIGINT instead of letting them end the process.
+def run_and_exit(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a command that is this whole process, and ends with the exit code that it returns.
 
-    A second signal acts as usual.
+    After a signal, the interpreter is not taken down in order: JAX may still compile in a thread of
+    its own, which would crash.
     """
-    received: list[int] = []
-    previous_handlers: dict[int, Any] = {}
-
-    def handler(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        restore_handlers()
-
-    def restore_handlers() -> None:
-        for number, previous_handler in previous_handlers.items():
-            signal.signal(number, previous_handler)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous_handlers[number] = signal.signal(number, handler)
     try:
-        yield received
-    finally:
-        restore_handlers()
+        sys.exit(main())
+    except SystemExit as end:
+        code, is_alone = end.code, not jax.distributed.is_initialized()
+        if isinstance(code, int) and code > 128 and is_alone:  # several processes end together
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            os._exit(code)
+        raise
+
+
+def show(text: str) -> None:
+    """Prints the result of a command; it is no error if the reader, such as `head`, has gone."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end

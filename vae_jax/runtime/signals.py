@@ -2,12 +2,17 @@
 
 import contextlib
 import logging
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs  # exists for type checkers only
 
 LOGGER = logging.getLogger(__name__)
 
@@ -22,6 +27,7 @@ STOP_SIGNALS = (
 )
 # A second one ends the process at once. The others come repeatedly by themselves.
 INSISTENT = (signal.SIGTERM, signal.SIGINT)
+AGAIN_SECONDS = 0.01  # until a signal is raised again that Python has ignored
 SAME_SECONDS = 0.5  # `timeout` and shells send a signal to the process and to its group
 
 
@@ -49,8 +55,10 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: list[int] = []
         self._is_deferred = False
+        self._is_lost = False
         self._first_time = 0.0
         self._previous_handlers: dict[int, Any] = {}
+        self._previous_hook = self._hook = sys.unraisablehook
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -81,6 +89,8 @@ class StopSignals:
 
         `nohup`, for example, has SIGHUP ignored.
         """
+        self._previous_hook, self._hook = sys.unraisablehook, self._handle_unraisable
+        sys.unraisablehook = self._hook
         for number in STOP_SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 self._previous_handlers[number] = signal.signal(number, self._handle)
@@ -91,18 +101,35 @@ class StopSignals:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._previous_handlers = {}
+        if sys.unraisablehook is self._hook:
+            sys.unraisablehook = self._previous_hook
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        is_first = not self.received
+        was_lost, self._is_lost = self._is_lost, False
+        is_first, now = not self.received, time.monotonic()
         if is_first:
             self._first_time = now
-        elif number in INSISTENT and now - self._first_time >= SAME_SECONDS:
+        elif not was_lost and number in INSISTENT and now - self._first_time >= SAME_SECONDS:
             self.restore()
             signal.raise_signal(number)
         self.received.append(number)
-        if is_first and not self._is_deferred:
-            raise Stopped(number)
+        if (is_first or was_lost) and not self._is_deferred:
+            raise Stopped(self.received[0])
+
+    def _handle_unraisable(self, unraisable: "UnraisableHookArgs") -> None:
+        """Has `Stopped` raised again if it was raised where Python ignores exceptions.
+
+        Examples are destructors, and what JAX does at each garbage collection.
+        """
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._previous_hook(unraisable)
+            return
+        self._is_lost = True
+        threading.Timer(AGAIN_SECONDS, self._send_again, [unraisable.exc_value.number]).start()
+
+    def _send_again(self, number: int) -> None:
+        if number in self._previous_handlers:
+            os.kill(os.getpid(), number)
 
 
 _active: StopSignals | None = None

@@ -30,6 +30,7 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
 from vae_jax.runtime import process
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.settings import standard_settings
 from vae_jax.studies import engine
 from vae_jax.studies.ablation_metrics import (
@@ -226,7 +227,7 @@ def load(
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command with these arguments, by default those of the command line."""
     parser = argparse.ArgumentParser(
-        prog="vae_jax.studies.ablation", description=__doc__.split("\n")[0]
+        prog="vae_jax.studies.ablation", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--config", required=True, help="a file such as configs/ablation/NAME.py")
@@ -234,13 +235,16 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data_dir", help="dataset directory, if not the one in the config")
     add("--inception_weights", help="file of the Inception weights: .pth, .tgz, .pb or .npz")
     args = parser.parse_args(arguments)
+    process.open_standard_streams()
     process.log_to_stderr()
     with process.exit_on_user_error("vae_jax.studies.ablation", args.workdir):
-        stopped_by = load(args.config, args.workdir, args.data_dir, args.inception_weights).run()
+        process.require_backend()
+        workdir = resolve_workdir(args.workdir)
+        stopped_by = load(args.config, workdir, args.data_dir, args.inception_weights).run()
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
-    print(f"{args.workdir}/ablation.md, ablation.png, ablation.json")
+    process.show(f"{workdir}/ablation.md, ablation.png, ablation.json")
 
 
 if __name__ == "__main__":
-    main()
+    process.run_and_exit(main)

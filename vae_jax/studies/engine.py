@@ -89,21 +89,25 @@ def run_all(runs: Sequence[Run], write: Callable[[Mapping[str, Any]], None]) -> 
             written = results
         return [run for run in runs if run.label not in results]
 
-    announced: list[str] = []
+    announced: dict[str, str] = {}
     while left := unfinished():
-        busy = []
+        busy: dict[str, str] = {}
         for run in left:
             try:
                 stopped_by = run.finish()
-            except WorkdirBusyError:
-                busy.append(run.label)
+            except WorkdirBusyError as error:
+                busy[run.label] = str(error)
                 continue
             if stopped_by is not None:
                 return stopped_by
             unfinished()
         if busy:
             if busy != announced:
-                LOGGER.info("Waiting for other processes, which do: %s.", "; ".join(busy))
+                LOGGER.info(
+                    "Waiting for other processes, which do: %s. The first one: %s",
+                    "; ".join(busy),
+                    next(iter(busy.values())),  # names the file of a process that died elsewhere
+                )
                 announced = busy
             time.sleep(WAITING_SECONDS)
     return None

@@ -31,6 +31,8 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.recording import figures
 from vae_jax.runtime import process
+from vae_jax.runtime.names import resolve_workdir
+from vae_jax.runtime.workdir import check_contents
 from vae_jax.studies import engine
 from vae_jax.studies.engine import Run
 from vae_jax.studies.priors_metrics import Distances
@@ -193,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     names = ",".join(n for n in priors.names() if priors.kind(n).has_parameters)
     add("--config", required=True, help="a file such as configs/fashion_mnist_prior.py")
-    add("--workdir", required=True, type=pathlib.Path, help="workdir of a trained VAE")
+    add("--workdir", required=True, help="workdir of a trained VAE")
     add("--priors", default=names, help=f"priors to fit; by default {names}")
     add("--tempered", default="", help="rows at other temperatures: flow:0.8,diffusion:0.9")
     add("--num_samples", type=int, default=10_000, help="number of samples of each prior")
@@ -201,8 +203,12 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data_dir", help="dataset directory, if it has moved since the VAE was trained")
     add("--inception_weights", help="file of the Inception weights: .pth, .tgz, .pb or .npz")
     args = parser.parse_args(arguments)
+    process.open_standard_streams()
     process.log_to_stderr()
     with process.exit_on_user_error("vae_jax.studies.priors", args.workdir):
+        process.require_backend()
+        args.workdir = resolve_workdir(args.workdir)
+        check_contents(args.workdir)
         names = args.priors.split(",")
         data_dir = args.data_dir or configuration.load(args.workdir).data.dir
         weights = inception_weights.find_or_download(
@@ -225,8 +231,8 @@ def main(arguments: list[str] | None = None) -> None:
         if stopped_by is not None:
             sys.exit(128 + stopped_by)
         comparison.measure_all()
-    print(f"{args.workdir / DIRECTORY}: table.md, table.json, samples.png")
+    process.show(f"{args.workdir / DIRECTORY}: table.md, table.json, samples.png")
 
 
 if __name__ == "__main__":
-    main()
+    process.run_and_exit(main)

@@ -19,10 +19,11 @@ from vae_jax.checkpoints import Checkpoints
 from vae_jax.experiment import Experiment, build, validate
 from vae_jax.recording import writers
 from vae_jax.runtime import process, profiling, sharding
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.presence import Presence
 from vae_jax.runtime.settings import standard_settings
 from vae_jax.runtime.signals import Stopped, StopSignals, catch_stop_signals
-from vae_jax.runtime.workdir import check_writable, lock_workdir
+from vae_jax.runtime.workdir import check_contents, check_writable, lock_workdir
 from vae_jax.streams import stream
 from vae_jax.tasks import Rows, readers
 from vae_jax.training import start, steps
@@ -317,7 +318,7 @@ def train_and_evaluate(
         validation ELBO is not finite.
       ProcessLostError: another process of the run has ended.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = resolve_workdir(workdir)
     configuration.check_each_value(config)
     config = configuration.complete(config, workdir)
     validate(config)
@@ -325,6 +326,7 @@ def train_and_evaluate(
     is_main = sharding.is_main_process()
     if is_main:
         check_writable(workdir)
+        check_contents(workdir)
     with (
         catch_stop_signals() as signals,
         lock_workdir(workdir) if is_main else contextlib.nullcontext(),
