@@ -219,7 +219,10 @@ def _too_few(
                 named = [label_of(name, extractor.preprocessing, t) for t in taps.get(name, ())]
                 labels.setdefault(minimum, []).extend(f"`{label}`" for label in named)
         notes += [
-            too_few_images(f"each of {', '.join(named)} with {split} images", minimum, split, n)
+            too_few_images(
+                f"{'each of ' * (len(named) > 1)}{', '.join(named)} with {split} images",
+                *(minimum, split, n),
+            )
             for minimum, named in labels.items()
         ]
     return notes

@@ -128,7 +128,7 @@ def _prior_block(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (z, images) of one block of samples; means and draws have the same z."""
     z_key, x_key = jax.random.split(key)
-    z = vae.sample_prior(z_key, _block_size(vae), temperature)
+    z = vae.sample_prior(z_key, block_size(vae), temperature)
     return z, _to_bytes(vae.decode(z, x_key if draw else None))
 
 
@@ -149,7 +149,7 @@ def aggregate_posterior_codes(
 
 def decode_means(vae: TrainedVAE, z: np.ndarray) -> np.ndarray:
     """Decodes latents as means of p(x|z), in the uint8 values of a file, [N, H, W, C]."""
-    size = _block_size(vae)
+    size = block_size(vae)
     starts = range(0, len(z), size)
     return np.concatenate([_to_bytes(vae.decode(z[i : i + size])) for i in starts])
 
@@ -177,7 +177,7 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
         vae, num_decoded, (_key(vae, "images"), _key(vae, "posterior"))
     )
     reconstruction_z = _reconstruction_codes(vae, test)
-    size = _block_size(vae)
+    size = block_size(vae)
 
     def decoded(z: np.ndarray, draw: bool) -> Blocks:
         return lambda: (
@@ -210,14 +210,14 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
     return generated, shown
 
 
-def _block_size(vae: TrainedVAE) -> int:
+def block_size(vae: TrainedVAE) -> int:
     """Returns the number of images in a block: `BLOCK_SIZE`, or fewer large ones."""
     return num_in_memory(vae.image_shape, BLOCK_SIZE, MEASURED)
 
 
 def _block_keys(vae: TrainedVAE, key: jax.Array, n: int) -> Iterator[tuple[int, jax.Array]]:
     """Yields the start of each block and its key; the images do not depend on how many follow."""
-    for start in range(0, n, _block_size(vae)):
+    for start in range(0, n, block_size(vae)):
         yield start, jax.random.fold_in(key, start)
 
 
