@@ -18,6 +18,7 @@ from vae_jax.doctor import curves, diagnosis, examination, findings, model
 from vae_jax.doctor.findings import Finding
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.recording.writers import read_metrics
+from vae_jax.runtime import memory
 
 
 def make_finding(severity: str = "warning", name: str = "rust", panel: str = "") -> Finding:
@@ -140,6 +141,24 @@ def test_large_images_are_reduced_by_block_means_for_distances(size, side):
     first = images[1, :factor, factor : 2 * factor, 2].mean() / 255.0
     np.testing.assert_allclose(rows.reshape(2, side, side, 3)[1, 0, 1, 2], first, rtol=1e-5)
     np.testing.assert_allclose(examination._flatten(images / np.float32(255)), rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 1), (1, 64), (1, 1), (3, 5), (2048, 2)])
+def test_sides_are_reduced_by_factors_of_their_own(shape):
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 1), np.uint8)
+    reduced = [side // max(1, side // 32) for side in shape]
+    rows = examination._flatten(images)
+    assert rows.shape == (2, reduced[0] * reduced[1])
+    np.testing.assert_allclose(rows.mean(axis=1), images.mean(axis=(1, 2, 3)) / 255, rtol=1e-5)
+
+
+def test_large_images_are_examined_in_smaller_numbers(vae, splits, monkeypatch):
+    """There is room for 5 decoded images, but 10 are the least that allow a conclusion."""
+    monkeypatch.setattr(memory, "HOST_BYTES", 5 * memory.MEASURED * 16 * 16)
+    e = examination.examine(vae, *splits)
+    assert len(e.train_distances) == len(e.validation_distances) == examination.MIN_NUM_IMAGES
+    assert len(e.validation_elbo) == NUM_VALIDATION  # these are not decoded
+    assert e.num_train == NUM_TRAIN
 
 
 def check_files(directory: pathlib.Path, expected: doctor.Diagnosis) -> str:

@@ -52,6 +52,18 @@ def test_single_images_can_be_examined():
     assert diagnose_images(make_splits(1)) == []
 
 
+@pytest.mark.parametrize("num_images", [1, 9])
+def test_few_images_say_nothing_about_range_and_shift(num_images):
+    train = make_split("train", random_images(num_images, 0) // 8)
+    validation = make_split("validation", random_images(num_images, 1) // 8 + 200)
+    assert diagnose_images([train, validation]) == []
+
+
+def test_an_image_of_one_pixel_is_neither_constant_nor_a_duplicate():
+    images = np.arange(256).reshape(-1, 1, 1, 1)
+    assert diagnose_images([make_split(name, images) for name in ("train", "validation")]) == []
+
+
 # Range
 
 

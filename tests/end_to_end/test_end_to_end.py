@@ -48,7 +48,7 @@ def test_metrics_file_holds_every_number_with_its_protocol(evaluated):
 
 def test_numbers_are_those_of_the_loaded_model(evaluated, vae):
     metrics = stored.read(evaluated[0] / "eval" / "metrics.json")
-    expected, _ = evaluation.evaluate(vae, vae.experiment.dataset.split("test"))
+    expected, *_ = evaluation.evaluate(vae, vae.experiment.dataset.split("test"))
     assert metrics.keys() == expected.keys()
     for name, metric in expected.items():  # one device there, two here
         np.testing.assert_allclose(metrics[name].value, metric.value, rtol=1e-4, err_msg=name)

@@ -127,7 +127,7 @@ def test_reconstruction_metrics_are_those_of_the_mean_at_the_posterior_mean(metr
 
 
 def test_evaluating_twice_gives_the_same_numbers_and_pictures(evaluated, vae, test_split):
-    metrics, grids = evaluation.evaluate(vae, test_split)
+    metrics, grids, _ = evaluation.evaluate(vae, test_split)
     assert metrics == evaluated[0]
     for name, grid in grids.items():
         np.testing.assert_array_equal(grid, evaluated[1][name], err_msg=name)
@@ -141,7 +141,7 @@ def test_evaluation_compiles_each_function_once(evaluated, vae, trained_workdir,
 
 
 def test_seed_of_the_evaluation_changes_the_noise_only(vae, test_split, metrics):
-    changed, _ = evaluation.evaluate(changed_vae(vae, seed=1), test_split)
+    changed, *_ = evaluation.evaluate(changed_vae(vae, seed=1), test_split)
     assert changed["elbo"].seed == 1
     assert changed["elbo"].value != metrics["elbo"].value
     assert changed["rate"].value == metrics["rate"].value
@@ -315,7 +315,7 @@ def test_nearest_training_image_stands_below_each_sample(evaluated, vae):
 def test_samples_at_another_temperature_are_shown_as_well(vae, test_split, evaluated):
     cold = changed_vae(vae, temperature=0.0)
     few = dataclasses.replace(test_split, indices=test_split.indices[:4])
-    _, grids = evaluation.evaluate(cold, few)
+    _, grids, _ = evaluation.evaluate(cold, few)
     np.testing.assert_array_equal(grids["samples"], evaluated[1]["samples"])
     shown = tiles(grids["samples_tempered"]).reshape(-1, 16, 16)
     centre = vae.decode(np.zeros((1, LATENT_DIMS)))
@@ -397,5 +397,5 @@ def test_traversal_moves_one_dimension_a_row_by_falling_rate(evaluated, vae, ima
 @pytest.mark.parametrize("num_images", [2, 13])
 def test_split_of_a_few_images_is_evaluated(vae, test_split, num_images):
     few = dataclasses.replace(test_split, indices=test_split.indices[:num_images])
-    metrics, _ = evaluation.evaluate(vae, few)
+    metrics, *_ = evaluation.evaluate(vae, few)
     assert metrics["elbo"].num_images == num_images

@@ -174,7 +174,7 @@ def test_numbers_on_2048_features_have_the_plain_names(
         sample_quality,
         "reference_features",
         lambda extractor, images, name, cache_dir: dataclasses.replace(
-            extractor.feature_set([images], len(images), name), logits=None
+            extractor.feature_set([images.take(slice(None))], len(images), name), logits=None
         ),
     )
     weights = stand_in_weights(available, has_logits)
@@ -786,7 +786,7 @@ def test_samples_at_a_temperature_are_sets_of_their_own(evaluated, vae, data_dir
     assert {f"{name}_vs_{split}/kid" for name in TEMPERED for split in ("test", "train")} <= (
         evaluation.metrics.keys()
     )
-    key = next(image_sets._block_keys(stream("eval/prior", 0), 1))[1]
+    key = next(image_sets._block_keys(vae, stream("eval/prior", 0), 1))[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_sets, "BLOCK_SIZE", BLOCK_SIZE)
         z, _ = image_sets._prior_block(own_vae, key, draw=False)

@@ -25,6 +25,7 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.inference.image_sets import Features, NotFiniteError
 from vae_jax.metrics import attributes as measures
 from vae_jax.recording import figures
+from vae_jax.runtime import memory
 
 NUM_SAMPLES = 60
 NUM_FILE = NUM_TRAIN + NUM_VALIDATION
@@ -78,7 +79,7 @@ def make_data(directory, num_channels: int = 1, num_train: int = NUM_FILE, num_c
 
 def test_distortions_are_those_whose_mean_is_reported(galleries, vae, test_split):
     ranking = galleries["worst_reconstructions"].ranking
-    metrics, _ = evaluation.evaluate(vae, test_split)
+    metrics, *_ = evaluation.evaluate(vae, test_split)
     np.testing.assert_allclose(ranking.values.mean(), metrics["distortion"].value, rtol=1e-6)
     assert len(ranking.values) == NUM_TEST
 
@@ -279,6 +280,25 @@ def test_training_images_too_few_for_neighbours_give_no_gallery_of_samples(tmp_p
     vae = initial_vae(make_data(tmp_path, num_train=3), data__validation_size=1)
     split = vae.experiment.dataset.split("test")
     assert list(by_name(gallery.create(vae, split, 5))) == ["worst_reconstructions"]
+    assert gallery.missing(vae) == [
+        "Missing: `worst_samples`: needs at least 4 images, the train split has 3."
+    ]
+
+
+def test_one_image_is_ranked(vae, test_split):
+    one = dataclasses.replace(test_split, indices=test_split.indices[:1])
+    (failure,) = by_name(gallery.create(vae, one, 5))["worst_reconstructions"].failures
+    assert failure.about == {"image": 0} and np.isfinite(failure.score)
+    assert gallery.missing(vae) == []
+
+
+def test_fewer_large_images_are_compared(vae, test_split, monkeypatch):
+    """There is room for 6 images as float64, and for 48 as uint8."""
+    monkeypatch.setattr(memory, "HOST_BYTES", 6 * memory.COMPARED * 16 * 16)
+    galleries = by_name(gallery.create(vae, test_split, 5))
+    assert len(galleries["worst_samples"].ranking.values) == 6
+    assert "the nearest of 6 training images" in galleries["worst_samples"].ranking.description
+    assert len(galleries["worst_reconstructions"].ranking.values) == NUM_TEST
 
 
 # Features

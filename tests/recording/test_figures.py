@@ -46,7 +46,9 @@ def test_all_levels_survive_the_way_through_floats():
 
 
 @pytest.mark.parametrize(
-    ("shape", "factor"), [((16, 16), 4), ((28, 28), 2), ((64, 64), 1), ((100, 80), 1)], ids=str
+    ("shape", "factor"),
+    [((16, 16), 4), ((28, 28), 2), ((64, 64), 1), ((100, 80), 1), ((1, 7), 9), ((7, 1), 9)],
+    ids=str,
 )
 @pytest.mark.parametrize(("n", "num_columns", "num_rows"), [(6, 3, 2), (7, 3, 3), (2, 3, 1)])
 def test_grid_places_enlarged_images_row_by_row_on_white(shape, factor, n, num_columns, num_rows):
@@ -64,6 +66,21 @@ def test_grid_places_enlarged_images_row_by_row_on_white(shape, factor, n, num_c
         np.testing.assert_array_equal(tile, np.kron(image, np.ones((factor, factor, 1))))
         rest[top : top + height, left : left + width] = False
     assert np.all(grid[rest] == 255)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reduced"),
+    [((1023, 2), (1023, 2)), ((1024, 2), (512, 1)), ((2, 1600), (1, 533)), ((1100, 1), (550, 1))],
+)
+def test_very_large_images_are_reduced_by_block_means(shape, reduced):
+    images = np.random.default_rng(0).integers(0, 255, (2, *shape, 1), dtype=np.uint8)
+    small = figures.reduce_large(images)
+    assert small.dtype == np.uint8 and small.shape == (2, *reduced, 1)
+    down, across = (side // new for side, new in zip(shape, reduced, strict=True))
+    first = images[1, :down, :across].mean()
+    assert abs(small[1, 0, 0, 0] - first) <= 0.5
+    grid = figures.image_grid(images, 2)
+    assert grid.shape == (reduced[0] + 4, 2 * reduced[1] + 6, 3)
 
 
 def test_pairs_stand_below_each_other():

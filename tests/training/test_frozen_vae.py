@@ -395,7 +395,7 @@ def test_noise_maps_exist_for_some_priors_only(run, images):
 @pytest.mark.parametrize("name", ["vamp", "diffusion"])
 def test_evaluation_reports_the_importance_weighted_bound_of_exact_priors_only(run, name):
     vae = run(name).vae
-    metrics, grids = evaluation.evaluate(vae, vae.experiment.dataset.split("test"))
+    metrics, grids, _ = evaluation.evaluate(vae, vae.experiment.dataset.split("test"))
     assert all(np.isfinite(metric.value) for metric in metrics.values())
     assert metrics["elbo"].num_images == NUM_TEST
     total = metrics["rate"].value + metrics["distortion"].value

@@ -5,19 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.data import Split
+from vae_jax.data import Split, fixed_order
 from vae_jax.distributions import sample_posterior
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import spectrum, two_sample
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
 from vae_jax.metrics.manifold import nearest_neighbours
+from vae_jax.runtime.memory import KEPT, MEASURED, num_in_memory
 from vae_jax.streams import stream
 
+# If images are so large that these numbers do not fit in memory, there are fewer of them.
 NUM_BOUND_IMAGES = 1000  # images of each split for the ELBO and all latent statistics
 NUM_DECODED = 500  # images that are decoded and compared
 MIN_NUM_IMAGES = 10  # in each split; fewer allow hardly any conclusion
 NUM_NEIGHBOURS = 10_000  # images of each split that samples are compared with, at most
 NEIGHBOUR_SIDE = 32  # pixels; larger images are reduced to about this before distances are taken
+BLOCK_SIZE = 500  # images reduced at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +107,13 @@ def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
     """
     seed = vae.experiment.evaluation.seed
     elbo_key = stream("doctor/elbo", seed)
-    images = validation.shuffled(NUM_BOUND_IMAGES)
+    num_images, num_decoded = (
+        max(MIN_NUM_IMAGES, num_in_memory(vae.image_shape, n, bytes_per_value))
+        for n, bytes_per_value in ((NUM_BOUND_IMAGES, KEPT), (NUM_DECODED, MEASURED))
+    )
+    images = validation.shuffled(num_images)
     terms = vae.elbo_terms(images, elbo_key)
-    train_elbo = vae.elbo(train.shuffled(NUM_BOUND_IMAGES), elbo_key)
+    train_elbo = vae.elbo(train.shuffled(num_images), elbo_key)
     if not (np.isfinite(terms.elbo).all() and np.isfinite(train_elbo).all()):
         raise NonFiniteModelError(f"The ELBO of the model at step {vae.step} is not finite")
     posterior = vae.encode(images)
@@ -117,11 +124,11 @@ def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
         raise NonFiniteModelError(f"A latent of the prior at step {vae.step} is not finite")
     prior_rows = prior_z.reshape(rows.shape)
     mmd, mmd_null = two_sample.mmd_test(
-        rows[:NUM_DECODED], prior_rows[:NUM_DECODED], np.random.default_rng(seed)
+        rows[:num_decoded], prior_rows[:num_decoded], np.random.default_rng(seed)
     )
     normal = vae.experiment.prior.splits_by_dimension
-    decoded, samples = vae.decode(z[:NUM_DECODED]), vae.decode(prior_z[:NUM_DECODED])
-    shown = images[:NUM_DECODED].astype(np.float32) / 255.0
+    decoded, samples = vae.decode(z[:num_decoded]), vae.decode(prior_z[:num_decoded])
+    shown = images[:num_decoded].astype(np.float32) / 255.0
     # Each image gets the latent of its predecessor.
     swap_gap = vae.log_prob(images, z) - vae.log_prob(images, np.roll(z, 1, axis=0))
     if not all(np.isfinite(values).all() for values in (decoded, samples, swap_gap)):
@@ -157,7 +164,7 @@ def examine(vae: TrainedVAE, train: Split, validation: Split) -> Examination:
 
 def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> dict[str, Any]:
     """Returns the fields of an `Examination` about the nearest images of samples."""
-    sets = [_flatten(split.shuffled(NUM_NEIGHBOURS)) for split in (train, validation)]
+    sets = [_shuffled_rows(split) for split in (train, validation)]
     rows = _flatten(samples)
     (to_train, train_distances), (to_validation, validation_distances) = (
         (found[:, 0] for found in nearest_neighbours(rows, s, k=1)) for s in sets
@@ -175,17 +182,26 @@ def _neighbours(samples: np.ndarray, train: Split, validation: Split) -> dict[st
     }
 
 
+def _shuffled_rows(split: Split) -> np.ndarray:
+    """Returns `_flatten` of the first images in the fixed order, at most `NUM_NEIGHBOURS`."""
+    num_images = num_in_memory(split.image_shape, NUM_NEIGHBOURS, KEPT)
+    size = num_in_memory(split.image_shape, BLOCK_SIZE, MEASURED)
+    order = fixed_order(len(split))[:num_images]
+    blocks = (order[start : start + size] for start in range(0, len(order), size))
+    return np.concatenate([_flatten(split.take(block)) for block in blocks])
+
+
 def _flatten(images: np.ndarray) -> np.ndarray:
     """Flattens [N, H, W, C] uint8 or [0, 1] to float32 rows in [0, 1], after block means.
 
-    Images of 64 or more pixels per side are reduced by an integer factor, to at least 32.
+    Sides of 64 or more pixels are reduced by an integer factor, to at least 32.
     """
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 255.0
-    factor = max(1, images.shape[1] // NEIGHBOUR_SIDE)
     n, height, width, channels = images.shape
-    height, width = height // factor, width // factor
-    blocks = images[:, : height * factor, : width * factor].reshape(
-        n, height, factor, width, factor, channels
+    down, across = (max(1, side // NEIGHBOUR_SIDE) for side in (height, width))
+    height, width = height // down, width // across
+    blocks = images[:, : height * down, : width * across].reshape(
+        n, height, down, width, across, channels
     )
     return blocks.mean(axis=(2, 4)).reshape(n, -1)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from vae_jax.data import Split
+from vae_jax.doctor.examination import MIN_NUM_IMAGES
 from vae_jax.doctor.findings import Finding
+from vae_jax.runtime.memory import COMPARED, num_in_memory
 
-NUM_SAMPLED = 2000  # images of each split that are examined for range and shift
-BLOCK_SIZE = 2000  # images read at a time
+NUM_SAMPLED = 2000  # images of each split that are examined for range and shift; fewer large ones
+BLOCK_SIZE = 2000  # images read at a time; fewer large ones
 MIN_RANGE = 128  # of 256 levels
 CONSTANT_WARNING, CONSTANT_SEVERE = 1e-3, 1e-2
 DUPLICATE_WARNING, DUPLICATE_SEVERE = 1e-3, 1e-2
@@ -33,8 +35,9 @@ def diagnose_images(splits: Sequence[Split]) -> list[Finding]:
 def _read(split: Split) -> tuple[list[bytes], int]:
     """Returns (digests of the images with more than one colour, number of the other images)."""
     digests, num_constant = [], 0
-    for start in range(0, len(split), BLOCK_SIZE):
-        block = split.take(np.arange(start, min(start + BLOCK_SIZE, len(split))))
+    size = num_in_memory(split.image_shape, BLOCK_SIZE, COMPARED)
+    for start in range(0, len(split), size):
+        block = split.take(np.arange(start, min(start + size, len(split))))
         flat = block.reshape(len(block), -1)
         constant = (block == block[:, :1, :1]).reshape(len(block), -1).all(axis=1)
         num_constant += int(constant.sum())
@@ -44,8 +47,15 @@ def _read(split: Split) -> tuple[list[bytes], int]:
     return digests, num_constant
 
 
+def _sample(split: Split) -> np.ndarray:
+    """Returns the images that are examined for range and shift, uint8 [N, H, W, C]."""
+    return split.shuffled(num_in_memory(split.image_shape, NUM_SAMPLED, COMPARED))
+
+
 def _narrow_range(split: Split) -> Finding | None:
-    images = split.shuffled(NUM_SAMPLED)
+    if len(split) < MIN_NUM_IMAGES:
+        return None
+    images = _sample(split)
     low, high = np.quantile(images, [0.001, 0.999])
     if high - low >= MIN_RANGE:
         return None
@@ -63,6 +73,8 @@ def _narrow_range(split: Split) -> Finding | None:
 
 
 def _constant(split: Split, num_constant: int) -> Finding | None:
+    if split.image_shape[:2] == (1, 1):
+        return None  # one pixel has one colour
     share = num_constant / len(split)
     if share < CONSTANT_WARNING:
         return None
@@ -102,9 +114,9 @@ def _duplicates(
 
 def _shift(train: Split, split: Split) -> Finding | None:
     """Reports a difference between the mean pixel levels of two splits."""
-    levels = [
-        s.shuffled(NUM_SAMPLED).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)
-    ]
+    if len(train) < MIN_NUM_IMAGES:
+        return None  # too few to know how much images differ
+    levels = [_sample(s).mean(axis=(1, 2, 3), dtype=np.float64) for s in (train, split)]
     difference = levels[1].mean() - levels[0].mean()
     # The spread is that of the training images, because a small split estimates it poorly.
     error = levels[0].std() * np.sqrt(sum(1 / len(level) for level in levels))

@@ -106,7 +106,7 @@ def _iw_metrics(
     part = images[: plan.num_iw_images or None]
     gain = vae.iw_elbo(part, key, plan.num_iw_samples, progress=True) - elbo[: len(part)]
     standard_error = None
-    if len(part) > 1:
+    if len(part) > 1 and np.isfinite(elbo).all() and np.isfinite(gain).all():
         # The variance of mean(elbo) + mean(gain), where the part is contained in the images.
         covariance = np.cov(elbo[: len(part)], gain)
         variance = np.var(elbo, ddof=1, dtype=np.float64) / len(elbo)

@@ -1,10 +1,14 @@
 """The evaluations of a model: a short one during training, and the full one afterwards."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
 from vae_jax import objectives
 from vae_jax.data import Split
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evaluation.bounds import evaluate_bounds
 from vae_jax.evaluation.codes import latent_metrics, reconstruction_metrics
 from vae_jax.evaluation.grids import (
@@ -14,15 +18,18 @@ from vae_jax.evaluation.grids import (
     interpolations,
     interpolations_of_noise,
     nearest_neighbours_grid,
+    num_rows,
     principal_directions,
     traversals,
 )
 from vae_jax.inference import TrainedVAE
-from vae_jax.metrics.metric import Metric, by_key, mean
+from vae_jax.metrics.metric import Metric, by_key, mean, too_few_images
 from vae_jax.recording import figures
 from vae_jax.recording.writers import Summary
 from vae_jax.runtime.settings import standard_settings
 from vae_jax.streams import stream
+
+PairGrid = Callable[[TrainedVAE, DiagonalGaussian], np.ndarray]  # needs at least two posteriors
 
 
 @standard_settings()
@@ -39,7 +46,7 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
     seed = vae.experiment.evaluation.seed
     images = split.shuffled()
     terms = vae.elbo_terms(images, stream("validation/elbo", seed))
-    samples = vae.sample(stream("validation/samples", seed), NUM_SAMPLES)
+    samples = vae.sample(stream("validation/samples", seed), _num_samples(vae))
     scalars = {
         "elbo": mean(np.asarray(terms.elbo)),
         "rate": mean(np.asarray(terms.rate)),
@@ -47,7 +54,6 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
     }
     if vae.likelihood.is_discrete:
         scalars["bits_per_dim"] = objectives.bits_per_dim(scalars["elbo"], vae.image_shape)
-    shown = images[:NUM_RECONSTRUCTIONS]
     rates = [
         np.asarray(rate).mean(axis=0, dtype=np.float64).ravel()
         for rate in jax.tree.leaves(terms.rate_per_dim)
@@ -55,7 +61,7 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
     return Summary(
         scalars=scalars,
         images={
-            "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
+            "reconstructions": _reconstructions(vae, images),
             "samples": figures.image_grid(samples, NUM_COLUMNS),
         },
         histograms={"rate_per_dim": np.concatenate(rates)},
@@ -63,7 +69,9 @@ def validate(vae: TrainedVAE, split: Split) -> Summary:
 
 
 @standard_settings()
-def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
+def evaluate(
+    vae: TrainedVAE, split: Split
+) -> tuple[dict[str, Metric], dict[str, np.ndarray], list[str]]:
     """Does the full evaluation, without the sample metrics.
 
     Args:
@@ -71,35 +79,66 @@ def evaluate(vae: TrainedVAE, split: Split) -> tuple[dict[str, Metric], dict[str
       split: the split to evaluate on.
 
     Returns:
-      (metrics, grids): the metrics by key, and the grids of images by name, uint8 [H, W, 3].
+      (metrics, grids, notes): the metrics by key, the grids of images by name, uint8 [H, W, 3], and
+      sentences that say what is missing and why.
     """
-    plan = vae.experiment.evaluation
-    sample_key = stream("eval/samples", plan.seed)
     images = split.shuffled()
     posterior = vae.encode(images)
-    metrics = evaluate_bounds(vae, split, images) | by_key(
-        [
-            *latent_metrics(vae, split, posterior),
-            *reconstruction_metrics(vae, split, images, posterior.mean),
-        ]
-    )
-    shown = images[:NUM_RECONSTRUCTIONS]
-    samples = vae.sample(sample_key, NUM_SAMPLES)
-    drawn = vae.sample(sample_key, NUM_SAMPLES, draw=True)
+    metrics = evaluate_bounds(vae, split, images)
+    grids, notes = _grids(vae, images, posterior), []
+    for found, missing in (
+        latent_metrics(vae, split, posterior),
+        reconstruction_metrics(vae, split, images, posterior.mean),
+    ):
+        metrics |= by_key(found)
+        notes += missing
+    for name, draw in _pair_grids(vae).items():
+        if len(split) >= 2:
+            grids[name] = draw(vae, posterior)
+        else:
+            notes.append(too_few_images(f"`{name}`", 2, split.name, len(split)))
+    return metrics, grids, notes
+
+
+def _grids(
+    vae: TrainedVAE, images: np.ndarray, posterior: DiagonalGaussian
+) -> dict[str, np.ndarray]:
+    """Draws the grids that one image is enough for."""
+    plan = vae.experiment.evaluation
+    key, num_samples = stream("eval/samples", plan.seed), _num_samples(vae)
+    samples = vae.sample(key, num_samples)
     grids = {
-        "reconstructions": figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS),
+        "reconstructions": _reconstructions(vae, images),
         "samples": figures.image_grid(samples, NUM_COLUMNS),
-        "samples_drawn": figures.image_grid(drawn, NUM_COLUMNS),
-        "interpolations": interpolations(vae, images),
-        "traversals": traversals(vae, images[0], posterior),
-        "principal_directions": principal_directions(vae, posterior),
+        "samples_drawn": figures.image_grid(vae.sample(key, num_samples, draw=True), NUM_COLUMNS),
         "nearest_neighbours": nearest_neighbours_grid(vae, samples[:NUM_RECONSTRUCTIONS]),
+        "traversals": traversals(vae, posterior),
+    }
+    if plan.temperature != 1.0:
+        tempered = vae.sample(key, num_samples, temperature=plan.temperature)
+        grids["samples_tempered"] = figures.image_grid(tempered, NUM_COLUMNS)
+    return grids
+
+
+def _pair_grids(vae: TrainedVAE) -> dict[str, PairGrid]:
+    """Returns the functions that draw the grids for which two images are needed."""
+    functions: dict[str, PairGrid] = {
+        "interpolations": interpolations,
+        "principal_directions": principal_directions,
     }
     if vae.has_noise_map:
-        grids["interpolations_of_noise"] = interpolations_of_noise(
-            vae, images, stream("eval/paths", plan.seed)
+        functions["interpolations_of_noise"] = functools.partial(
+            interpolations_of_noise, key=stream("eval/paths", vae.experiment.evaluation.seed)
         )
-    if plan.temperature != 1.0:
-        tempered = vae.sample(sample_key, NUM_SAMPLES, temperature=plan.temperature)
-        grids["samples_tempered"] = figures.image_grid(tempered, NUM_COLUMNS)
-    return metrics, grids
+    return functions
+
+
+def _reconstructions(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
+    """Draws a grid of the first images, each with its reconstruction below."""
+    shown = images[: NUM_COLUMNS * num_rows(vae, NUM_RECONSTRUCTIONS // NUM_COLUMNS)]
+    return figures.paired_grid(shown, vae.reconstruct(shown), NUM_COLUMNS)
+
+
+def _num_samples(vae: TrainedVAE) -> int:
+    """Returns the number of samples in a grid."""
+    return NUM_COLUMNS * num_rows(vae, NUM_SAMPLES // NUM_COLUMNS)

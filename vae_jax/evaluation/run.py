@@ -109,7 +109,8 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     is_test = options.split == "test"
     weights, notes = sample_quality.find_weights(vae, options.samples) if is_test else (None, [])
     diagnosis = doctor.diagnose_run(run, workdir, vae, check_test_images=is_test)
-    metrics, grids = evaluate(vae, split)
+    metrics, grids, missing = evaluate(vae, split)
+    notes += missing
     if not vae.prior_is_exact:
         notes.append(
             "Missing: `iw_elbo`: with this prior log p(z) is itself only bounded, but the "
@@ -128,6 +129,7 @@ def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
         features = samples.features
     try:
         failures = gallery.create(vae, split, options.num_failures, features)
+        notes += gallery.missing(vae) if options.num_failures else []
     except NotFiniteError as error:  # the other results are still worth a report
         failures = []
         notes.append(f"Missing: the failure gallery: {error}")

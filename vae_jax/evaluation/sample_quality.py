@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +24,21 @@ from vae_jax.metrics.inception_score import inception_score
 from vae_jax.metrics.kernel_distance import kernel_distance
 from vae_jax.metrics.manifold import manifold_metrics
 from vae_jax.metrics.metric import FID_TAP as FID_TAP
-from vae_jax.metrics.metric import Metric, by_key, label_of
+from vae_jax.metrics.metric import Metric, by_key, label_of, too_few_images
 from vae_jax.metrics.reference import reference_features
 
 LOGGER = logging.getLogger(__name__)
 NUM_SAMPLES = 50_000  # samples that are compared with the training images
-MIN_NUM_SAMPLES = 10  # the splits of the Inception score and the fifth neighbour need as many
+MIN_NUM_SAMPLES = 10  # fewer would say nothing about a model
 TAPS = (FID_TAP, 768)  # 768 are available from weights without the last blocks
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
-NUM_SPLITS = 10  # splits of the Inception score
+NUM_SPLITS = 10  # splits of the Inception score; fewer if there are not two images for each
+NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}  # as in the papers
+# Least number of images of either set; an unbiased Frechet distance needs more than features.
+MIN_NUM_IMAGES = {
+    **{"fid": 2, "kid": 2, "inception_score": 2},
+    **{name: k + 1 for name, k in NEIGHBOURS.items()},
+}
 PRIOR_SETS = ("samples", "sample_means", "tempered_samples", "tempered_sample_means")
 
 
@@ -191,8 +197,36 @@ def evaluate(
             for tap in taps
             if smallest <= tap and not options.allow_biased
         ]
+        notes += _too_few(options, extractor, sets)
     grids = {"aggregate_posterior": aggregate_posterior}
     return SampleEvaluation(by_key(metrics), grids, notes, features[0])
+
+
+def _too_few(
+    options: Options, extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]
+) -> list[str]:
+    """Returns sentences about the metrics for which a split has too few images."""
+    taps: dict[str, Sequence[int | None]] = dict.fromkeys(("kid", *NEIGHBOURS), extractor.taps)
+    if options.allow_biased:
+        taps["fid"] = extractor.taps
+    if extractor.weights.has_logits:
+        taps["inception_score"] = [None]
+    notes = []
+    for split in ("test", "train"):
+        n, labels = len(sets[split]), dict[int, list[str]]()
+        for name, minimum in MIN_NUM_IMAGES.items():
+            # The training images do not limit the images that get an Inception score.
+            if n < minimum and not (name == "inception_score" and split == "train"):
+                named = [label_of(name, extractor.preprocessing, t) for t in taps.get(name, ())]
+                labels.setdefault(minimum, []).extend(f"`{label}`" for label in named)
+        notes += [
+            too_few_images(
+                f"{'each of ' * (len(named) > 1)}{', '.join(named)} with {split} images",
+                *(minimum, split, n),
+            )
+            for minimum, named in labels.items()
+        ]
+    return notes
 
 
 def _single_features(extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]) -> Features:
@@ -223,7 +257,7 @@ def _extract(
     sets = {
         split: reference_features(
             extractor,
-            real_split(vae, split, options.num_samples).take(slice(None)),
+            real_split(vae, split, options.num_samples),
             f"{dataset}-{split}",
             cache_dir,
         )
@@ -266,8 +300,8 @@ def _compare(
     for tap in extractor.taps:
         measured = measure_tap(real, fake, tap, options.allow_biased, seed)
         metrics += [create(name=n, tap=tap, **m._asdict()) for n, m in measured.items()]
-    if fake.logits is not None:
-        num_splits = min(NUM_SPLITS, len(fake))
+    if fake.logits is not None and len(fake) >= MIN_NUM_IMAGES["inception_score"]:
+        num_splits = min(NUM_SPLITS, len(fake) // 2)
         score, error = inception_score(fake.logits, num_splits)
         result = Measured(score, error, len(fake), f"in {num_splits} splits")
         metrics.append(create(name="inception_score", **result._asdict()))
@@ -287,20 +321,26 @@ def measure_tap(
       seed: random seed of the subsets for the kernel distance.
 
     Returns:
-      The results by name of the metric.
+      The results by name of the metric, without those that need more images.
     """
     measured: dict[str, Measured] = {}
-    is_biased = min(len(fake), len(real)) <= tap
-    if allow_biased or not is_biased:
+    smaller = min(len(fake), len(real))
+    is_biased = smaller <= tap
+    if not is_biased or (allow_biased and smaller >= MIN_NUM_IMAGES["fid"]):
         distance = frechet_distance(fake.statistics[tap], real.statistics[tap], allow_biased)
         measured["fid"] = Measured(distance, None, len(fake), f"against {len(real):,}", is_biased)
     n = min(len(real.features[tap]), len(fake.features[tap]))
     x, y = real.features[tap][:n], fake.features[tap][:n]
-    rng = np.random.default_rng(seed)
-    distance, standard_error = kernel_distance(x, y, rng, KID_SUBSETS, KID_SUBSET_SIZE)
-    subsets = f", {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}" if n > KID_SUBSET_SIZE else ""
-    measured["kid"] = Measured(distance, standard_error, n, f"against as many{subsets}")
-    for metric, value in manifold_metrics(x, y).items():
-        k = 3 if metric in ("precision", "recall") else 5
-        measured[metric] = Measured(value, None, n, f"against as many, neighbour {k}")
+    if n >= MIN_NUM_IMAGES["kid"]:
+        rng = np.random.default_rng(seed)
+        distance, standard_error = kernel_distance(x, y, rng, KID_SUBSETS, KID_SUBSET_SIZE)
+        subsets = f", {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}" if n > KID_SUBSET_SIZE else ""
+        measured["kid"] = Measured(distance, standard_error, n, f"against as many{subsets}")
+    neighbours = {name: k for name, k in NEIGHBOURS.items() if n >= MIN_NUM_IMAGES[name]}
+    if neighbours:
+        values = manifold_metrics(x, y, NEIGHBOURS["precision"], max(neighbours.values()))
+        measured |= {
+            name: Measured(values[name], None, n, f"against as many, neighbour {k}")
+            for name, k in neighbours.items()
+        }
     return measured

@@ -9,6 +9,7 @@ from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.inference.arguments import NotFiniteError
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics.manifold import nearest_neighbours
+from vae_jax.runtime.memory import MEASURED, num_in_memory
 from vae_jax.typing import Array
 
 BLOCK_SIZE = 500  # images measured at a time
@@ -25,10 +26,10 @@ def check_finite(what: str, values: Array) -> None:
         )
 
 
-def _blocks(n: int) -> Iterator[slice]:
-    """Yields slices of at most `BLOCK_SIZE` rows that cover n rows."""
-    starts = range(0, n, BLOCK_SIZE)
-    return (slice(start, min(start + BLOCK_SIZE, n)) for start in starts)
+def _blocks(n: int, image_shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yields slices that cover n rows: at most `BLOCK_SIZE` rows, fewer of large images."""
+    size = num_in_memory(image_shape, BLOCK_SIZE, MEASURED)
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -39,7 +40,7 @@ def measure_images(images: np.ndarray) -> dict[str, np.ndarray]:
     )
     parts = [
         {name: getattr(measures, name)(images[rows] / 255.0) for name in functions}
-        for rows in _blocks(len(images))
+        for rows in _blocks(len(images), images.shape[1:])
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in functions}
 
@@ -54,7 +55,7 @@ def measure_pairs(
       reconstruct: maps rows to their reconstructions in [0, 1]; called block by block.
     """
     fine_power, excess = [], []
-    for rows in _blocks(len(images)):
+    for rows in _blocks(len(images), images.shape[1:]):
         means = np.asarray(reconstruct(rows))
         check_finite("reconstructions", means)
         fine_power.append(measures.fine_power(means))
@@ -66,16 +67,20 @@ def measure_pairs(
 
 
 def compare(
-    n: int, first: Callable[[slice], np.ndarray], second: Callable[[slice], np.ndarray]
+    n: int,
+    image_shape: tuple[int, ...],
+    first: Callable[[slice], np.ndarray],
+    second: Callable[[slice], np.ndarray],
 ) -> np.ndarray:
     """Returns the root mean square difference over the pixels of n pairs of images, [n].
 
     Args:
       n: number of pairs.
+      image_shape: (H, W, C).
       first, second: map rows to images in [0, 1]; called block by block.
     """
     parts = []
-    for rows in _blocks(n):
+    for rows in _blocks(n, image_shape):
         difference = np.asarray(first(rows), np.float64) - second(rows)
         parts.append(np.sqrt((difference**2).mean(axis=(1, 2, 3))))
     return np.concatenate(parts)

@@ -10,6 +10,7 @@ from vae_jax.recording import figures
 Colour = tuple[int, int, int] | str
 
 TARGET_TILE = 112  # pixels; images are enlarged by an integer factor to about this
+MIN_WIDTH = 150  # pixels of a pair; narrower ones, of upright images, have white beside them
 NUM_COLUMNS = 4
 # Printed at half the width of an A4 page, four pairs of 112 pixels are 21 mm wide each, and text of
 # this size is 6 points high.
@@ -74,14 +75,14 @@ def _beside(cells: list[np.ndarray], width: int) -> np.ndarray:
 
 
 def _pair(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Enlarges both images by an integer factor and puts them side by side."""
-    factor = max(1, round(TARGET_TILE / left.shape[1]))
-    left, right = (
-        figures.to_uint8_rgb(image).repeat(factor, axis=0).repeat(factor, axis=1)
-        for image in (left, right)
-    )
+    """Enlarges both images by an integer factor, or reduces them, and puts them side by side."""
+    left, right = figures.to_uint8_rgb(figures.reduce_large(np.stack([left, right])))
+    factor = max(1, round(TARGET_TILE / max(left.shape[:2])))
+    left, right = (image.repeat(factor, axis=0).repeat(factor, axis=1) for image in (left, right))
     gap = np.full((len(left), GAP, 3), 255, np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+    pair = np.concatenate([left, gap, right], axis=1)
+    beside = max(0, MIN_WIDTH - pair.shape[1])
+    return np.pad(pair, ((0, 0), (0, beside), (0, 0)), constant_values=255)
 
 
 def _colours(failures: FailureSet) -> list[tuple[int, int, int]]:

@@ -11,6 +11,7 @@ from vae_jax.gallery.hypotheses import Attribute
 from vae_jax.gallery.ranking import Pair, Ranking, describe_image, labels_of
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.recording import figures
+from vae_jax.runtime.memory import KEPT, num_in_memory
 from vae_jax.streams import stream
 
 MAX_NUM_IMAGES = 10_000  # candidates
@@ -24,8 +25,8 @@ def rank_reconstructions(
     """Ranks reconstructions by distortion, and by two more scores where they exist.
 
     These are the avoidable part of the distortion, for Bernoulli likelihoods, and the distance in
-    feature space, if features are given. Candidates are the first 10,000 images in the evaluation's
-    order.
+    feature space, if features are given. Candidates are the first images in the evaluation's order,
+    10,000 or as many as fit in memory.
     """
     originals = _Originals(vae, split)
     pairs = measured.measure_pairs(originals.images, originals.at_mean)
@@ -70,7 +71,7 @@ class _Originals:
 
     def __init__(self, vae: TrainedVAE, split: Split) -> None:
         # With the evaluation's order and key, these are the distortions whose mean it reports.
-        rows = fixed_order(len(split))[:MAX_NUM_IMAGES]
+        rows = fixed_order(len(split))[: num_in_memory(vae.image_shape, MAX_NUM_IMAGES, KEPT)]
         self.vae, self.split = vae, dataclasses.replace(split, indices=split.indices[rows])
         self.images = self.split.take(slice(None))
         terms = vae.elbo_terms(self.images, stream("eval/elbo", vae.experiment.evaluation.seed))
@@ -138,18 +139,19 @@ def _distortion_attributes(originals: _Originals) -> list[Attribute]:
 
 def _by_features(originals: _Originals, features: image_sets.Features) -> Ranking:
     """Ranks the images that have features, the first in the same order, by their distance."""
-    means = image_sets.reconstruction_means(originals.vae, len(features.test))
+    n = min(len(features.test), len(originals.images))
+    means = image_sets.reconstruction_means(originals.vae, len(features.test), n)
 
     def at_draw(rows: slice | np.ndarray) -> np.ndarray:
         return means[rows] / 255.0
 
     draw = measured.draw_attribute(
-        measured.compare(len(means), at_draw, originals.at_mean),
+        measured.compare(n, originals.vae.image_shape, at_draw, originals.at_mean),
         "root mean square difference between the reconstruction and that at E[z|x]",
         "",
     )
-    pairs = measured.measure_pairs(originals.images[: len(means)], at_draw)
-    difference = features.test.astype(np.float64) - features.reconstruction_means
+    pairs = measured.measure_pairs(originals.images[:n], at_draw)
+    difference = features.test[:n].astype(np.float64) - features.reconstruction_means[:n]
     return originals.rank(
         "worst_perceptual",
         ("perceptual distance", ""),

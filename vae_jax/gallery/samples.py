@@ -8,11 +8,22 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import attributes as measures
 from vae_jax.metrics import latents
 from vae_jax.metrics.manifold import nearest_neighbours, realism
+from vae_jax.metrics.metric import too_few_images
+from vae_jax.runtime.memory import COMPARED, KEPT, num_in_memory
 from vae_jax.streams import stream
 
 NUM_SAMPLES = 1000  # candidates
 NUM_REAL = 5000  # training images for comparison by pixels; up to 10,000 by features
 NUM_NEIGHBOURS = 3  # a real image reaches to its 3rd neighbour, as for precision
+MIN_NUM_REAL = NUM_NEIGHBOURS + 1
+
+
+def missing(vae: TrainedVAE) -> list[str]:
+    """Returns a sentence if there are too few training images to rank samples."""
+    num_real = len(image_sets.real_split(vae, "train", MIN_NUM_REAL))
+    if num_real >= MIN_NUM_REAL:
+        return []
+    return [too_few_images("`worst_samples`", MIN_NUM_REAL, "train", num_real)]
 
 
 def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[Ranking]:
@@ -21,18 +32,16 @@ def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[
     Returns:
       One ranking, or an empty list if there are too few training images.
     """
-    num_samples = NUM_SAMPLES if features is None else min(NUM_SAMPLES, len(features.sample_means))
-    z, samples = image_sets.sample_means(vae, num_samples)
-    split = image_sets.real_split(
-        vae, "train", NUM_REAL if features is None else len(features.train)
-    )
-    real = split.take(slice(None))
-    if len(real) <= NUM_NEIGHBOURS:
+    if missing(vae):
         return []
+    num_samples, num_real = _num_images(vae, features)
+    z, samples = image_sets.sample_means(vae, num_samples)
+    split = image_sets.real_split(vae, "train", num_real)
+    real = split.take(slice(None))
     if features is None:
         space, x, y = "pixels", _pixels(samples), _pixels(real)
     else:
-        space, x, y = features.space, features.sample_means[:num_samples], features.train
+        space, x, y = features.space, features.sample_means[:num_samples], features.train[:num_real]
     nearest, distances = nearest_neighbours(x, y, 1)
     reach = nearest_neighbours(y, y, NUM_NEIGHBOURS, exclude_self=True)[1][:, -1]
     labels, dataset = labels_of(split), vae.experiment.dataset.name
@@ -68,6 +77,16 @@ def rank_samples(vae: TrainedVAE, features: image_sets.Features | None) -> list[
         is_low=True,
     )
     return [ranking]
+
+
+def _num_images(vae: TrainedVAE, features: image_sets.Features | None) -> tuple[int, int]:
+    """Returns the numbers of samples and of training images, which are smaller for large images."""
+    numbers, bytes_per_value = (NUM_SAMPLES, NUM_REAL), COMPARED
+    if features is not None:  # whose features are compared, not their pixels
+        numbers = (min(NUM_SAMPLES, len(features.sample_means)), len(features.train))
+        bytes_per_value = KEPT
+    num_samples, num_real = (num_in_memory(vae.image_shape, n, bytes_per_value) for n in numbers)
+    return num_samples, max(MIN_NUM_REAL, num_real)
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -16,11 +16,12 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.inference.arguments import NotFiniteError
 from vae_jax.metrics.features import NUM_KEPT
 from vae_jax.recording import figures
+from vae_jax.runtime.memory import MEASURED, num_in_memory
 from vae_jax.runtime.settings import standard_settings
 from vae_jax.streams import stream
 
 NUM_SAMPLES_TEST = NUM_KEPT  # largest number of images compared with the test split
-BLOCK_SIZE = 500  # images decoded at a time
+BLOCK_SIZE = 500  # images decoded at a time; fewer large ones
 NUM_SHOWN, NUM_COLUMNS = 100, 10
 # The sets of images by name. The model makes each of its sets twice: as draws from p(x|z), and as
 # means of p(x|z), which are not draws from the model but are what most papers show.
@@ -98,29 +99,34 @@ def sample_means(
     seed = vae.experiment.evaluation.seed if seed is None else seed
     blocks = [
         _prior_block(vae, key, False, temperature)
-        for _, key in _block_keys(stream("eval/prior", seed), num_samples)
+        for _, key in _block_keys(vae, stream("eval/prior", seed), num_samples)
     ]
     z, images = (np.concatenate(parts)[:num_samples] for parts in zip(*blocks, strict=True))
     return z, images
 
 
-def reconstruction_means(vae: TrainedVAE, num_samples: int) -> np.ndarray:
-    """Returns the set 'reconstruction_means', uint8 [N, H, W, C].
+def reconstruction_means(
+    vae: TrainedVAE, num_samples: int, num_decoded: int | None = None
+) -> np.ndarray:
+    """Returns the first images of the set 'reconstruction_means', uint8 [N, H, W, C].
 
-    Its images are those of `real_split(vae, "test", num_samples)`, in the same order.
+    Args:
+      vae: the model.
+      num_samples: the set has reconstructions of `real_split(vae, "test", num_samples)`, in the
+        same order.
+      num_decoded: number N of images; None: all.
     """
-    return decode_means(
-        vae, _reconstruction_codes(vae, real_split(vae, "test", num_samples).take(slice(None)))
-    )
+    images = real_split(vae, "test", num_samples).take(slice(None))
+    return decode_means(vae, _reconstruction_codes(vae, images)[:num_decoded])
 
 
 @standard_settings()
 def _prior_block(
     vae: TrainedVAE, key: jax.Array, draw: bool, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (z, images) of `BLOCK_SIZE` samples; means and draws have the same z."""
+    """Returns (z, images) of one block of samples; means and draws have the same z."""
     z_key, x_key = jax.random.split(key)
-    z = vae.sample_prior(z_key, BLOCK_SIZE, temperature)
+    z = vae.sample_prior(z_key, block_size(vae), temperature)
     return z, _to_bytes(vae.decode(z, x_key if draw else None))
 
 
@@ -142,8 +148,9 @@ def aggregate_posterior_codes(
 
 def decode_means(vae: TrainedVAE, z: np.ndarray) -> np.ndarray:
     """Decodes latents as means of p(x|z), in the uint8 values of a file, [N, H, W, C]."""
-    starts = range(0, len(z), BLOCK_SIZE)
-    return np.concatenate([_to_bytes(vae.decode(z[i : i + BLOCK_SIZE])) for i in starts])
+    size = block_size(vae)
+    starts = range(0, len(z), size)
+    return np.concatenate([_to_bytes(vae.decode(z[i : i + size])) for i in starts])
 
 
 def _reconstruction_codes(vae: TrainedVAE, images: np.ndarray) -> np.ndarray:
@@ -169,17 +176,18 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
         vae, num_decoded, (_key(vae, "images"), _key(vae, "posterior"))
     )
     reconstruction_z = _reconstruction_codes(vae, test)
+    size = block_size(vae)
 
     def decoded(z: np.ndarray, draw: bool) -> Blocks:
         return lambda: (
-            _to_bytes(vae.decode(z[i : i + BLOCK_SIZE], k if draw else None))
-            for i, k in _block_keys(_key(vae, "pixels"), len(z))
+            _to_bytes(vae.decode(z[i : i + size], k if draw else None))
+            for i, k in _block_keys(vae, _key(vae, "pixels"), len(z))
         )
 
     def prior(draw: bool, temperature: float = 1.0) -> Blocks:
         return lambda: (
             _prior_block(vae, k, draw, temperature)[1][: num_samples - i]
-            for i, k in _block_keys(_key(vae, "prior"), num_samples)
+            for i, k in _block_keys(vae, _key(vae, "prior"), num_samples)
         )
 
     temperature = vae.experiment.evaluation.temperature
@@ -196,13 +204,19 @@ def generate(vae: TrainedVAE, num_samples: int) -> tuple[dict[str, tuple[int, Bl
         "reconstructions": (num_decoded, decoded(reconstruction_z, draw=True)),
         "reconstruction_means": (num_decoded, decoded(reconstruction_z, draw=False)),
     }
-    shown = figures.image_grid(_to_bytes(vae.decode(aggregate_z[:NUM_SHOWN])), NUM_COLUMNS)
+    num_shown = num_in_memory(vae.image_shape, NUM_SHOWN, MEASURED)
+    shown = figures.image_grid(_to_bytes(vae.decode(aggregate_z[:num_shown])), NUM_COLUMNS)
     return generated, shown
 
 
-def _block_keys(key: jax.Array, n: int) -> Iterator[tuple[int, jax.Array]]:
+def block_size(vae: TrainedVAE) -> int:
+    """Returns the number of images in a block: `BLOCK_SIZE`, or fewer large ones."""
+    return num_in_memory(vae.image_shape, BLOCK_SIZE, MEASURED)
+
+
+def _block_keys(vae: TrainedVAE, key: jax.Array, n: int) -> Iterator[tuple[int, jax.Array]]:
     """Yields the start of each block and its key; the images do not depend on how many follow."""
-    for start in range(0, n, BLOCK_SIZE):
+    for start in range(0, n, block_size(vae)):
         yield start, jax.random.fold_in(key, start)
 
 

@@ -13,9 +13,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from vae_jax import objectives
 from vae_jax.distributions import reparameterise, standard_normal_noise
+from vae_jax.experiment import Experiment
+from vae_jax.inference import memory
 from vae_jax.likelihoods import Likelihood
 from vae_jax.models import VAE
 from vae_jax.runtime import sharding
+from vae_jax.runtime.settings import standard_settings
+from vae_jax.streams import stream
 from vae_jax.tasks import to_unit_interval
 from vae_jax.typing import PyTree
 
@@ -37,12 +41,19 @@ class EvalSteps:
       likelihood: p(x | z).
       mesh: devices that share the batches.
       binarize_key: random key for binary images.
+      max_batch_size: number of images in the largest batch that fits into memory; None: not known.
     """
 
     def __init__(
-        self, model: VAE, likelihood: Likelihood, mesh: Mesh, binarize_key: jax.Array
+        self,
+        model: VAE,
+        likelihood: Likelihood,
+        mesh: Mesh,
+        binarize_key: jax.Array,
+        max_batch_size: int | None = None,
     ) -> None:
         self.mesh = mesh
+        self.max_batch_size = max_batch_size
         self._model = model
         self._likelihood = likelihood
         self._binarize_key = binarize_key
@@ -147,3 +158,21 @@ class EvalSteps:
         log_prior = self._log_prior(params, z, image_ids, key)
         outputs = self._decode(params, z)
         return objectives.compute_log_weights(self._likelihood, posterior, z, log_prior, outputs, x)
+
+
+@standard_settings()
+def create_steps(experiment: Experiment, mesh: Mesh | None = None) -> EvalSteps:
+    """Returns the jitted functions of a model; without a mesh, on all devices of this process.
+
+    Raises:
+      InputError: there is not enough memory for one image on each device.
+    """
+    mesh = sharding.create_mesh() if mesh is None else mesh
+    plan = experiment.evaluation
+    return EvalSteps(
+        experiment.model,
+        experiment.likelihood,
+        mesh,
+        stream("eval/binary", plan.seed),
+        memory.max_batch_size(experiment.model, plan.batch_size, mesh),
+    )

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from vae_jax import objectives
@@ -19,10 +18,9 @@ from vae_jax.distributions import DiagonalGaussian, posterior_mean, sample_poste
 from vae_jax.errors import InputError
 from vae_jax.experiment import Experiment
 from vae_jax.inference import arguments
-from vae_jax.inference.steps import EvalSteps
+from vae_jax.inference.steps import EvalSteps, create_steps
 from vae_jax.runtime import sharding
 from vae_jax.runtime.settings import standard_settings
-from vae_jax.streams import stream
 from vae_jax.typing import Array, PyTree
 
 
@@ -44,7 +42,8 @@ class TrainedVAE:
       params: the evaluated parameters, by default the averaged ones (EMA).
       raw: the same model with the raw parameters; None if these are the evaluated ones.
       step: training step of the checkpoint.
-      batch_size: images per call over all devices, rounded up to a multiple of their number.
+      batch_size: images per call over all devices, rounded up to a multiple of their number; fewer
+        if so many would not fit into memory.
       model: the network.
       likelihood: p(x | z).
       image_shape: shape (H, W, C) of an image.
@@ -69,7 +68,8 @@ class TrainedVAE:
         self.has_noise_map, self.prior_is_exact = prior.has_noise_map, prior.is_exact
         self._steps = create_steps(experiment) if steps is None else steps
         num_devices = self._steps.mesh.size
-        self.batch_size = -(-experiment.evaluation.batch_size // num_devices) * num_devices
+        size = -(-experiment.evaluation.batch_size // num_devices) * num_devices
+        self.batch_size = min(size, self._steps.max_batch_size or size)
         self.raw = None
         if raw_params is not None:
             self.raw = TrainedVAE(experiment, raw_params, step, self._steps)
@@ -267,7 +267,8 @@ class TrainedVAE:
           *arrays: arrays with the same first axis, or trees of such arrays.
           description: label of the progress bar; None: no progress bar.
         """
-        n, size = len(jax.tree.leaves(arrays)[0]), self.batch_size
+        n = len(jax.tree.leaves(arrays)[0])
+        size = self._padded_size(n)
         arrays = (*arrays, np.arange(n))
         results = []
         for start in tqdm(
@@ -283,13 +284,12 @@ class TrainedVAE:
             results.append(sharding.fetch(function(self.params, *jax.tree.map(put, arrays))))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
+    def _padded_size(self, n: int) -> int:
+        """Returns the size of the batches for n images: a full batch, or a quarter, a 16th, ...
 
-@standard_settings()
-def create_steps(experiment: Experiment, mesh: Mesh | None = None) -> EvalSteps:
-    """Returns the jitted functions of a model; without a mesh, on all devices of this process."""
-    return EvalSteps(
-        experiment.model,
-        experiment.likelihood,
-        sharding.create_mesh() if mesh is None else mesh,
-        stream("eval/binary", experiment.evaluation.seed),
-    )
+        The few sizes keep the number of compilations small.
+        """
+        size, num_devices = self.batch_size, self._steps.mesh.size
+        while (smaller := -(-size // (4 * num_devices)) * num_devices) >= n and smaller < size:
+            size = smaller
+        return size

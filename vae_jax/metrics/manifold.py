@@ -11,11 +11,15 @@ def squared_distances(
     x: np.ndarray, y: np.ndarray, block_size: int = 1000
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields squared distances of blocks of rows of x to all of y: (rows, [rows, N])."""
-    y_squared = (y**2).sum(axis=1)
+    y_squared = _squared_norms(y)
     for start in range(0, len(x), block_size):
         rows = slice(start, start + block_size)
-        x_squared = (x[rows] ** 2).sum(axis=1, keepdims=True)
-        yield rows, x_squared + y_squared - 2.0 * x[rows] @ y.T
+        yield rows, _squared_norms(x[rows])[:, None] + y_squared - 2.0 * (x[rows] @ y.T)
+
+
+def _squared_norms(x: np.ndarray) -> np.ndarray:
+    """Returns the squared norm of each row, [N], without a copy of x."""
+    return np.einsum("nd,nd->n", x, x)
 
 
 def _squared_radii(x: np.ndarray, ks: list[int], block_size: int) -> np.ndarray:
@@ -148,6 +152,6 @@ def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     |x|^2 + |y|^2 - 2 x.y loses digits if norms are large compared with distances.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    centre = y.mean(axis=0)
-    return x - centre, y - centre
+    centre = y.mean(axis=0, dtype=np.float64)
+    centred = y - centre
+    return centred if x is y else x - centre, centred

@@ -82,13 +82,30 @@ def by_key(metrics: Iterable[Metric]) -> dict[str, Metric]:
     return {metric.key: metric for metric in metrics}
 
 
+def too_few_images(result: str, minimum: int, split: str, num_images: int) -> str:
+    """Returns the sentence about a result that is missing because a split has too few images.
+
+    Args:
+      result: the metric or picture, in words with `backticks`.
+      minimum: number of images that it needs.
+      split: name of the split.
+      num_images: number of its images.
+    """
+    return (
+        f"Missing: {result}: needs at least {minimum} images, the {split} split has {num_images}."
+    )
+
+
 def mean(values: np.ndarray) -> float:
     """Returns the mean over images in float64: float32 sums of 10,000 values lose digits."""
     return float(np.mean(values, dtype=np.float64))
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Returns the standard error of the mean over images, or None for a single image."""
-    if len(values) < 2:
+    """Returns the standard error of the mean over images.
+
+    The result is None for a single image, or if a value is not finite.
+    """
+    if len(values) < 2 or not np.isfinite(values).all():
         return None
     return float(np.std(values, ddof=1, dtype=np.float64) / np.sqrt(len(values)))

@@ -4,21 +4,24 @@ import hashlib
 import logging
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from vae_jax.data import Split
 from vae_jax.metrics.features import NUM_KEPT, FeatureExtractor, FeatureSet
 from vae_jax.metrics.frechet import GaussianStatistics
+from vae_jax.runtime.memory import COMPARED, num_in_memory
 
 LOGGER = logging.getLogger(__name__)
 
 VERSION = 1  # of the cache: increase it when the network or the preprocessing changes
-BLOCK_SIZE = 500  # images between two updates of the progress bar
+BLOCK_SIZE = 500  # images read at a time; fewer large ones
 
 
 def reference_features(
-    extractor: FeatureExtractor, images: np.ndarray, name: str, cache_dir: pathlib.Path
+    extractor: FeatureExtractor, images: np.ndarray | Split, name: str, cache_dir: pathlib.Path
 ) -> FeatureSet:
     """Computes the features of `images`, or reads them from `cache_dir` if they are there.
 
@@ -27,7 +30,8 @@ def reference_features(
 
     Args:
       extractor: computes the features.
-      images: uint8 [N, H, W, C], in random order if the first 10,000 are to represent all.
+      images: uint8 [N, H, W, C], or a split, which is read block by block; in random order if the
+        first 10,000 are to represent all.
       name: name of the images in file name and progress bar, such as 'fashion_mnist-test'.
       cache_dir: directory of the files, created if missing.
 
@@ -40,8 +44,7 @@ def reference_features(
             return _load(path, extractor.taps)
         except Exception as error:  # what zipfile and NumPy raise for a damaged file has no end
             LOGGER.warning("%s is damaged (%s): computing the features again.", path, error)
-    blocks = (images[i : i + BLOCK_SIZE] for i in range(0, len(images), BLOCK_SIZE))
-    features = extractor.feature_set(blocks, len(images), f"features of {name}")
+    features = extractor.feature_set(_blocks(images), len(images), f"features of {name}")
     try:
         _save(path, features)
     except OSError as error:
@@ -51,11 +54,25 @@ def reference_features(
     return FeatureSet(features.statistics, features.features)
 
 
-def _digest(extractor: FeatureExtractor, images: np.ndarray) -> str:
+def _blocks(images: np.ndarray | Split) -> Iterator[np.ndarray]:
+    """Yields blocks of images, uint8 [n, H, W, C] each."""
+    size = num_in_memory(_image_shape(images), BLOCK_SIZE, COMPARED)
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        yield images.take(rows) if isinstance(images, Split) else images[rows]
+
+
+def _image_shape(images: np.ndarray | Split) -> tuple[int, ...]:
+    return images.image_shape if isinstance(images, Split) else images.shape[1:]
+
+
+def _digest(extractor: FeatureExtractor, images: np.ndarray | Split) -> str:
     """Returns 16 hexadecimal digits of the hash in the file name."""
-    sha256 = hashlib.sha256(np.ascontiguousarray(images).data)
+    sha256 = hashlib.sha256()
+    for block in _blocks(images):
+        sha256.update(np.ascontiguousarray(block).data)
     key = (
-        *(VERSION, NUM_KEPT, images.shape),
+        *(VERSION, NUM_KEPT, (len(images), *_image_shape(images))),
         *(extractor.preprocessing, extractor.taps, extractor.weights.digest),
     )
     sha256.update(repr(key).encode())

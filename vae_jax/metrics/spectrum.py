@@ -19,7 +19,7 @@ def radial_power(images: np.ndarray) -> np.ndarray:
     vertical = np.fft.fftfreq(height, 1.0 / height)[:, None]
     horizontal = np.fft.fftfreq(width, 1.0 / width)[None]
     cycles = np.rint(np.hypot(vertical, horizontal)).astype(int).ravel()
-    radial = np.stack([power[:, cycles == k].sum(axis=1) for k in range(cycles.max() + 1)], axis=1)
+    radial = np.stack([np.bincount(cycles, weights=row) for row in power])
     radial[:, 0] = 0.0
     return radial
 

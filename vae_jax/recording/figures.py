@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TARGET_TILE = 64  # pixels; smaller images are enlarged by an integer factor to about this size
+MAX_TILE = 512  # pixels; images of twice this size are reduced by an integer factor to about this
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -31,7 +32,10 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
-    return np.round(255.0 * np.clip(images.astype(np.float64), 0.0, 1.0)).astype(np.uint8)
+    levels = images.astype(np.float64)
+    np.clip(levels, 0.0, 1.0, out=levels)  # in place, because images may be large
+    levels *= 255.0
+    return np.round(levels, out=levels).astype(np.uint8)
 
 
 def to_uint8_rgb(images: np.ndarray) -> np.ndarray:
@@ -40,15 +44,30 @@ def to_uint8_rgb(images: np.ndarray) -> np.ndarray:
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
+def reduce_large(images: np.ndarray) -> np.ndarray:
+    """Reduces uint8 images [N, H, W, C] by block means if a side has 1024 or more pixels."""
+    n, height, width, channels = images.shape
+    factor = max(height, width) // MAX_TILE
+    if factor < 2:
+        return images
+    down, across = min(factor, height), min(factor, width)
+    height, width = height // down, width // across
+    blocks = images[:, : height * down, : width * across].reshape(
+        n, height, down, width, across, channels
+    )
+    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+
+
 def image_grid(images: np.ndarray, num_columns: int, gap: int = 2) -> np.ndarray:
     """Tiles images [N, H, W, C] row by row on white; returns uint8 [height, width, 3].
 
-    Images of fewer than TARGET_TILE pixels a side are enlarged by an integer factor, without
-    smoothing.
+    Images whose longer side has fewer than TARGET_TILE pixels are enlarged by an integer factor,
+    without smoothing. Very large ones are reduced, see `reduce_large`.
     """
-    images = to_uint8_rgb(images)
-    factor = max(1, TARGET_TILE // images.shape[1])
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    images = to_uint8_rgb(reduce_large(to_uint8(images)))
+    factor = TARGET_TILE // max(images.shape[1:3])
+    if factor > 1:
+        images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     n, height, width, _ = images.shape
     num_rows = -(-n // num_columns)
     cell_height, cell_width = height + gap, width + gap
@@ -64,10 +83,11 @@ def paired_grid(originals: np.ndarray, others: np.ndarray, num_columns: int) -> 
 
     White tiles fill the last two rows.
     """
-    missing = -len(originals) % num_columns
-    white = np.full((missing, *originals.shape[1:3], 3), 255, np.uint8)
-    originals = np.concatenate([to_uint8_rgb(originals), white])
-    others = np.concatenate([to_uint8_rgb(others), white])
+    originals, others = (
+        to_uint8_rgb(reduce_large(to_uint8(images))) for images in (originals, others)
+    )
+    white = np.full((-len(originals) % num_columns, *originals.shape[1:]), 255, np.uint8)
+    originals, others = (np.concatenate([images, white]) for images in (originals, others))
     rows = []
     for start in range(0, len(originals), num_columns):
         stop = start + num_columns

@@ -178,7 +178,7 @@ class Comparison:
                 result["fit_seconds"] = files.read_json(fit_file)["seconds"]
             prior_params = jax.tree.leaves(vae.params.get("prior", {}))
             result["num_parameters"] = int(sum(p.size for p in prior_params))
-        block = image_sets.BLOCK_SIZE
+        block = image_sets.block_size(vae)
         image_sets.sample_means(vae, block, row.temperature)  # compiles, before the clock starts
         start = time.perf_counter()
         _, images = image_sets.sample_means(vae, self._num_samples, row.temperature)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from vae_jax.data import Split
 from vae_jax.evaluation import sample_quality
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics.features import FeatureExtractor, FeatureSet
@@ -78,13 +79,13 @@ class Distances:
     @functools.cached_property
     def _real(self) -> FeatureSet:
         test = image_sets.real_split(self._load_vae(), "test", self._num_samples)
-        return self._features(test.take(slice(None)), "test")
+        return self._features(test, "test")
 
     @functools.cached_property
     def _aggregate(self) -> FeatureSet:
         return self._features(self.decoded[0], AGGREGATE)
 
-    def _features(self, images: np.ndarray, name: str) -> FeatureSet:
+    def _features(self, images: np.ndarray | Split, name: str) -> FeatureSet:
         """Extracts features, or reads them from disk if the command was run before."""
         name = name.replace(" ", "_")
         return reference_features(self._extractor, images, name, self._directory)
