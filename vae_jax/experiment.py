@@ -135,25 +135,6 @@ class Experiment:
         """Returns a freshly initialised state; to be jitted."""
         return create_train_state(self.model, self.tx, key, self.task.trained)
 
-    def late_warmups(self) -> dict[str, str]:
-        """Returns a sentence for each warm-up that the run is too short for, by its key."""
-        num_steps, end = self.training.num_steps, self.training.kl_warmup_end
-        late = {}
-        if end > num_steps:
-            late["kl.warmup_steps"] = (
-                f"kl.warmup_steps = {end}, but train.num_steps = {num_steps}: the KL weight ends "
-                f"at {float(self.kl_schedule(num_steps - 1)):.3g}, not at kl.weight = "
-                f"{self.config['kl.weight']:g}, and no validation ELBO counts for the best "
-                "checkpoint."
-            )
-        warmup_steps = self.config["optim.warmup_steps"]
-        if warmup_steps >= num_steps > 1:
-            late["optim.warmup_steps"] = (
-                f"optim.warmup_steps = {warmup_steps} and train.num_steps = {num_steps}: the "
-                "learning rate rises until the end, and never falls."
-            )
-        return late
-
     def with_images(
         self, data_dir: str | None, sha256: str | None, allow_other_images: bool
     ) -> "Experiment":

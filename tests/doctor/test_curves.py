@@ -11,7 +11,7 @@ from configs import default
 from tests.conftest import REPOSITORY
 from tests.doctor.remedies import apply_remedy, build_run, check_remedy
 from vae_jax import config as configuration
-from vae_jax.doctor import curves
+from vae_jax.doctor import curves, warmup
 from vae_jax.doctor.findings import Finding
 from vae_jax.recording.writers import read_metrics
 
@@ -425,9 +425,9 @@ def test_unfinished_run_is_not_called_undertrained():
 )
 def test_warmup_longer_than_the_run(overrides, severity, key):
     run = build_run(make_config(**overrides))
-    finding = curves.unfinished_warmup(run, [])
+    finding = warmup.unfinished_warmup(run, [])
     assert (finding and finding.severity) == severity
-    assert {*run.late_warmups()} == ({key} if key else set())
+    assert {*warmup.late_warmups(run)} == ({key} if key else set())
     if finding:
         assert key in finding.evidence and f"--config.{key}=" in finding.remedy
         check_remedy(finding.remedy, make_config(**overrides))
@@ -435,7 +435,7 @@ def test_warmup_longer_than_the_run(overrides, severity, key):
 
 def test_evidence_of_a_long_warmup_is_the_weight_at_the_end():
     run = build_run(make_config(**{"kl.warmup_steps": 4 * NUM_STEPS, "kl.weight": 2.0}))
-    (sentence,) = run.late_warmups().values()
+    (sentence,) = warmup.late_warmups(run).values()
     assert (
         f"ends at {2.0 * (NUM_STEPS - 1) / (4 * NUM_STEPS):.3g}, not at kl.weight = 2" in sentence
     )

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.faults.conftest import assert_one_line, finish
+from tests import processes
+from tests.faults.conftest import assert_one_line
 from vae_jax.runtime.workdir import ELSEWHERE
 
 # Root ignores permissions; this drops the capabilities that let it do so.
@@ -98,7 +99,7 @@ def test_read_only_run_is_evaluated_and_diagnosed_elsewhere(runs, bound, run, tm
     assert completed.returncode == 0, completed.stderr
     assert f"{output}/metrics.json" in completed.stdout
     flags = [f"--workdir={run}", f"--output={tmp_path / 'diagnosis'}"]
-    completed = finish(runs.start("vae_jax/doctor/__main__.py", *flags, prefix=bound))
+    completed = processes.finish(runs.start("vae_jax/doctor/__main__.py", *flags, prefix=bound))
     assert completed.returncode in (0, 1) and "Written:" in completed.stdout, completed.stderr
     assert {p.name for p in (tmp_path / "diagnosis").iterdir()} == {"diagnosis.md", "diagnosis.png"}
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

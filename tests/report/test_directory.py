@@ -269,6 +269,7 @@ def test_what_a_killed_evaluation_left_is_removed_but_not_files_of_a_user(old, e
         f".eval.more.{DEAD}@{platform.node()}.0123abcd.new",
         "eval.previous",
     ],
+    ids=["of_this_process", "of_another_host", "no_suffix", "of_another_directory", "no_owner"],
 )
 def test_other_directories_beside_it_stay(old, name):
     write(old.with_name(name), "old")

@@ -10,5 +10,6 @@ from vae_jax.doctor.findings import NO_FINDINGS as NO_FINDINGS
 from vae_jax.doctor.findings import Finding as Finding
 from vae_jax.doctor.images import diagnose_images as diagnose_images
 from vae_jax.doctor.non_finite import first_non_finite as first_non_finite
+from vae_jax.doctor.warmup import late_warmups as late_warmups
 from vae_jax.doctor.workdir import diagnose_run as diagnose_run
 from vae_jax.doctor.workdir import diagnose_workdir as diagnose_workdir

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vae_jax.doctor import warmup
 from vae_jax.doctor.findings import Finding
 from vae_jax.experiment import Experiment
 
@@ -212,23 +213,6 @@ def undertrained(run: Experiment, records: Records) -> Finding | None:
     )
 
 
-def unfinished_warmup(run: Experiment, records: Records) -> Finding | None:
-    """Reports a warm-up, of the KL weight or the learning rate, that the run is too short for."""
-    del records
-    late = run.late_warmups()
-    if not late:
-        return None
-    return Finding(
-        name="unfinished_warmup",
-        severity="severe" if "kl.warmup_steps" in late else "warning",
-        evidence=" ".join(late.values()),
-        threshold="a warm-up must end within train.num_steps",
-        meaning="The model was not trained with the settings that the configuration names.",
-        remedy=" ".join(f"--config.{key}={run.training.num_steps // 4}" for key in late)
-        + " (in a new --workdir)",
-    )
-
-
 def _settled(run: Experiment, records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (steps, finite values) since the end of the KL warm-up."""
     steps, values = series(records, name)
@@ -242,5 +226,5 @@ RULES: tuple[Callable[[Experiment, Records], Finding | None], ...] = (
     learning_rate,
     loss_scale,
     undertrained,
-    unfinished_warmup,
+    warmup.unfinished_warmup,
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vae_jax import config as configuration
-from vae_jax import files, inference, models
+from vae_jax import doctor, files, inference, models
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.data import Split
@@ -56,7 +56,7 @@ def claim_workdir(
             experiment = experiment.with_batch(found.batch_size, found.steps_per_call)
         else:
             experiment = autotune.resolve(experiment, num_images, mesh)
-    for key, late in experiment.late_warmups().items():
+    for key, late in doctor.late_warmups(experiment).items():
         LOGGER.warning("WARNING: %s Lower %s or train longer.", late, key)
     plan, config = experiment.training, experiment.config
     sharding.check_batch_size("train.batch_size", plan.batch_size, mesh, plan.accumulation_steps)
