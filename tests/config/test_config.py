@@ -83,7 +83,7 @@ def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name, 
         (["stray"], "Unknown arguments ['stray']"),
         (
             ["--config.prior.name=flow", "--config.vae_workdir=nowhere"],
-            "train.py: nowhere/config.json is missing",
+            "nowhere/config.json is missing",
         ),
     ],
     ids=[
