@@ -68,16 +68,31 @@ def expand(key: str, value: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       InputError: `~` stands for no known directory, or no file can have this path.
     """
+    path = expand_home(key, os.fspath(value))
     try:
-        path = pathlib.Path(value).expanduser()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             path.lstat()
-    except (RuntimeError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise InputError(
             f"{key}={str(value)!r:.200}: not a path that can be used ({reason}). Give another path."
         ) from error
     return path
+
+
+def expand_home(key: str, text: str) -> pathlib.Path:
+    """Returns a path with `~` and `~user` expanded; raises an InputError if there is no such home.
+
+    The `key` names the path in the message.
+    """
+    expanded = os.path.expanduser(text)
+    is_own = text == "~" or text.startswith("~/")
+    if expanded.startswith("~") or (is_own and os.environ.get("HOME") == ""):
+        raise InputError(
+            f"{key}={text!r:.200}: ~ leads to no home directory. Set HOME, write the path out, or "
+            "write ./~ for a directory of this name."
+        )
+    return pathlib.Path(expanded)
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:

@@ -9,6 +9,7 @@ import pathlib
 import re
 import unicodedata
 
+from vae_jax import files
 from vae_jax.errors import InputError
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib turns gs://bucket into gs:/bucket
@@ -79,14 +80,7 @@ def expand_user(value: str | os.PathLike[str], key: str) -> pathlib.Path:
             f"{shown}: URLs are not supported. Mount the storage and give the path of the mount, "
             f"or use a local directory and copy it afterwards (./{text} is a local one)."
         )
-    expanded = os.path.expanduser(text)
-    is_own = text == "~" or text.startswith("~/")
-    if expanded.startswith("~") or (is_own and os.environ.get("HOME") == ""):
-        raise InputError(
-            f"{shown}: ~ leads to no home directory. Set HOME, write the path out, or write "
-            f"./{text} for a directory of this name."
-        )
-    return pathlib.Path(expanded)
+    return files.expand_home(key, text)
 
 
 def printable(path: str | os.PathLike[str]) -> str:

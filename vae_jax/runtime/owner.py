@@ -79,7 +79,7 @@ def _remove(path: pathlib.Path, content: str) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)
-        if aside.read_text() == content:
+        if aside.read_text(encoding="utf-8") == content:
             aside.unlink()
         else:
             aside.rename(path)
