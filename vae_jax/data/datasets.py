@@ -6,6 +6,7 @@ from typing import Any
 
 from vae_jax.data import sources
 from vae_jax.errors import InputError
+from vae_jax.runtime.names import expand_user
 
 DEFAULT_DATA_DIR = "~/.cache/vae_jax"
 CELEB_A_SUBSET = "celeb_a_10k_crop148_64"  # of configs/celeba_10k*.py; cannot be downloaded
@@ -20,10 +21,10 @@ def dataset_directory(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: An
     if name.strip(".") == "":
         raise InputError(f"dataset name {name!r}: must be a name or a path with a separator.")
     if "/" in name or os.sep in name:
-        return pathlib.Path(name).expanduser()
+        return expand_user(name, "data.name")
     if name in sources.REGISTRY:
         name = sources.create_source(name, **options).directory_name
-    return pathlib.Path(data_dir).expanduser() / name
+    return expand_user(data_dir, "data.dir") / name
 
 
 def prepare(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: Any) -> pathlib.Path:
@@ -49,7 +50,7 @@ def prepare(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: Any) -> path
             "have a named dataset prepared again."
         )
     if name not in sources.REGISTRY:
-        raise InputError(_describe_unknown(name, directory, pathlib.Path(data_dir).expanduser()))
+        raise InputError(_describe_unknown(name, directory, expand_user(data_dir, "data.dir")))
     tfds_directory = directory.parent / "tensorflow_datasets"
     sources.prepare_arrays(sources.create_source(name, **options), directory, tfds_directory)
     return directory

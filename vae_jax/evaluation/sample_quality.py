@@ -25,6 +25,7 @@ from vae_jax.metrics.manifold import manifold_metrics
 from vae_jax.metrics.metric import FID_TAP as FID_TAP
 from vae_jax.metrics.metric import Metric, by_key, label_of
 from vae_jax.metrics.reference import reference_features
+from vae_jax.runtime.names import expand_user
 
 LOGGER = logging.getLogger(__name__)
 NUM_SAMPLES = 50_000  # samples that are compared with the training images
@@ -202,7 +203,7 @@ def _single_features(extractor: FeatureExtractor, sets: Mapping[str, FeatureSet]
 
 
 def _data_dir(vae: TrainedVAE) -> pathlib.Path:
-    return pathlib.Path(vae.experiment.dataset.data_dir).expanduser()
+    return expand_user(vae.experiment.dataset.data_dir, "data.dir")
 
 
 def _extract(

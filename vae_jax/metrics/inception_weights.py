@@ -22,6 +22,7 @@ import tqdm
 from vae_jax.errors import InputError
 from vae_jax.metrics.inception_formats import READERS
 from vae_jax.metrics.inception_layers import LAYER_SHAPES, TAP_ENDS, Layers, check_shapes
+from vae_jax.runtime.names import expand_user
 
 # Files are searched for and downloaded in this order.
 URLS = (
@@ -132,7 +133,7 @@ def read(path: os.PathLike | str) -> InceptionWeights:
         or has the wrong shape.
       MissingPackageError: the file is a graph, and tensorboard is not installed.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand_user(path, "inception_weights")
     if not path.name.endswith(tuple(READERS)):
         raise InputError(f"Inception weights {path}: the name must end in {', '.join(READERS)}")
     if not path.is_file():

@@ -16,6 +16,7 @@ from vae_jax.metrics.metric import FID_TAP
 from vae_jax.metrics.reference import reference_features
 from vae_jax.recording import figures
 from vae_jax.recording.writers import read_metrics
+from vae_jax.runtime.names import expand_user
 from vae_jax.streams import stream
 
 LOGGER = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def create_kernel_distance(
         if it is missing.
     """
     data = base.data
-    directory = pathlib.Path(data.dir).expanduser()
+    directory = expand_user(data.dir, "data.dir")
     try:
         weights = inception_weights.find_or_download(weights_file, directory)
         extractor = FeatureExtractor(weights, [best_tap(weights)])

@@ -31,7 +31,7 @@ from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
 from vae_jax.recording import figures
 from vae_jax.runtime import process
-from vae_jax.runtime.names import resolve_workdir
+from vae_jax.runtime.names import expand_user, resolve_workdir
 from vae_jax.runtime.workdir import check_contents
 from vae_jax.studies import engine
 from vae_jax.studies.engine import Run
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         names = args.priors.split(",")
         data_dir = args.data_dir or configuration.load(args.workdir).data.dir
         weights = inception_weights.find_or_download(
-            args.inception_weights, pathlib.Path(data_dir).expanduser()
+            args.inception_weights, expand_user(data_dir, "data.dir")
         )
         config_module = configuration.load_module(
             args.config, ("get_config",), "configs/fashion_mnist_prior.py"
