@@ -160,3 +160,13 @@ def test_prior_does_not_go_on_with_another_vae(prior):
     (vae / "config.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=f"started at later, .* was started at {STARTED[:10]}"):
         configuration.changed_keys(complete, IMAGE_SHAPE, workdir)
+
+
+def test_images_of_the_vae_may_have_moved(data_dir, tmp_path):
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    save(vae, data__name=str(tmp_path / "old" / "tiny"))
+    config = make_config(data_dir, prior__name="flow", vae_workdir=str(vae))
+    assert configuration.complete(config).data.name == str(data_dir / "tiny")
+    config.data.dir = str(tmp_path)
+    assert configuration.complete(config).data.name == str(tmp_path / "old" / "tiny")

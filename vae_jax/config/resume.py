@@ -5,6 +5,7 @@ memory, what it logs, how it is evaluated, and how long it trains may change: th
 does not depend on these.
 """
 
+import contextlib
 import datetime
 import logging
 import pathlib
@@ -13,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vae_jax import priors
+from vae_jax import data, priors
 from vae_jax.config.keys import flatten
 from vae_jax.config.workdir import (
     CONFIG_FILE,
@@ -74,6 +75,12 @@ def complete(config: ConfigDict, workdir: pathlib.Path | None = None) -> ConfigD
     vae_config = load(_find_vae(config, workdir)).to_dict()
     for key in OWN_DATA_KEYS:
         vae_config["data"][key] = config.data[key]
+    name = vae_config["data"]["name"]
+    if (
+        data.is_path(name) and not pathlib.Path(name).exists()
+    ):  # moved since then, maybe to data.dir
+        with contextlib.suppress(InputError):
+            vae_config["data"]["name"], _ = data.locate(name, config.data.dir)
     sections = {section: vae_config[section] for section in ("data", "model", "likelihood")}
     complete = ConfigDict({**config.to_dict(), **sections})
     complete.kl.warmup_steps = 0

@@ -12,6 +12,7 @@ from vae_jax.data.batches import make_batch_indices as make_batch_indices
 from vae_jax.data.datasets import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
 from vae_jax.data.datasets import class_name as class_name
 from vae_jax.data.datasets import dataset_directory as dataset_directory
+from vae_jax.data.datasets import is_path as is_path
 from vae_jax.data.datasets import locate as locate
 from vae_jax.data.datasets import prepare as prepare
 from vae_jax.data.splits import SPLITS as SPLITS

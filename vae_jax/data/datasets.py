@@ -23,11 +23,16 @@ def dataset_directory(name: str, data_dir: str = DEFAULT_DATA_DIR, **options: An
     """
     if name.strip(".") == "":
         raise InputError(f"dataset name {name!r}: must be a name or a path with a separator.")
-    if "/" in name or os.sep in name:
+    if is_path(name):
         return expand("data.name", name)
     if name in sources.REGISTRY:
         name = sources.create_source(name, **options).directory_name
     return expand("data.name", expand("data.dir", data_dir) / name)
+
+
+def is_path(name: str) -> bool:
+    """Returns whether a dataset is named by the path of its directory."""
+    return "/" in name or os.sep in name
 
 
 def locate(name: str, data_dir: str, **options: Any) -> tuple[str, str | None]:
@@ -41,13 +46,12 @@ def locate(name: str, data_dir: str, **options: Any) -> tuple[str, str | None]:
     Raises:
       InputError: neither directory has the arrays.
     """
-    place = pathlib.Path(data_dir).expanduser()
+    place = expand("data_dir", data_dir)
     directory_name = dataset_directory(name, data_dir, **options).name
-    is_path = "/" in name or os.sep in name
     for directory in (place / directory_name, place):
         if not (directory / "train_images.npy").exists():
             continue
-        if not is_path and directory.name == directory_name:
+        if not is_path(name) and directory.name == directory_name:
             return name, str(directory.parent)
         return str(directory.absolute()), None
     raise InputError(

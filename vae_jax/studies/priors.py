@@ -96,10 +96,11 @@ class Comparison:
         self._workdir, self._directory = workdir, workdir / DIRECTORY
         self._num_samples, self._num_iw_images = num_samples, num_iw_images
         own = configuration.load(workdir)
-        self._data_dir = data_dir = data_dir or own.data.dir
+        self._data_dir = data_dir
         self._configs = {
             name: configuration.with_changes(
-                get_config(name), {"vae_workdir": str(workdir), "data.dir": data_dir}
+                get_config(name),
+                {"vae_workdir": str(workdir), "data.dir": data_dir or own.data.dir},
             )
             for name in names
         }
