@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 
+import jax
 import pytest
 
 from vae_jax.errors import InputError
@@ -242,3 +243,18 @@ def test_output_may_lose_its_reader(monkeypatch):
         process.show("result")
         print("more")
         broken.flush()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no room"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 GiB")],
+)
+def test_lack_of_memory_is_one_line_with_the_remedies(error, capsys):
+    with pytest.raises(SystemExit) as caught, process.exit_on_user_error("train.py"):
+        raise error
+    assert str(caught.value).startswith("train.py: out of memory. In training, a smaller train.b")
+
+
+def test_other_errors_of_jax_are_defects():
+    with pytest.raises(jax.errors.JaxRuntimeError), process.exit_on_user_error("train.py"):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a defect")

@@ -26,6 +26,10 @@ PACKAGE_LOGGER = logging.getLogger("vae_jax")
 LOGGER = logging.getLogger(__name__)
 
 COMPILATION_CACHE = "~/.cache/vae_jax/compiled"
+OUT_OF_MEMORY = (
+    "out of memory. In training, a smaller train.batch_size, a larger train.accumulation_steps or "
+    "model.remat need less; in an evaluation, a smaller eval.batch_size."
+)
 HEARTBEAT_TIMEOUT = 30  # seconds after which a silent process counts as dead
 SHUTDOWN_TIMEOUT = 60  # seconds that a finished process waits for the others
 DEVICE_VARIABLES = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")  # named if there are no devices
@@ -227,9 +231,16 @@ def exit_on_user_error(
             LOGGER.debug("Traceback:", exc_info=error)
             # JAX may turn what a signal has raised inside of it into an error of its own.
             if not signals.received and not isinstance(error, KeyboardInterrupt):
+                if _is_out_of_memory(error):
+                    _exit(f"{program}: {OUT_OF_MEMORY}{hint}", 1)
                 raise
             stopped = Stopped(signals.received[0] if signals.received else signal.SIGINT)
             _exit(f"{program}: {stopped}", 128 + stopped.number)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    is_of_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXH" in str(error)
+    return isinstance(error, MemoryError) or is_of_device
 
 
 def _exit(message: str, code: int) -> NoReturn:
