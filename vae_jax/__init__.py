@@ -1,5 +1,6 @@
 """Convolutional VAEs for images in JAX and Flax."""
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ __version__ = "0.2.0"
 def __getattr__(name: str) -> Any:
     """Imports JAX and the rest on first use, so that a command can start before."""
     if name in ("TrainedVAE", "load"):
-        from vae_jax import inference
-
-        return getattr(inference, name)
+        return getattr(importlib.import_module("vae_jax.inference"), name)
+    if importlib.util.find_spec(f"vae_jax.{name}"):
+        return importlib.import_module(f"vae_jax.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
