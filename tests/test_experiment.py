@@ -112,5 +112,5 @@ def test_choices_of_the_caller_replace_those_of_the_run(copied_workdir, data_dir
     assert run.evaluation.num_iw_images == 3
     assert run.config["data.dir"] == elsewhere  # what a report shows
     assert inference.load(copied_workdir).experiment.dataset.data_dir == str(data_dir)
-    with pytest.raises(ValueError, match="eval.num_iw_images = -1 must be an integer from 0"):
+    with pytest.raises(ValueError, match="num_iw_images = -1: must be an integer, at least 0"):
         inference.load(copied_workdir, num_iw_images=-1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import NUM_TRAIN, NUM_VALIDATION, smooth_images
-from vae_jax.data import Dataset, ImagesChangedError, UnchangedImages, locate
+from vae_jax.data import Dataset, ImagesChangedError, UnchangedImages, hash_images, locate
 
 
 @pytest.fixture
@@ -73,10 +73,17 @@ def test_same_images_in_a_new_file_are_fine(unchanged, path):
 
 @pytest.mark.parametrize("change", [truncate, pathlib.Path.unlink])
 def test_missing_bytes_are_an_error_and_do_not_kill_the_process(dataset, path, change):
+    np.save(path.with_name("train_labels.npy"), np.zeros(NUM_TRAIN + NUM_VALIDATION, np.uint8))
     split = dataset.split("train")
-    change(path)
-    with pytest.raises(ImagesChangedError, match="put (the old file|it) back"):
-        split.take(slice(None))
+    for file, read in (
+        ("train_images.npy", lambda: split.take(slice(None))),
+        ("train_images.npy", lambda: hash_images([split])),
+        ("train_labels.npy", lambda: split.take_labels(slice(None))),
+    ):
+        if path.with_name(file).exists():
+            change(path.with_name(file))
+        with pytest.raises(ImagesChangedError, match="put (the old file|it) back"):
+            read()
 
 
 # The images of the run

@@ -234,7 +234,7 @@ def test_every_panel_that_a_finding_names_is_in_the_figure(
 ):
     monkeypatch.setattr(diagnosis, "examine", lambda *_: sicken(examined))
     overrides = {"likelihood__gaussian_variance": "fixed", "prior__name": "diffusion"}
-    run = make_experiment(kl__weight=8.0, **overrides)
+    run = make_experiment(kl__weight=8.0, kl__warmup_steps=25, **overrides)
     result = doctor.diagnose(run, sick_records(), *splits, vae)
     assert len(result.findings) == len(curves.RULES) + len(model.RULES)
     titles = [panel.title for panel in result.panels]
@@ -246,7 +246,7 @@ def test_every_panel_that_a_finding_names_is_in_the_figure(
 
 def test_no_panel_is_named_that_the_figure_lacks_without_a_model(splits, tmp_path):
     """Without a model there are no panels about rates and codes."""
-    result = doctor.diagnose(make_experiment(), sick_records(), *splits)
+    result = doctor.diagnose(make_experiment(kl__warmup_steps=25), sick_records(), *splits)
     assert len(result.findings) == len(curves.RULES)
     assert result.step == 100
     titles = {panel.title for panel in result.panels}

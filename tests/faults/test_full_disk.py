@@ -39,7 +39,7 @@ from vae_jax.checkpoints import Checkpoints
 save, full_from, leaving, free_from = Checkpoints.save, {full_from}, {leaving}, {free_from}
 ballast = pathlib.Path({disk!r}) / "ballast"
 
-def save_on_full_disk(self, state, elbo=None):
+def save_on_full_disk(self, state):
     step = int(state.step)
     self._await_save()  # a save in the background is of an earlier step
     if step == full_from:
@@ -48,7 +48,7 @@ def save_on_full_disk(self, state, elbo=None):
             os.posix_fallocate(file.fileno(), 0, max(free.f_bavail * free.f_bsize - leaving, 1))
     if step == free_from:
         ballast.unlink()
-    save(self, state, elbo)
+    save(self, state)
 
 Checkpoints.save = save_on_full_disk
 {more}
@@ -146,10 +146,10 @@ def test_last_checkpoint_that_does_not_fit_is_an_error(runs, disk, undisturbed):
 @pytest.mark.long
 def test_stopped_run_whose_checkpoint_does_not_fit_says_so(runs, disk, undisturbed):
     stop = """
-def stop_and_save(self, state, elbo=None):
+def stop_and_save(self, state):
     if int(state.step) == 10:
         os.kill(os.getpid(), signal.SIGTERM)
-    save_on_full_disk(self, state, elbo)
+    save_on_full_disk(self, state)
 Checkpoints.save = stop_and_save
 """
     completed = train_on(runs, disk, full_from=11, leaving=FITS_RECORDS, more=stop)

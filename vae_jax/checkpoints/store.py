@@ -186,6 +186,8 @@ class Checkpoints:
         if step not in self.steps():
             return
         validation.write(self._path(step), elbo, counts)
+        if jax.process_count() > 1:  # orbax would wait for the others; the next save deletes them
+            return
         steps = self._manager.all_steps()
         for superseded in set(steps) - self.kept_steps(steps):
             self._manager.delete(superseded)

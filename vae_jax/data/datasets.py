@@ -54,6 +54,8 @@ def locate(name: str, data_dir: str, **options: Any) -> tuple[str, str | None]:
         if not is_path(name) and directory.name == directory_name:
             return name, str(directory.parent)
         return str(directory.absolute()), None
+    if name in sources.REGISTRY:
+        return name, data_dir  # where it is prepared on first use
     raise InputError(
         f"data_dir = {data_dir!r}: neither {place / directory_name} nor {place} has a "
         f"train_images.npy, so it is not where the dataset {name!r} is: give the directory of its "

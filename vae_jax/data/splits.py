@@ -60,6 +60,7 @@ class Split:
     def take_labels(self, positions: np.ndarray | slice) -> np.ndarray:
         """Returns the labels at `positions` within the split, uint8 `[len(positions)]`."""
         assert self.labels is not None, "the dataset has no labels"
+        check_length(self.labels)
         return np.asarray(self.labels[self.indices[positions]])
 
     def shuffled(self, num_images: int | None = None) -> np.ndarray:
@@ -180,6 +181,7 @@ def hash_images(splits: Sequence[Split]) -> str:
     for images in arrays.values():
         digest.update(f"{images.dtype} {images.shape} ".encode())
         step = max(1, HASH_CHUNK_BYTES // images[0].nbytes)
+        check_length(images)
         for start in range(0, len(images), step):
             digest.update(np.ascontiguousarray(images[start : start + step]).data)
     return digest.hexdigest()

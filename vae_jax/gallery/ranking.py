@@ -55,7 +55,7 @@ class Ranking:
 
 def labels_of(split: Split) -> np.ndarray | None:
     """Returns the labels of the images of a split, [N], or None if it has none."""
-    return None if split.labels is None else np.asarray(split.labels[split.indices])
+    return None if split.labels is None else split.take_labels(slice(None))
 
 
 def describe_image(

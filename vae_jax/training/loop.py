@@ -153,6 +153,11 @@ class Trainer:
             entry = configuration.history_entry(self.step, self._changed)
             configuration.update(self._experiment.config, self._workdir, entry)
 
+    def _check_presence(self) -> None:
+        """Raises a WorkdirLostError if the workdir is not the one in which the run was started."""
+        if sharding.is_main_process():  # which has written config.json
+            self._presence.check()
+
     def _is_evaluation_due(self, step: int) -> bool:
         plan = self._plan
         return step == plan.num_steps or (step > 0 and step % plan.eval_every_steps == 0)
@@ -169,7 +174,7 @@ class Trainer:
           TrainingDivergedError: a parameter is not finite.
           WorkdirLostError: the workdir is not the one in which the run was started.
         """
-        self._presence.check()
+        self._check_presence()
         check_finite(self._state)
         self._checkpoints.save(self._state)
 
@@ -193,7 +198,7 @@ class Trainer:
         except Stopped:
             return True
         except OSError:
-            self._presence.check()  # which explains it better
+            self._check_presence()  # which explains it better
             raise
         if sharding.is_main_process():
             self._checkpoints.record_evaluation(self.step, elbo, self._watch.is_warm(self.step))
@@ -257,7 +262,7 @@ class Trainer:
         Raises:
           TrainingDivergedError: too many updates in a row were skipped.
         """
-        self._presence.check()
+        self._check_presence()
         self._checkpoints.report_failed_save()
         metrics = log.collect()
         texts = self._watch.locate_non_finite(self._state, metrics, self._batch_indices)
