@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
+from vae_jax import config as configuration
 from vae_jax import data, evaluation, inference
 from vae_jax.metrics import stored
 from vae_jax.metrics.metric import Metric
@@ -22,12 +23,11 @@ def evaluate(run: str, num_images: int | None = None) -> tuple[Metric, ...]:
     """Returns the run's metric as (stored over all test images, new over random ones or all)."""
     workdir, metric = REPOSITORY / "workdir" / run, RUNS[run][0]
     before = stored.read(workdir / "eval" / "metrics.json")[metric]
-    vae = inference.load(workdir, before.checkpoint_step, data_dir=data.DEFAULT_DATA_DIR)
-    dataset = vae.experiment.dataset
-    directory = data.dataset_directory(dataset.name, dataset.data_dir)
+    directory = data.dataset_directory(configuration.load(workdir).data.name)
     if not (directory / "test_images.npy").exists():
         pytest.skip(f"no images at {directory}")
-    split = dataset.split("test")
+    vae = inference.load(workdir, before.checkpoint_step, data_dir=data.DEFAULT_DATA_DIR)
+    split = vae.experiment.dataset.split("test")
     if num_images is not None:
         chosen = np.random.default_rng(0).permutation(len(split))[:num_images]
         split = dataclasses.replace(split, indices=chosen)

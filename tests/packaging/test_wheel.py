@@ -65,7 +65,7 @@ def test_wheel_has_what_the_package_reads(wheel):
 
 def test_installed_commands(environment, data_dir, tmp_path):
     """vae-train, vae-evaluate, vae-doctor and load, from a directory that holds nothing else."""
-    values = {**TINY, "data.dir": str(data_dir), "train.num_steps": 8, "kl.warmup_steps": 2}
+    values = {**TINY, "data.dir": str(data_dir), "train.num_steps": 8, "kl.warmup_steps": 8}
     flags = [f"--config.{key}={value}" for key, value in values.items()]
     run(environment, "vae-train", "--config=demo", "--workdir=run", *flags, cwd=tmp_path)
     printed = run(

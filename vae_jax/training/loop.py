@@ -187,6 +187,8 @@ class Trainer:
         Raises:
           ImagesChangedError: the images on disk are not those that the run started with.
         """
+        if self.step == self._plan.num_steps:  # there is no later checkpoint to try again
+            self._checkpoints.require_saved()
         self._checkpoints.await_save()
         if sharding.is_main_process():
             self._images.check()
