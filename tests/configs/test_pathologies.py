@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 
 PATHOLOGIES = doctor_table.load_pathologies()
 # tests/doctor has quick tests of every finding on constructed examinations, records or images.
-SHORT = {"posterior_collapse"}
+SHORT = {"constant_images"}
 CASES = [pytest.param(n, marks=[pytest.mark.long] * (n not in SHORT)) for n in PATHOLOGIES]
 
 

@@ -25,6 +25,7 @@ from tests.conftest import (
     TINY,
     config_flags,
     make_config,
+    make_experiment,
     raise_sigterm_after,
     read_state,
     run_python,
@@ -313,17 +314,20 @@ def test_run_resumed_between_the_steps_of_a_call_still_reaches_the_end(
     assert evaluated == list(range(EVAL_EVERY, NUM_STEPS + 1, EVAL_EVERY))
 
 
-@pytest.mark.parametrize(
-    ("schedule", "best"), [("linear", 2 * EVAL_EVERY), ("constant", EVAL_EVERY)]
-)
-def test_best_checkpoint_is_one_of_full_kl_weight(data_dir, tmp_path, schedule, best):
+def test_kl_weight_of_a_constant_schedule_is_full_from_the_start():
+    run = make_experiment(kl__schedule="constant", kl__warmup_steps=EVAL_EVERY + 1)
+    assert run.training.kl_warmup_end == 0
+    assert make_experiment(kl__warmup_steps=9).training.kl_warmup_end == 9
+
+
+def test_best_checkpoint_is_one_of_full_kl_weight(data_dir, tmp_path):
     def evaluate_worse_each_time(vae, split) -> Summary:
         return Summary({"elbo": -float(vae.step)})
 
-    config = make_config(data_dir, kl__warmup_steps=EVAL_EVERY + 1, kl__schedule=schedule)
+    config = make_config(data_dir, kl__warmup_steps=EVAL_EVERY + 1)
     training.train_and_evaluate(config, tmp_path, evaluate_worse_each_time)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.best_step() == best
+        assert checkpoints.best_step() == 2 * EVAL_EVERY
 
 
 def test_start_without_a_checkpoint_does_not_bind_the_workdir(data_dir, tmp_path):
@@ -419,10 +423,10 @@ def test_workdir_that_disappears_ends_the_training(data_dir, tmp_path, lose):
 def test_training_in_another_thread_leaves_signals_alone(data_dir, tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        config = make_config(data_dir, train__num_steps=2, kl__warmup_steps=2)
+        config = make_config(data_dir)
         ended = pool.submit(training.train_and_evaluate, config, tmp_path, evaluate_nothing)
         assert ended.result() is None
-    assert int(read_state(tmp_path).step) == 2
+    assert int(read_state(tmp_path).step) == NUM_STEPS
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
@@ -644,10 +648,10 @@ def test_run_whose_last_elbo_is_not_finite_ends_with_an_error(data_dir, tmp_path
     for elbo in (math.inf, -math.inf):
         with pytest.raises(TrainingDivergedError, match=f"ended with a validation ELBO of {elbo}"):
             check_final_elbo(elbo)
-    config = make_config(data_dir, train__num_steps=8)
+    config = make_config(data_dir)
     with pytest.raises(TrainingDivergedError, match="ended with a validation ELBO of nan"):
         training.train_and_evaluate(config, tmp_path, lambda *_: Summary({"elbo": math.nan}))
-    assert Checkpoints(tmp_path).steps() == [4, 8]
+    assert NUM_STEPS in Checkpoints(tmp_path).steps()
 
 
 def test_run_that_diverges_ends_with_steps_term_and_remedy(data_dir, tmp_path):

@@ -21,6 +21,7 @@ def edit(workdir, **settings) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+@pytest.mark.long
 def test_other_precision_is_noted_and_other_random_numbers_are_refused(copied_workdir, data_dir):
     config = make_config(data_dir, train__diagnose=True, train__num_steps=28, optim__decay_steps=28)
     edit(copied_workdir, key_kind="rbg")

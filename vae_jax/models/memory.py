@@ -11,6 +11,7 @@ from vae_jax.errors import InputError
 from vae_jax.models.vae import VAE
 
 GIB = 2**30
+_SIZES: dict[str, dict[str, int]] = {}  # of the models that this process has traced
 MODEL_KEYS = ("model.widths", "model.num_blocks", "model.patch_size", "model.latent_shape")
 
 
@@ -19,6 +20,21 @@ def memory_limit() -> int:
     statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(statistics.get("bytes_limit", machine))
+
+
+def _state_bytes(model: VAE) -> dict[str, int]:
+    """Returns the bytes of the state of a training run, for each part of the model.
+
+    Tracing the model takes up to a second, so a result is kept.
+    """
+    key = repr(model)  # all fields; as a whole, it cannot be hashed
+    if key not in _SIZES:
+        x = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+        params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+        _SIZES[key] = {
+            name: 4 * sum(4 * p.size for p in jax.tree.leaves(params[name])) for name in params
+        }
+    return _SIZES[key]
 
 
 def check_memory(
@@ -40,9 +56,7 @@ def check_memory(
     Raises:
       InputError: they need more memory than there is; the message names the keys of the largest.
     """
-    x = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
-    size = {name: 4 * sum(4 * p.size for p in jax.tree.leaves(params[name])) for name in params}
+    size = _state_bytes(model)
     image = 4 * math.prod(model.image_shape)
     batch_key, batch_size = max(batch_sizes.items(), key=lambda item: item[1])
     needed = {
