@@ -28,7 +28,7 @@ def num_in_memory(image_shape: Sequence[int], num_images: int, bytes_per_value: 
     return max(1, min(num_images, limit))
 
 
-def free_bytes(devices: Sequence[jax.Device]) -> int:
+def free_bytes(devices: Sequence[jax.Device]) -> float:
     """Returns the free memory of the devices together, or of the host if they are CPUs."""
     stats = [device.memory_stats() for device in devices]
     if all(stats):
@@ -37,8 +37,20 @@ def free_bytes(devices: Sequence[jax.Device]) -> int:
     for line in _read(pathlib.Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             free = 1024 * int(line.split()[1])
+    return min(free, _free_in_container())
+
+
+def _free_in_container() -> float:
+    """Returns what the limit of a container leaves free; infinity without a limit.
+
+    The cache of files counts as free, because the kernel gives it back.
+    """
     limit, used = (_read(CGROUP / name).strip() for name in ("memory.max", "memory.current"))
-    return min(free, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else free
+    if not (limit.isdigit() and used.isdigit()):
+        return math.inf
+    lines = (line.split() for line in _read(CGROUP / "memory.stat").splitlines())
+    cache = sum(int(line[1]) for line in lines if line[0] in ("active_file", "inactive_file"))
+    return int(limit) - int(used) + cache
 
 
 def in_gigabytes(num_bytes: float) -> str:
