@@ -254,10 +254,11 @@ def assert_one_line(completed, script: str, message: str) -> None:
         (["--num_failures=-1"], r"num_failures = -1 must lie in \[0, 100\]"),
         (["--num_samples=5"], "num_samples = 5 must be at least 10, or 0"),
         (["--num_samples=10", "--inception_weights=/none.pth"], "/none.pth: there is no such file"),
+        (["--inception_weights=/none.pth"], "--inception_weights would have no effect, because"),
     ],
     ids=[
         *("missing_step", "no_checkpoint_word", "no_data", "negative_count", "negative_failures"),
-        *("too_few_samples", "no_weights"),
+        *("too_few_samples", "no_weights", "no_effect"),
     ],
 )
 def test_wrong_flags_of_evaluate(copied_workdir, flags, message):
