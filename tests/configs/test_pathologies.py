@@ -18,9 +18,6 @@ from benchmarks import doctor_table
 from tests.conftest import REPOSITORY
 
 PATHOLOGIES = doctor_table.load_pathologies()
-# tests/doctor has quick tests of every finding on constructed examinations, records or images.
-SHORT = {"constant_images"}
-CASES = [pytest.param(n, marks=[pytest.mark.long] * (n not in SHORT)) for n in PATHOLOGIES]
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +41,8 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.long  # tests/doctor has quick tests of every finding
+@pytest.mark.parametrize("name", PATHOLOGIES)
 def test_doctor_names_the_failure(name, digits_dir, tmp_path):
     module = PATHOLOGIES[name]
     config = doctor_table.make_config(

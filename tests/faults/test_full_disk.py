@@ -159,11 +159,8 @@ Checkpoints.save = stop_and_save
     assert_resumes_as_undisturbed(runs, disk, undisturbed)
 
 
-@pytest.mark.parametrize(
-    "tensorflow",
-    [False, pytest.param(True, marks=pytest.mark.long)],
-    ids=["jsonl", "tensorboard"],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("tensorflow", [False, True], ids=["jsonl", "tensorboard"])
 def test_records_that_do_not_fit_end_the_run(runs, disk, undisturbed, tensorflow):
     completed = train_on(runs, disk, full_from=10, tensorflow=tensorflow)
     assert_one_line(completed, "train.py", "No space left on device", "Make room there")
