@@ -54,6 +54,17 @@ def test_table_keeps_its_columns_where_a_protocol_has_bars():
         assert len(cells) == 4 + 2  # and the text before the first bar and after the last
 
 
+def test_report_on_other_images_begins_with_that(data_dir):
+    run = make_experiment(data_dir)
+    for sha256, begin in (
+        (run.dataset.hash(), "Checkpoint at step 7"),
+        ("0" * 64, "OTHER IMAGES: these are not the training and validation images"),
+    ):
+        seen = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, sha256=sha256))
+        content = report_content.create_content(seen, METRICS, [], [], [], None)
+        assert content.summary.startswith(begin)
+
+
 def test_summary_has_every_number_and_the_paths(tmp_path):
     directory = tmp_path / "run" / "eval"
     (directory / "images").mkdir(parents=True)

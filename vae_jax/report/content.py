@@ -87,14 +87,16 @@ def create_content(
     Of the grids it needs only the names, keys of `CAPTIONS`.
     """
     first = next(iter(metrics.values()))
+    difference = run.dataset.difference()
+    warning = f"OTHER IMAGES: {difference} " if difference else ""
     parameters = "averaged (EMA)" if run.evaluation.use_ema else "raw"
     return Content(
         title=f"Evaluation on {run.dataset.describe()}",
-        summary=f"Checkpoint at step {first.checkpoint_step:,} of {run.training.num_steps:,}, "
-        f"{parameters} parameters, likelihood `{run.config['likelihood.name']}`, "
-        f"prior `{run.config['prior.name']}`, latent shape {run.model.latent_shape}, training seed "
-        f"{run.training.seed}, evaluation seed {first.seed}. Values are means over images ± their "
-        "standard errors.",
+        summary=f"{warning}Checkpoint at step {first.checkpoint_step:,} of "
+        f"{run.training.num_steps:,}, {parameters} parameters, "
+        f"likelihood `{run.config['likelihood.name']}`, prior `{run.config['prior.name']}`, latent "
+        f"shape {run.model.latent_shape}, training seed {run.training.seed}, evaluation seed "
+        f"{first.seed}. Values are means over images ± their standard errors.",
         metrics=metric_table(metrics),
         remarks=_remarks(run),
         diagnosis=diagnosis,
@@ -107,13 +109,9 @@ def create_content(
 
 
 def _remarks(run: Experiment) -> list[str]:
-    difference = run.dataset.difference()
-    remarks = [f"OTHER IMAGES: {difference}"] if difference else []
     if run.likelihood.binarize:
-        remarks.append(BINARY_IMAGES)
-    elif run.likelihood.grey_is_probability:
-        remarks.append(GREY_AS_PROBABILITY)
-    return remarks
+        return [BINARY_IMAGES]
+    return [GREY_AS_PROBABILITY] if run.likelihood.grey_is_probability else []
 
 
 def format_value(metric: Metric) -> str:
