@@ -177,14 +177,12 @@ def save_random_weights(path: pathlib.Path, last: str) -> pathlib.Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("last", "names"),
     [
         ("mixed_7_tower_2_conv", {"fid_768", "kid_768"}),
-        pytest.param(
-            *("softmax", {"fid", "fid_768", "kid", "kid_768", "inception_score"}),
-            marks=pytest.mark.long,
-        ),
+        ("softmax", {"fid", "fid_768", "kid", "kid_768", "inception_score"}),
     ],
     ids=["partial", "full"],
 )

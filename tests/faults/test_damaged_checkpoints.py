@@ -173,7 +173,10 @@ def remove_arrays(directory: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(flip_in_array, "does not match its saved checksum"), (remove_arrays, "NOT_FOUND")],
+    [
+        (flip_in_array, "does not match its saved checksum"),
+        pytest.param(remove_arrays, "NOT_FOUND", marks=pytest.mark.long),
+    ],
 )
 def test_training_falls_back_and_ends_the_same(runs, undisturbed, tmp_path, damage, reason):
     workdir = shutil.copytree(undisturbed, tmp_path / "run")

@@ -128,6 +128,7 @@ def test_run_goes_on_over_checkpoints_that_do_not_fit(runs, disk, undisturbed, l
     assert_ended_as(disk.seen_from_here / "run", undisturbed)
 
 
+@pytest.mark.long
 def test_last_checkpoint_that_does_not_fit_is_an_error(runs, disk, undisturbed):
     completed = train_on(runs, disk, full_from=NUM_STEPS, leaving=FITS_RECORDS)
     assert_one_line(

@@ -148,7 +148,10 @@ def num_bytes(tree) -> int:
 # Training
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] * (n != "mixture")) for n in priors.names()[1:]],
+)
 def test_only_the_prior_is_trained(run, frozen, name):
     start, state = run(name).start, run(name).state
     assert int(state.step) == (1 if name == "ex_post_mixture" else NUM_STEPS)
