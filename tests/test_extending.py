@@ -96,6 +96,7 @@ def test_recipe_computes_what_it_says(copy, check):
     run(copy, "-c", check)
 
 
+@pytest.mark.long
 def test_run_with_all_recipes(copy, tmp_path):
     """Trains on the new dataset with the new likelihood and prior, and evaluates."""
     workdir = tmp_path / "run"

@@ -95,6 +95,7 @@ def test_peers_get_mirror_images_on_request(options):
     np.testing.assert_array_equal(both[len(images) :, :, ::-1], images)
 
 
+@pytest.mark.long
 def test_a_peer_is_trained_for_its_time(options):
     for name in pythae_models.MODELS:
         fit = peers_models.training_runs(options)[name].result()

@@ -139,6 +139,7 @@ def test_log_std_of_the_decoder_is_one_of_its_parameters():
     assert named == "parameter decoder/log_std"
 
 
+@pytest.mark.long
 def test_modules_of_attention_are_known():
     model = make_model(latent_shape=(4, 4, 2), attention_resolutions=(4,))
     params = init(model)

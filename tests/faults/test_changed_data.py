@@ -74,6 +74,7 @@ def test_changed_images_are_refused_in_one_line(runs, halfway, changed, change):
     assert {p: p.stat().st_mtime_ns for p in halfway.rglob("*") if p.name != ".lock"} == before
 
 
+@pytest.mark.long
 def test_same_images_elsewhere_are_accepted(runs, halfway, undisturbed, changed):
     completed = runs.train(halfway, data_dir=changed(np.copy))
     assert completed.returncode == 0, completed.stderr

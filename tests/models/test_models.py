@@ -272,6 +272,7 @@ def test_parameter_table_counts_every_parameter_once():
     np.testing.assert_allclose(sum(shares), 100, atol=0.05 * len(rows))
 
 
+@pytest.mark.long
 def test_rematerialisation_changes_memory_and_nothing_else():
     def create(remat: bool) -> VAE:
         return VAE(

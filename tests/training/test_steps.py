@@ -103,6 +103,7 @@ class StandardNormalStub:
 # The real model
 
 
+@pytest.mark.long
 def test_overfitting_one_batch_of_binary_images_brings_the_distortion_near_zero(model, images):
     """The best possible distortion of known binary images is 0; that of a guess is ln 2 a pixel."""
     binary = 255 * (images[:8] > 127).astype(np.uint8)
