@@ -152,6 +152,20 @@ def test_prior_goes_on_without_the_run_of_its_vae(prior, tmp_path):
     assert changed == {"vae_workdir": [str(vae), str(tmp_path / "moved")]}
 
 
+def test_home_directory_of_the_vae_is_expanded(prior, tmp_path, monkeypatch):
+    workdir, vae, config = prior
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.vae_workdir = "~/vae"
+    complete = configuration.complete(config, workdir)
+    changed = configuration.changed_keys(complete, IMAGE_SHAPE, workdir)
+    assert changed == {"vae_workdir": [str(vae), "~/vae"]}
+    content = json.loads((vae / "config.json").read_text(encoding="utf-8"))
+    content["provenance"]["started"] = "later"
+    (vae / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="vae_workdir = '~/vae' holds a run that was started at"):
+        configuration.changed_keys(complete, IMAGE_SHAPE, workdir)
+
+
 def test_prior_does_not_go_on_with_another_vae(prior):
     workdir, vae, config = prior
     complete = configuration.complete(config, workdir)

@@ -25,6 +25,7 @@ from vae_jax.config.workdir import (
     load_vae_start,
 )
 from vae_jax.errors import InputError
+from vae_jax.runtime.names import resolve_workdir
 from vae_jax.typing import ImageShape
 
 LOGGER = logging.getLogger(__name__)
@@ -76,10 +77,8 @@ def complete(config: ConfigDict, workdir: pathlib.Path | None = None) -> ConfigD
     for key in OWN_DATA_KEYS:
         vae_config["data"][key] = config.data[key]
     name = vae_config["data"]["name"]
-    if (
-        data.is_path(name) and not pathlib.Path(name).exists()
-    ):  # moved since then, maybe to data.dir
-        with contextlib.suppress(InputError):
+    if data.is_path(name) and not data.dataset_directory(name).exists():
+        with contextlib.suppress(InputError):  # it has moved, but not to data.dir
             vae_config["data"]["name"], _ = data.locate(name, config.data.dir)
     sections = {section: vae_config[section] for section in ("data", "model", "likelihood")}
     complete = ConfigDict({**config.to_dict(), **sections})
@@ -94,7 +93,7 @@ def complete(config: ConfigDict, workdir: pathlib.Path | None = None) -> ConfigD
 
 def _find_vae(config: ConfigDict, workdir: pathlib.Path | None) -> pathlib.Path:
     """Returns the directory whose config.json has the sections of the frozen VAE."""
-    vae_workdir = pathlib.Path(config.vae_workdir)
+    vae_workdir = resolve_workdir(config.vae_workdir, "vae_workdir")
     if workdir is None or (vae_workdir / CONFIG_FILE).exists():
         return vae_workdir
     started = (workdir / CONFIG_FILE).exists() and load(workdir).vae_workdir
@@ -189,7 +188,9 @@ def _check_length(old: Mapping[str, Any], new: Mapping[str, Any], workdir: pathl
 def _check_same_vae(vae_workdir: str, workdir: pathlib.Path) -> None:
     """Checks that the frozen VAE is still the one whose parameters the checkpoints hold."""
     started = load_vae_start(workdir)
-    if not started or not (pathlib.Path(vae_workdir) / CONFIG_FILE).exists():
+    if not started:
+        return
+    if not (resolve_workdir(vae_workdir, "vae_workdir") / CONFIG_FILE).exists():
         return
     now = load_start(vae_workdir).get("started")
     if now != started:
