@@ -207,7 +207,9 @@ def test_killed_run_resumes_and_gives_the_same_result(
         with pytest.raises(RuntimeError, match="killed"):
             make_ablation(data_dir, tmp_path, groups, seeds=(1,)).run()
     directory = run_dir(tmp_path, seed=1)
-    assert not finished(tmp_path) and Checkpoints(directory).steps() == [EVAL_EVERY]
+    # The state is saved before it is evaluated.
+    assert not finished(tmp_path)
+    assert Checkpoints(directory).steps() == [EVAL_EVERY, 2 * EVAL_EVERY]
     assert make_ablation(data_dir, tmp_path, groups, seeds=(1,)).run() is None
     steps = [r["step"] for r in read_metrics(directory) if "train/loss" in r]
     assert steps == list(range(1, NUM_STEPS + 1))
