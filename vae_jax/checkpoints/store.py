@@ -162,6 +162,8 @@ class Checkpoints:
             return
         try:
             self._restore_step(state, step)
+        except NOT_DAMAGE:
+            raise
         except Exception as error:  # orbax raises many types
             raise CheckpointNotSavedError(
                 f"Checkpoint {step} was written to {self._workdir / DIRECTORY}, but cannot be read "
