@@ -92,7 +92,7 @@ def _refuse_flags_without_effect() -> None:
         reason = "--num_samples=0" if is_test else f"--split={FLAGS.split}"
         raise InputError(
             f"{' and '.join(given)} would have no effect, because {reason} means that there are no "
-            "sample metrics: leave it out."
+            "sample metrics: call it without."
         )
 
 
@@ -124,4 +124,4 @@ def _main(argv: list[str]) -> None:
         logger.info(note)
     for finding in result.diagnosis.findings:
         logger.info(finding)
-    process.show(report.summarise(result.directory, pathlib.Path(FLAGS.workdir)))
+    process.show(report.summarise(result.directory, resolve_workdir(FLAGS.workdir)))
