@@ -1,5 +1,6 @@
 """Tests of vae_jax/runtime/workdir.py and owner.py."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -54,8 +55,9 @@ def test_links_in_a_circle_are_refused(run):
 
 
 def make_socket(path: pathlib.Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(path))  # the absolute path may be too long
+    """The address of a socket is at most 107 bytes long, which a path may exceed."""
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
+        server.bind(path.name)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, make_socket])
