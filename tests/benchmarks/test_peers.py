@@ -103,6 +103,7 @@ def test_a_peer_is_trained_for_its_time(options):
         assert fit["seconds"] > 0
 
 
+@pytest.mark.long
 def test_as_many_epochs_as_fit_into_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(pythae_models, "_step_seconds", lambda *_: 0.5)
     images = images_28(2 * pythae_models.BATCH_SIZE, seed=2)
@@ -125,6 +126,7 @@ def test_images_of_another_size_are_refused(tmp_path):
         pythae_models.train("vae", images, images, 1.0, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "sampler"), [("vae", "normal"), ("rae_l2", "gmm"), ("vamp", "vamp")]
 )
@@ -136,6 +138,7 @@ def test_samples_depend_on_the_seed_alone(options, name, sampler):
     assert (first != other).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", pythae_models.MODELS)
 def test_reconstructions_decode_the_code(options, name):
     """The code is E[z|x]. A draw from q(z|x) gives another image; an RAE has no q."""
@@ -162,6 +165,7 @@ def table(options) -> dict:
     return json.loads((options.directory / "table.json").read_text())
 
 
+@pytest.mark.long
 def test_table_has_the_floor_all_peers_and_ours(table, options):
     assert list(table["rows"]) == [peers.FLOOR, *peers.PEERS, peers.OURS]
     assert table["rows"][peers.OURS]["seconds"] == 120.0
@@ -172,6 +176,7 @@ def test_table_has_the_floor_all_peers_and_ours(table, options):
         assert (options.directory / name).stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_one_model_gives_the_same_reconstructions_under_every_sampler(table):
     rows = [table["rows"][label] for label, (model, _) in peers.PEERS.items() if model == "vae"]
     assert len(rows) == 3
@@ -179,6 +184,7 @@ def test_one_model_gives_the_same_reconstructions_under_every_sampler(table):
     assert len({row["samples"]["fid"][0] for row in rows}) == 3
 
 
+@pytest.mark.long
 def test_our_row_and_the_best_peer_have_several_seeds(table):
     with_seeds = [label for label, row in table["rows"].items() if "fid_of_seeds" in row]
     peer_distances = {label: table["rows"][label]["samples"]["fid"][0] for label in peers.PEERS}
@@ -189,6 +195,7 @@ def test_our_row_and_the_best_peer_have_several_seeds(table):
         assert len(set(row["fid_of_seeds"])) == peers.NUM_SEEDS
 
 
+@pytest.mark.long
 def test_psnr_is_that_of_the_saved_images(table, options):
     test = np.load(options.directory.parent / "data" / "tiny" / "test_images.npy")
     order = np.random.default_rng(0).permutation(len(test))[:NUM_IMAGES]
@@ -199,6 +206,7 @@ def test_psnr_is_that_of_the_saved_images(table, options):
     assert table["rows"]["pythae VAMP"]["psnr"][0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.long
 def test_each_model_is_trained_once_and_one_that_is_trained_elsewhere_is_waited_for(
     options, tmp_path, monkeypatch
 ):
@@ -222,6 +230,7 @@ def test_each_model_is_trained_once_and_one_that_is_trained_elsewhere_is_waited_
     assert len(order) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, signal.SIGTERM])
 def test_times_of_our_runs_add_up_and_a_signal_is_passed_on(options, tmp_path, monkeypatch, number):
     """train.py exits with 128 plus the number of the signal that stopped it."""
@@ -240,6 +249,7 @@ def test_times_of_our_runs_add_up_and_a_signal_is_passed_on(options, tmp_path, m
     assert spent == ({"vae": 3.0} if number else {"vae": 3.0, "prior": 4.0})
 
 
+@pytest.mark.long
 def test_models_can_be_chosen(options):
     chosen = dataclasses.replace(options, models=("rae_l2",))
     assert list(chosen.peers) == ["pythae RAE-L2 + mixture of 10"]
@@ -248,6 +258,7 @@ def test_models_can_be_chosen(options):
             dataclasses.replace(options, models=models)
 
 
+@pytest.mark.long
 def test_run_whose_training_time_is_unknown_is_refused(options, tmp_path):
     options = dataclasses.replace(options, directory=tmp_path)
     with pytest.raises(ValueError, match="ours holds a run that was not started from here"):

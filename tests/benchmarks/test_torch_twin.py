@@ -71,7 +71,10 @@ class Both:
         return posterior, outputs, terms.distortion, terms.rate
 
 
-@pytest.fixture(scope="module", params=CASES)
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in list(CASES)[:-1]]
+
+
+@pytest.fixture(scope="module", params=[*LONG, "grid, attention, colour"])
 def both(request) -> Both:
     return Both(*CASES[request.param])
 

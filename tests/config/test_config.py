@@ -11,7 +11,8 @@ import pytest
 from configs import default
 from tests.conftest import REPOSITORY, config_flags, make_config, make_experiment, run_python
 from vae_jax import config as configuration
-from vae_jax import experiment
+from vae_jax import evaluation, experiment, training
+from vae_jax.errors import UserError
 from vae_jax.models import memory
 
 CONFIGS = sorted(
@@ -74,32 +75,42 @@ def test_model_of_a_config_maps_its_dataset_to_the_likelihoods_parameters(name, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flag", "message"),
     [
-        (["--config.kl.wieght=2"], "train.py: --config.kl.wieght: "),
-        (["--config.train.num_steps=1.5"], "train.py: flag --config.train.num_steps=1.5: "),
-        (["--config.kl.schedule=triangle"], "train.py: kl.schedule = 'triangle' is unknown"),
-        (["--config.data.name=nothing"], "train.py: dataset 'nothing'"),
-        (["stray"], "Unknown arguments ['stray']"),
-        (
-            ["--config.prior.name=flow", "--config.vae_workdir=nowhere"],
-            "nowhere/config.json is missing",
-        ),
+        ("--config.kl.wieght=2", "train.py: --config.kl.wieght: "),
+        ("--config.train.num_steps=1.5", "train.py: flag --config.train.num_steps=1.5: "),
+        ("--config.data.name=nothing", "train.py: dataset 'nothing'"),
+        ("stray", "Unknown arguments ['stray']"),
     ],
-    ids=[
-        *("misspelled_key", "wrong_type", "invalid_value", "unknown_dataset", "stray_argument"),
-        "no_frozen_vae",
-    ],
+    ids=["misspelled_key", "wrong_type", "unknown_dataset", "stray_argument"],
 )
-def test_wrong_command_line_of_train_ends_with_the_reason(data_dir, tmp_path, flags, message):
+def test_wrong_command_line_of_train_ends_with_the_reason(data_dir, tmp_path, flag, message):
     completed = run_python(
-        "train.py", f"--workdir={tmp_path / 'run'}", *config_flags(data_dir), *flags
+        "train.py", f"--workdir={tmp_path / 'run'}", *config_flags(data_dir), flag
     )
     assert completed.returncode == 1
     assert message in completed.stdout + completed.stderr
     if message.startswith("train.py:"):
         assert completed.stderr.startswith(message)
         assert "Traceback" not in completed.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kl__schedule": "triangle"}, "kl.schedule = 'triangle' is unknown"),
+        (
+            {"prior__name": "flow", "vae_workdir": "nowhere"},
+            r"nowhere/config\.json is missing",
+        ),
+    ],
+    ids=["invalid_value", "no_frozen_vae"],
+)
+def test_training_ends_with_the_reason_at_once(data_dir, tmp_path, keys, message):
+    config = make_config(data_dir, **keys)
+    with pytest.raises(UserError, match=message):
+        training.train_and_evaluate(config, tmp_path / "run", evaluation.validate)
     assert not (tmp_path / "run" / "config.json").exists()
 
 

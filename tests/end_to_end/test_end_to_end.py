@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 import vae_jax
-from tests.conftest import NUM_TEST, NUM_VALIDATION, TINY, config_flags, run_python
+from tests.conftest import NUM_TEST, NUM_VALIDATION, TINY, make_config, run_python
 from vae_jax import config as configuration
-from vae_jax import evaluation
+from vae_jax import evaluation, training
+from vae_jax.errors import UserError
+from vae_jax.evaluation import sample_quality
 from vae_jax.inference import image_sets
 from vae_jax.metrics import inception_weights, stored
 from vae_jax.metrics.inception_layers import LAYER_SHAPES
@@ -21,6 +23,12 @@ FIELDS = {
     *("name", "value", "unit", "image_set", "reference_split", "preprocessing", "tap"),
     *("num_images", "seed", "checkpoint_step", "protocol", "is_biased", "standard_error"),
 }
+
+
+def evaluate(workdir: pathlib.Path, num_samples=0, inception_weights=None, **options) -> None:
+    """Evaluates a run in this process, which takes less time than evaluate.py."""
+    samples = sample_quality.Options(num_samples, inception_weights)
+    evaluation.run(workdir, evaluation.Options(samples=samples, **options))
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +119,14 @@ def test_other_split_checkpoint_and_data_go_into_a_directory_of_their_own(
 ):
     moved = shutil.copytree(data_dir, tmp_path / "moved")
     (moved / "tiny" / "test_images.npy").write_bytes(b"never opened")
-    completed = run_python(
-        "evaluate.py",
-        f"--workdir={copied_workdir}",
-        "--split=validation",
-        "--checkpoint=20",
-        f"--data_dir={moved}",
-        "--num_iw_images=0",
-        "--num_samples=0",
-        "--num_failures=3",
+    evaluate(
+        copied_workdir,
+        split="validation",
+        checkpoint=20,
+        data_dir=str(moved),
+        num_iw_images=0,
+        num_failures=3,
     )
-    assert completed.returncode == 0, completed.stderr
     assert not (copied_workdir / "eval").exists()
     metrics = stored.read(copied_workdir / "eval_validation" / "metrics.json")
     assert {m.image_set for m in metrics.values()} == {"validation"}
@@ -242,50 +247,54 @@ def assert_one_line(completed, script: str, message: str) -> None:
     assert re.search(message, lines[0]), completed.stderr
 
 
+def test_wrong_flag_of_evaluate(copied_workdir):
+    """The one line has no progress bar either, because no long computation has started."""
+    flags = [f"--workdir={copied_workdir}", "--num_samples=0", "--checkpoint=7"]
+    message = r"checkpoint '7' is not in .*: it holds the steps \[20, 24\]"
+    assert_one_line(run_python("evaluate.py", *flags), "evaluate.py", message)
+    flags = [*flags[:2], "--inception_weights=/none.pth"]
+    message = "--inception_weights would have no effect, because"
+    assert_one_line(run_python("evaluate.py", *flags), "evaluate.py", message)
+    assert not (copied_workdir / "eval").exists()
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("options", "message"),
     [
-        (["--checkpoint=7"], r"checkpoint '7' is not in .*: it holds the steps \[20, 24\]"),
-        (["--checkpoint=newest"], "'newest'.*'best'.*'latest'"),
-        (["--data_dir=/nonexistent"], "/nonexistent"),
-        (["--num_iw_images=-3"], "num_iw_images = -3"),
-        (["--num_failures=-1"], r"num_failures = -1 must lie in \[0, 100\]"),
-        (["--num_samples=5"], "num_samples = 5 must be at least 10, or 0"),
-        (["--num_samples=10", "--inception_weights=/none.pth"], "/none.pth: there is no such file"),
-        (["--inception_weights=/none.pth"], "--inception_weights would have no effect, because"),
-    ],
-    ids=[
-        *("missing_step", "no_checkpoint_word", "no_data", "negative_count", "negative_failures"),
-        *("too_few_samples", "no_weights", "no_effect"),
+        ({"checkpoint": "newest"}, "'newest'.*'best'.*'latest'"),
+        ({"data_dir": "/nonexistent"}, "/nonexistent"),
+        ({"num_iw_images": -3}, "num_iw_images = -3"),
+        ({"num_failures": -1}, r"num_failures = -1 must lie in \[0, 100\]"),
+        ({"num_samples": 5}, "num_samples = 5 must be at least 10, or 0"),
+        (
+            {"num_samples": 10, "inception_weights": "/none.pth"},
+            "/none.pth: there is no such file",
+        ),
     ],
 )
-def test_wrong_flags_of_evaluate(copied_workdir, flags, message):
-    """The one line has no progress bar either, because no long computation has started."""
-    completed = run_python("evaluate.py", f"--workdir={copied_workdir}", "--num_samples=0", *flags)
-    assert_one_line(completed, "evaluate.py", message)
+def test_wrong_option_of_an_evaluation(copied_workdir, options, message):
+    """The command prints the message of this error in one line, as the test above shows."""
+    with pytest.raises(UserError, match=message):
+        evaluate(copied_workdir, **options)
     assert not (copied_workdir / "eval").exists()
 
 
 def test_wrong_data_dir_is_not_created_for_the_weights(copied_workdir, tmp_path):
-    wrong = tmp_path / "wrong"
-    completed = run_python("evaluate.py", f"--workdir={copied_workdir}", f"--data_dir={wrong}")
-    assert completed.returncode == 1
-    assert not wrong.exists()
+    with pytest.raises(UserError, match="wrong"):
+        evaluate(copied_workdir, num_samples=10, data_dir=str(tmp_path / "wrong"))
+    assert not (tmp_path / "wrong").exists()
 
 
-def test_evaluating_an_empty_directory(tmp_path):
-    completed = run_python("evaluate.py", f"--workdir={tmp_path}", "--num_samples=0")
-    assert_one_line(completed, "evaluate.py", "is not a training run: give the --workdir")
+def test_empty_directory_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is not a training run: give the --workdir"):
+        evaluate(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_training_in_the_workdir_of_another_configuration(copied_workdir, data_dir):
-    completed = run_python(
-        "train.py", f"--workdir={copied_workdir}", *config_flags(data_dir, kl__weight=2.0)
-    )
-    assert completed.returncode == 1
-    assert completed.stderr.startswith("train.py: ") and "Traceback" not in completed.stderr
-    assert "  kl.weight: 1.0 in the workdir, 2.0 now\n" in completed.stderr
+    config = make_config(data_dir, kl__weight=2.0)
+    with pytest.raises(UserError, match=r"\n  kl\.weight: 1\.0 in the workdir, 2\.0 now\n"):
+        training.train_and_evaluate(config, copied_workdir, evaluation.validate)
 
 
 def test_package_loads_the_evaluated_run(evaluated):

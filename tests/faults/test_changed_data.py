@@ -8,11 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.conftest import NUM_TRAIN, NUM_VALIDATION, smooth_images
+from tests.conftest import NUM_TRAIN, NUM_VALIDATION, SMALL_PRIOR, make_config, smooth_images
 from tests.faults.conftest import assert_ended_as, assert_one_line
 from vae_jax import config as configuration
-from vae_jax import data
+from vae_jax import data, evaluation, training
 from vae_jax.data import Split, hash_images, load_split
+from vae_jax.errors import UserError
 
 # A prior on a frozen VAE; data, model and likelihood are those of the VAE.
 PRIOR = ("--config.prior.name=flow", "--config.prior.widths=(8,)", "--config.prior.num_couplings=1")
@@ -57,9 +58,8 @@ def hash_of(workdir: pathlib.Path) -> str:
     return json.loads((workdir / "config.json").read_text())[configuration.DATA_HASH]
 
 
-@pytest.mark.parametrize("change", ["one_bit", "one_image_more"])
-def test_changed_images_are_refused_in_one_line(runs, halfway, changed, change):
-    directory = changed(CHANGES[change])
+def test_changed_images_are_refused_in_one_line(runs, halfway, changed):
+    directory = changed(flip_pixel)
     splits = [load_split("tiny", s, str(directory), NUM_VALIDATION) for s in data.SPLITS[:2]]
     before = {p: p.stat().st_mtime_ns for p in halfway.rglob("*") if p.name != ".lock"}
     completed = runs.train(halfway, data_dir=directory)
@@ -82,10 +82,11 @@ def test_same_images_elsewhere_are_accepted(runs, halfway, undisturbed, changed)
     assert_ended_as(halfway, undisturbed)
 
 
-def test_prior_is_not_trained_on_other_images_than_its_vae(runs, undisturbed, changed, tmp_path):
-    workdir, flags = tmp_path / "prior", [*PRIOR, f"--config.vae_workdir={undisturbed}"]
-    completed = runs.train(workdir, *flags, data_dir=changed(flip_pixel))
-    assert_one_line(completed, "train.py", f"that the run in {undisturbed} saw (SHA-256")
+def test_prior_is_not_trained_on_other_images_than_its_vae(undisturbed, changed, tmp_path):
+    workdir, keys = tmp_path / "prior", {**SMALL_PRIOR, "vae_workdir": str(undisturbed)}
+    config = make_config(changed(flip_pixel), **keys, prior__name="flow")
+    with pytest.raises(UserError, match=rf"that the run in {undisturbed} saw \(SHA-256"):
+        training.train_and_evaluate(config, workdir, evaluation.validate)
     assert not (workdir / "config.json").exists()
 
 

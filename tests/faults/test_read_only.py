@@ -8,7 +8,11 @@ import subprocess
 import pytest
 
 from tests import processes
+from tests.conftest import make_config
 from tests.faults.conftest import assert_one_line
+from vae_jax import evaluation, training
+from vae_jax.errors import UserError
+from vae_jax.runtime import process
 from vae_jax.runtime.workdir import ELSEWHERE
 
 # Root ignores permissions; this drops the capabilities that let it do so.
@@ -50,19 +54,27 @@ def run(undisturbed, tmp_path):
 
 def test_path_that_cannot_be_created(runs, bound, tmp_path):
     (tmp_path / "closed").mkdir(mode=0o555)
+    workdir = tmp_path / "closed" / "run"
+    completed = runs.train(workdir, prefix=bound)
+    assert_one_line(completed, "train.py", f"train.py: {workdir}: Permission denied. {REMEDY}")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("file", "File exists. It must be a directory"), ("file/run", "Not a directory")],
+)
+def test_file_in_the_way(data_dir, tmp_path, name, reason):
     (tmp_path / "file").write_text("")
-    for parent, reason in (("closed", "Permission denied. " + REMEDY), ("file", "Not a directory")):
-        workdir = tmp_path / parent / "run"
-        completed = runs.train(workdir, prefix=bound)
-        assert_one_line(completed, "train.py", f"train.py: {workdir}: {reason}")
-    completed = runs.train(tmp_path / "file")
-    assert_one_line(
-        completed, "train.py", f"{tmp_path / 'file'}: File exists. It must be a directory"
-    )
+    with pytest.raises(SystemExit) as end, process.exit_on_user_error("train.py"):
+        config = make_config(data_dir)
+        training.train_and_evaluate(config, tmp_path / name, evaluation.validate)
+    assert str(end.value).startswith(f"train.py: {tmp_path / name}: {reason}")
+    assert (tmp_path / "file").read_text() == ""
 
 
-def test_missing_path_is_no_run_to_evaluate(runs, tmp_path):
-    assert_one_line(runs.evaluate(tmp_path / "run"), "evaluate.py", "is not a training run")
+def test_missing_path_is_no_run_to_evaluate(tmp_path):
+    with pytest.raises(UserError, match="is not a training run"):
+        evaluation.run(tmp_path / "run")
 
 
 def test_directory_without_write_permission(runs, bound, tmp_path):
@@ -105,7 +117,9 @@ def test_read_only_run_is_evaluated_and_diagnosed_elsewhere(runs, bound, run, tm
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", pytest.param("evaluate.py", marks=pytest.mark.long)]
+)
 def test_read_only_file_system(runs, run, script):
     mount = ("unshare", "-rm", "sh", "-c", f'mount --bind -o ro {run} {run} && exec "$@"', "sh")
     try:
