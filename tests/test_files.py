@@ -138,3 +138,24 @@ def test_missing_and_damaged_text(tmp_path):
     (tmp_path / "latin").write_bytes(b"\xe9")
     with pytest.raises(ValueError, match="latin is damaged"):
         files.read_text(tmp_path / "latin")
+
+
+def test_only_old_files_of_writers_that_were_killed_are_removed(tmp_path):
+    """Not one that may still be written, nor a file of the user that looks similar."""
+    names = (".a.json.12.tmp", "images/.b\n.png.3.tmp", ".c.4711.tmp")
+    kept = (".d.json.tmp", "e.12.tmp", ".f.12.tmp2", "images/.g.x.tmp", ".new.12.tmp")
+    (tmp_path / "images").mkdir()
+    for name in (*names, *kept):
+        (tmp_path / name).touch()
+        if "new" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    files.remove_abandoned(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == set(kept)
+
+
+def test_name_of_a_file_that_is_being_written_is_one_that_is_removed(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(os, "fsync", lambda _: names.extend(p.name for p in tmp_path.iterdir()))
+    files.write_text(tmp_path / ("long " * 40), "text")
+    assert len(names) == 1 and files.ABANDONED.fullmatch(names[0])

@@ -12,7 +12,9 @@ import json
 import math
 import os
 import pathlib
+import re
 import stat
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,8 @@ import numpy as np
 from vae_jax.errors import InputError, NotFoundError
 
 TEMPORARY = ".tmp"  # ends the names of files that a killed process may leave behind
+ABANDONED = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)  # such a name: .NAME.PROCESS.tmp
+ABANDONED_SECONDS = 3600  # age of a file that no process writes any more
 NOT_FINITE = "/not_finite"  # ends the key that says which number a null stands for
 
 
@@ -41,6 +45,16 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def remove_abandoned(directory: pathlib.Path) -> None:
+    """Removes what killed processes left when they wrote files in or below a directory."""
+    now = time.time()
+    for path in directory.rglob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            is_old = now - path.lstat().st_mtime > ABANDONED_SECONDS
+            if is_old and ABANDONED.fullmatch(path.name):
+                path.unlink()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -333,7 +333,7 @@ def test_damaged_latest_falls_back_to_the_one_before(workdir, template, caplog, 
     damage(workdir / DIRECTORY / "3")
     with caplog.at_level(logging.WARNING, "vae_jax"):
         assert_is_state(restore_latest_intact(workdir, template), 2)
-    messages = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
+    messages = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.reading"]
     assert len(messages) == 1 and messages[0].startswith("Checkpoint 3 is damaged")
     assert str(workdir / DAMAGED_DIRECTORY / "3") in messages[0]
     assert (workdir / DAMAGED_DIRECTORY / "3").is_dir()

@@ -212,7 +212,7 @@ def test_differing_array_is_named(two_checkpoints, tmp_path, caplog):
     path.write_text(text.replace(str(saved), str(saved ^ 1)))
     with Checkpoints(workdir) as checkpoints, caplog.at_level(logging.WARNING, "vae_jax"):
         assert is_state(checkpoints.restore_latest_intact(make_state(0)), 1)
-    (message,) = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.store"]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "vae_jax.checkpoints.reading"]
     assert f"{name} does not match its saved checksum" in message
     assert message.startswith("Checkpoint 2 is damaged")
 

@@ -8,6 +8,7 @@ import concurrent.futures
 import json
 import logging
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -283,6 +284,14 @@ def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_di
 
     assert training.train_and_evaluate(make_config(data_dir), copied_workdir, fail) is None
     assert snapshot(copied_workdir) == before
+
+
+def test_start_removes_the_temporary_files_of_killed_processes(copied_workdir, data_dir):
+    left = copied_workdir / "images" / ".samples_00000008.png.4711.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    training.train_and_evaluate(make_config(data_dir), copied_workdir, evaluate_nothing)
+    assert not left.exists()
 
 
 def test_signal_during_the_last_step_does_not_lose_the_last_evaluation(

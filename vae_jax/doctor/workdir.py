@@ -3,7 +3,7 @@
 import pathlib
 
 from vae_jax import data, inference
-from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints import CheckpointReader
 from vae_jax.doctor.diagnosis import Diagnosis, diagnose
 from vae_jax.doctor.images import diagnose_images
 from vae_jax.experiment import Experiment
@@ -38,7 +38,7 @@ def diagnose_workdir(
         workdir, data_dir=data_dir, allow_other_images=allow_other_images
     )
     vae = None
-    if Checkpoints(workdir).steps() or checkpoint != "latest":
+    if CheckpointReader(workdir).steps() or checkpoint != "latest":
         vae = inference.restore(run, workdir, checkpoint)
     return diagnose_run(run, workdir, vae)
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from vae_jax import config as configuration
-from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints import CheckpointReader
 from vae_jax.experiment import Experiment, build
 from vae_jax.inference import arguments
 from vae_jax.inference.trained_vae import TrainedVAE
@@ -84,5 +84,5 @@ def restore(
     template = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes
     )
-    with Checkpoints(workdir) as checkpoints:
-        return TrainedVAE.from_state(experiment, checkpoints.restore(template, checkpoint))
+    state = CheckpointReader(workdir).restore(template, checkpoint)
+    return TrainedVAE.from_state(experiment, state)

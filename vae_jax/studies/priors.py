@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
 from vae_jax import evaluation, files, inference, priors, training
-from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints import CheckpointReader
 from vae_jax.files import expand
 from vae_jax.inference import TrainedVAE, image_sets
 from vae_jax.metrics import inception_weights
@@ -53,7 +53,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float] | int:
     """
     path, start = workdir / FIT_FILE, time.perf_counter()
     spent = files.read_json(path)["seconds"] if path.exists() else 0.0
-    if configuration.complete(config).train.num_steps in Checkpoints(workdir).steps():
+    if configuration.complete(config).train.num_steps in CheckpointReader(workdir).steps():
         return {"seconds": spent}
     stopped_by = None
     try:

@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vae_jax import config as configuration
+from vae_jax import files
 from vae_jax.experiment import build, validate
 from vae_jax.runtime import process, sharding
 from vae_jax.runtime.names import resolve_workdir
@@ -60,6 +61,8 @@ def train_and_evaluate(
         catch_stop_signals() as signals,
         lock_workdir(workdir) if is_main else contextlib.nullcontext(),
     ):
+        if is_main:
+            files.remove_abandoned(workdir)
         trainer = Trainer(build(config), workdir, evaluate_fn)
         try:
             stopped_by = trainer.run(signals)
