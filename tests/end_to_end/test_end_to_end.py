@@ -160,7 +160,7 @@ def test_without_weights_and_network_all_else_is_evaluated(copied_workdir, own_d
     expected = stored.read(evaluated[0] / "eval" / "metrics.json")
     assert stored.read(copied_workdir / "eval" / "metrics.json") == expected
     report = (copied_workdir / "eval" / "report.md").read_text()
-    section = report.split("## Sample quality")[1].split("## Pictures")[0]
+    section = report.split("## Missing results")[1].split("## Pictures")[0]
     assert section.strip().startswith("Missing: all metrics on Inception features")
     assert section.strip() in completed.stderr
     for part in (*inception_weights.URLS, str(own_data_dir), "--inception_weights=FILE"):
@@ -224,7 +224,7 @@ def test_samples_are_evaluated_with_weights(copied_workdir, own_data_dir, evalua
     names_of_galleries = ["worst_reconstructions", "worst_perceptual", "worst_samples"]
     assert [g["name"] for g in galleries] == names_of_galleries
     assert [g["num_candidates"] for g in galleries] == [NUM_TEST, 12, 12]
-    assert ("Missing: `fid` and all other metrics on 2048 features" in section) != is_full
+    assert ("Missing: `fid` and all other metrics on 2048 features" in report) != is_full
     for name in names:
         assert f"`{name}`" in section
     for name in image_sets.SETS:

@@ -113,7 +113,7 @@ def test_the_page_loads_nothing(source, page):
 def test_links_lead_to_sections(page):
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ids]
-    assert len(ids) == len(set(ids)) == 6
+    assert len(ids) == len(set(ids)) == 7
 
 
 def test_every_number_is_on_the_page(directory, page):

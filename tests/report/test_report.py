@@ -297,9 +297,9 @@ def test_every_table_of_the_report_is_well_formed(written):
 
 def test_notes_stand_in_the_report(written):
     text = (written / report.REPORT_FILE).read_text()
-    section = text.split("\n## Sample quality\n")[1].split("\n## ")[0]
+    section = text.split("\n## Missing results\n")[1].split("\n## ")[0]
     for note in ("Missing: `fid` of something.", "Another thing is missing, too."):
-        assert f"\n\n{note}\n\n" in f"\n{section}"
+        assert f"\n\n{note}\n\n" in f"\n{section}\n"
 
 
 def test_notes_alone_make_a_section_and_nothing_makes_none(tmp_path):
@@ -307,8 +307,9 @@ def test_notes_alone_make_a_section_and_nothing_makes_none(tmp_path):
     for notes in ([], ["Missing: all."]):
         report.write_evaluation(tmp_path, config, METRICS, {}, notes)
         text = (tmp_path / report.REPORT_FILE).read_text()
-        assert ("## Sample quality\n\nMissing: all.\n" in text) == bool(notes)
-        assert ("## Sample quality" in text) == bool(notes)
+        assert ("## Missing results\n\nMissing: all.\n" in text) == bool(notes)
+        assert ("## Missing results" in text) == bool(notes)
+        assert "## Sample quality" not in text
 
 
 def test_metrics_file_gives_back_every_metric(written):

@@ -141,10 +141,12 @@ def _to_markdown(content: Content, curves: str) -> str:
     if content.diagnosis is not None:
         lines += ["## Diagnosis", "", *content.diagnosis.to_markdown()]
         lines += [f"![diagnosis]({doctor.FIGURE_FILE})", ""]
-    if content.notes or content.sample_tables:
-        lines += ["## Sample quality", ""]
+    if content.notes:
+        lines += ["## Missing results", ""]
         for note in content.notes:
             lines += [note, ""]
+    if content.sample_tables:
+        lines += ["## Sample quality", ""]
         for table in content.sample_tables:
             lines += table.to_markdown()
     lines += ["## Pictures", "", f"![training curves]({curves})", ""]
