@@ -27,6 +27,7 @@ from vae_jax import config as configuration
 from vae_jax.checkpoints import Checkpoints, TrainState
 from vae_jax.experiment import Experiment, build
 from vae_jax.inference import TrainedVAE
+from vae_jax.runtime.signals import STOP_SIGNALS
 from vae_jax.training import steps
 
 # Most of the tests' time is compilation, so the compiler optimises little: at level 0, or at level
@@ -40,6 +41,13 @@ os.environ["XLA_FLAGS"] = XLA_FLAGS
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+
+# A script has its background jobs ignore Ctrl-C, and nohup has them ignore SIGHUP. The processes
+# that the tests start would inherit that.
+for number in STOP_SIGNALS:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 IMAGE_SHAPE = (16, 16, 1)

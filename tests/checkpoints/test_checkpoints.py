@@ -20,10 +20,13 @@ from vae_jax.checkpoints import (
     DIRECTORY,
     METADATA_FILE,
     CheckpointNotSavedError,
+    CheckpointReader,
     Checkpoints,
+    CheckpointsDamagedError,
     validation,
 )
 from vae_jax.checkpoints.state import TrainState
+from vae_jax.errors import NotFoundError
 
 
 def make_state(step: int) -> TrainState:
@@ -380,3 +383,33 @@ def test_reading_creates_no_files(tmp_path, template):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError):
         checkpoints.restore(template)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["best", 1])
+def test_checkpoint_that_a_run_replaces_while_it_is_read(workdir, template, monkeypatch, which):
+    """It is not damaged: the best one is then another, and one of a given step is not there."""
+    reader = CheckpointReader(workdir)
+    restore_step = reader._restore_step
+
+    def remove_first(template, step):
+        if step == 1:
+            shutil.rmtree(workdir / DIRECTORY / "1")
+        return restore_step(template, step)
+
+    monkeypatch.setattr(reader, "_restore_step", remove_first)
+    assert reader.best_step() == 1
+    if which == "best":
+        assert int(reader.restore(template, which).step) == reader.best_step() != 1
+    else:
+        with pytest.raises(NotFoundError, match="checkpoint 1 is not in"):
+            reader.restore(template, which)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", '{"custom_metadata": [1]}', "{"])
+def test_damaged_metadata_of_one_checkpoint_leave_the_others_readable(workdir, template, content):
+    (workdir / DIRECTORY / "1" / METADATA_FILE).write_text(content)
+    reader = CheckpointReader(workdir)
+    assert_is_state(reader.restore(template, "latest"), 3)
+    assert reader.best_step() != 1
+    with pytest.raises(CheckpointsDamagedError):
+        reader.restore(template, 1)

@@ -72,3 +72,15 @@ def test_text_after_a_colon_is_given_to_get_config(tmp_path):
     with pytest.raises(InputError, match=r"--config.mine: .* has no key"):
         configuration.check_flags(["", f"--config={path}:other", "--config.mine=2"])
     assert configuration.named_config(path, "mine") == ConfigDict({"mine": 1})
+
+
+@pytest.mark.parametrize("last", [["--config.model.widths=(16,)"], ["--config.model.widths", "16"]])
+def test_tuple_that_is_given_twice_is_refused(last):
+    """Of other keys the last value counts, but ml_collections would join those of a tuple."""
+    flags = ["--config=demo", "--config.seed=1", "--config.model.widths=(8,)", "--config.seed=2"]
+    argv = configuration.replace_config_name(["train.py", *flags])
+    configuration.check_flags(argv)
+    with pytest.raises(
+        InputError, match=r"--config\.model\.widths is given 2 times, and the values"
+    ):
+        configuration.check_flags([*argv, *last])

@@ -68,6 +68,12 @@ def test_no_other_key_may_change(tmp_path):
     assert {*config} == {*configuration.flatten(defaults.get_config())}
 
 
+def test_whole_vae_does_not_become_a_prior(tmp_path):
+    save(tmp_path)
+    with pytest.raises(ValueError, match="vae_workdir:  in the workdir, elsewhere now"):
+        changed_keys(tmp_path, vae_workdir="elsewhere")
+
+
 def test_name_of_the_dataset_may_change_only_if_a_hash_tells_the_images(tmp_path):
     save(tmp_path, data_hash=None)
     with pytest.raises(ValueError, match="data.name: tiny in the workdir, other now"):

@@ -114,6 +114,15 @@ def test_file_that_holds_no_mapping_is_damaged(tmp_path, content):
             load_part(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["provenance", "history"])
+def test_part_that_is_null_is_one_that_is_missing(tmp_path, saved, part):
+    (tmp_path / configuration.CONFIG_FILE).write_text(json.dumps(saved | {part: None}))
+    assert isinstance(configuration.load_start(tmp_path), dict)
+    configuration.update(configuration.load(tmp_path), tmp_path, {"step": 3})
+    content = json.loads((tmp_path / configuration.CONFIG_FILE).read_text())
+    assert content["history"] == [{"step": 3}]
+
+
 def test_number_that_is_not_finite_is_no_value(tmp_path, saved):
     """`files.to_json` writes NaN like this."""
     saved["config"]["kl"] |= {"weight": None, "weight/not_finite": "nan"}

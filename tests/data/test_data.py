@@ -233,7 +233,7 @@ def test_truncated_file_is_refused(tmp_path, num_bytes):
 )
 def test_validation_size_out_of_range_is_refused(tmp_path, split, validation_size):
     write_dataset(tmp_path / "mine")
-    match = f"validation_size={validation_size}: must be .* less than the 20 images.*Change"
+    match = f"data.validation_size = {validation_size}: must .* less than the 20 images.*Change"
     with pytest.raises(ValueError, match=match):
         data.load_split("mine", split, tmp_path, validation_size=validation_size)
 
@@ -241,7 +241,7 @@ def test_validation_size_out_of_range_is_refused(tmp_path, split, validation_siz
 def test_validation_split_of_size_zero_is_refused_but_the_train_split_is_whole(tmp_path):
     write_dataset(tmp_path / "mine")
     assert len(data.load_split("mine", "train", tmp_path, validation_size=0)) == 20
-    with pytest.raises(ValueError, match="validation_size=0: must be at least 1 to load the valid"):
+    with pytest.raises(ValueError, match="validation_size = 0: must be at least 1 to load the val"):
         data.load_split("mine", "validation", tmp_path, validation_size=0)
 
 

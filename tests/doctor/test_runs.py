@@ -1,6 +1,7 @@
 """Tests of the doctor on runs: `python -m vae_jax.doctor`, and the diagnosis after training."""
 
 import json
+import logging
 import math
 import os
 import pathlib
@@ -13,9 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TINY, make_config, run_python
-from vae_jax import training
+from vae_jax import doctor, training
 from vae_jax.doctor import __main__ as command
 from vae_jax.doctor import diagnosis
+from vae_jax.errors import NotFoundError
 from vae_jax.recording.writers import METRICS_FILE, Summary, read_metrics
 from vae_jax.training import TrainingDivergedError, watch
 
@@ -88,11 +90,40 @@ def test_workdir_without_checkpoints_is_diagnosed_by_its_records(records_only, m
     assert not (records_only / "checkpoints").exists()
 
 
+def test_what_was_not_examined_is_said(records_only, monkeypatch, caplog):
+    """The directory of the run may begin with ~."""
+    monkeypatch.setenv("HOME", str(records_only.parent))
+    monkeypatch.setattr(logging.getLogger("vae_jax"), "propagate", True)
+    assert doctor.diagnose_workdir("~/copied").step == 3
+    assert "has no checkpoint: the model was not examined" in caplog.text
+    (records_only / METRICS_FILE).unlink()
+    with pytest.raises(NotFoundError, match="neither checkpoints nor records"):
+        doctor.diagnose_workdir(records_only)
+
+
+def test_diagnosis_replaces_no_file_of_the_user(records_only, tmp_path, monkeypatch):
+    (tmp_path / diagnosis.REPORT_FILE).write_text("# My patient\n")
+    arguments = [f"--workdir={records_only}", f"--output={tmp_path}"]
+    with pytest.raises(SystemExit, match=r"diagnosis\.md there is not of a diagnosis"):
+        run_command(monkeypatch, *arguments)
+    assert (tmp_path / diagnosis.REPORT_FILE).read_text() == "# My patient\n"
+    (tmp_path / diagnosis.REPORT_FILE).write_text(f"{diagnosis.TITLE}3\n")
+    assert run_command(monkeypatch, *arguments) == 0
+
+
+def test_place_of_a_diagnosis_is_checked_before_the_work(records_only, monkeypatch):
+    monkeypatch.setattr(command, "diagnose_workdir", pytest.fail)
+    with pytest.raises(SystemExit, match=r"config\.json: File exists"):
+        run_command(
+            monkeypatch, f"--workdir={records_only}", f"--output={records_only / 'config.json'}"
+        )
+
+
 def test_diagnosis_elsewhere_writes_nothing_to_the_workdir(records_only, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in records_only.rglob("*")}
     output = tmp_path / "new" / "place"
     arguments = [f"--workdir={records_only}", f"--output={output}"]
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith(str(records_only)))
     assert run_command(monkeypatch, *arguments) == 0
     assert {path.name for path in output.iterdir()} == {"diagnosis.md", "diagnosis.png"}
     assert {path: path.stat().st_mtime_ns for path in records_only.rglob("*")} == before

@@ -399,9 +399,9 @@ def test_without_failures_nothing_is_computed(vae, test_split, monkeypatch):
     assert gallery.create(vae, test_split, 0) == []
 
 
-@pytest.mark.parametrize("num_failures", [-1, 101])
+@pytest.mark.parametrize("num_failures", [-1, 101, 2.5, None])
 def test_numbers_of_failures_that_are_refused(vae, test_split, num_failures):
-    with pytest.raises(ValueError, match=f"num_failures = {num_failures} must lie in .0, 100."):
+    with pytest.raises(ValueError, match=f"num_failures = {num_failures}: must be .* at most 100"):
         gallery.create(vae, test_split, num_failures)
 
 

@@ -89,6 +89,11 @@ def test_other_images_are_refused(given, message):
 # Latents
 
 
+class Unreadable:
+    def __array__(self, *_, **__):
+        raise AttributeError("it is broken")
+
+
 @pytest.mark.parametrize(
     "given",
     [Z, Z.tolist(), jnp.asarray(Z), Z.astype(np.float64), read_only(Z)],
@@ -118,6 +123,9 @@ def test_integers_are_latents():
         (Z[:0], r"noise has shape \(0, 4\)"),
         ((Z, Z), r"noise has shape \(2, 3, 4\)"),
         (np.ma.masked_array(Z, Z > 0), "noise: some values are masked"),
+        ([np.ma.masked_array(row, row > 0) for row in Z], "noise: some values are masked"),
+        (Z + 1e16, r"noise has values up to 1e\+16: beyond 1e\+15"),
+        (Unreadable(), "noise: not readable as an array .it is broken"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -170,11 +178,13 @@ def test_temperatures(given):
 
 @pytest.mark.parametrize(
     "given",
-    [-1, np.nan, np.inf, 1e39, True, "1", None, 1j, [0.5], 10**400],
+    [-1, np.nan, np.inf, 1e39, 100.1, True, "1", None, 1j, [0.5], 10**400],
     ids=lambda v: str(v)[:9],
 )
 def test_other_temperatures_are_refused(given):
-    with pytest.raises(InputError, match="temperature = .*: must be a number, at least 0 and fin"):
+    with pytest.raises(
+        InputError, match="temperature = .*: must be a number from 0 to 100 .1: the"
+    ):
         arguments.temperature(given)
 
 
@@ -330,3 +340,10 @@ def test_numpy_numbers_and_paths_are_arguments_of_load(trained_workdir, data_dir
     assert (vae.step, vae.batch_size, vae.raw) == (24, 6, None)
     plan = vae.experiment.evaluation
     assert (plan.use_ema, plan.num_iw_images) == (False, 0)
+
+
+def test_deleted_key_is_refused():
+    key = jax.random.key(3)
+    key.delete()
+    with pytest.raises(InputError, match="key: not readable as an array"):
+        arguments.key(key)

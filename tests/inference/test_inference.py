@@ -13,6 +13,8 @@ import vae_jax
 from tests.conftest import IMAGE_SHAPE, TINY, read_state, smooth_images
 from vae_jax import config as configuration
 from vae_jax import evaluation
+from vae_jax.errors import InputError
+from vae_jax.inference import arguments
 from vae_jax.recording.writers import read_metrics
 
 LATENT_SHAPE = TINY["model.latent_shape"]
@@ -291,3 +293,15 @@ def test_loading_needs_no_tensorflow(trained_workdir, monkeypatch):
     for name in ("clu", "tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)
     assert vae_jax.load(trained_workdir).step > 0
+
+
+def test_flags_that_are_no_truth_values_are_refused(trained_workdir, vae):
+    with pytest.raises(InputError, match="allow_other_images = 'no': must be True or False"):
+        vae_jax.load(trained_workdir, allow_other_images="no")
+    with pytest.raises(InputError, match="progress = 1: must be True or False"):
+        vae.elbo_terms(np.zeros((1, *IMAGE_SHAPE)), jax.random.key(0), progress=1)
+
+
+def test_largest_latents_are_decoded_to_finite_images(vae):
+    z = np.full((1, *vae.latent_shape), arguments.MAX_LATENT, np.float32)
+    assert np.isfinite(vae.decode(z)).all() and np.isfinite(vae.decode(-z)).all()

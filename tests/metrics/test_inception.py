@@ -18,6 +18,7 @@ from vae_jax.metrics.inception_weights import InceptionWeights
 PARTIAL_FILES = sorted((REPOSITORY.parent / "shared/data/inception").glob("*.npz"))
 STEM = ("conv", "conv_1", "conv_2")  # the layers up to tap 64
 
+
 def ignore_warnings_of_sqrtm(test):
     """pytorch_fid 0.3 asks SciPy for sqrtm(disp=False), which SciPy deprecated.
 

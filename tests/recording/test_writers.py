@@ -279,3 +279,9 @@ def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path, evaluates_again
     evaluated = {name: [4] for name in names}
     expected = {"train/loss": [2, 4, 6, 8], **evaluated}
     assert completed.stdout == f"{expected}\n", completed.stderr
+
+
+def test_value_of_another_type_is_skipped(tmp_path):
+    line = '{"step": 1, "train/elbo": "abc", "train/rate": [1], "train/loss": 2, "b": true}'
+    (tmp_path / writers.METRICS_FILE).write_text(line)
+    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 2}]

@@ -19,14 +19,15 @@ import pytest
 
 from tests.conftest import REPOSITORY, make_experiment, user_environment
 from tests.report.test_report import ELBO
-from vae_jax import report
+from vae_jax import gallery, report
 from vae_jax.errors import InputError
 from vae_jax.metrics import stored
 from vae_jax.recording import figures
 from vae_jax.report import markdown
 
+GALLERY = REPOSITORY / "vae_jax" / "gallery"
 TABLE = "theirs/table.csv"
-THEIRS = ("notes.txt", TABLE, "images/my_plot.png", ".hidden")
+THEIRS = ("notes.txt", TABLE, "images/my_plot.png", "images/worst_case.png", ".hidden")
 DEAD = 2**22 + 1  # a process id above the largest that Linux gives
 PICTURES = {"old": "samples", "new": "traversals"}
 
@@ -337,7 +338,7 @@ IN_ASCII = r"""
 import locale, pathlib, sys
 assert locale.getencoding() != "utf-8" and sys.stdout.encoding == "ascii", sys.stdout.encoding
 from tests.report.test_directory import write
-from vae_jax import report
+from vae_jax import gallery, report
 from vae_jax.runtime import process
 process.log_to_stderr().info("\xb1 logged")
 directory = pathlib.Path(sys.argv[1])
@@ -361,3 +362,16 @@ def test_ascii_locale_is_enough(tmp_path):
     assert r"\xb1 logged" in completed.stderr and r"\xb1 0.89 nats" in completed.stdout
     for name in (report.REPORT_FILE, report.HTML_FILE):
         assert f"± {directory}" in (directory / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\u00e4" * 127])
+def test_directory_may_have_the_longest_name(tmp_path, name):
+    for label in PICTURES:
+        write(tmp_path / name, label)
+    assert beside(tmp_path / name) == [] and (tmp_path / name / report.REPORT_FILE).exists()
+
+
+def test_all_pictures_of_galleries_are_known():
+    """Others in images/ are a user's."""
+    names = re.findall(r'"(worst_\w+)"', "".join(p.read_text() for p in GALLERY.glob("*.py")))
+    assert set(names) == set(gallery.PICTURES)

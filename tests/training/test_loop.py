@@ -34,6 +34,7 @@ from tests.conftest import (
 from vae_jax import config as configuration
 from vae_jax import data, evaluation, experiment, training
 from vae_jax.checkpoints import Checkpoints
+from vae_jax.errors import UserError
 from vae_jax.experiment import TrainingPlan
 from vae_jax.recording.writers import Summary, read_metrics
 from vae_jax.runtime.presence import WorkdirLostError
@@ -286,6 +287,15 @@ def test_trained_run_returns_at_once_and_touches_no_file(copied_workdir, data_di
     assert snapshot(copied_workdir) == before
 
 
+def test_run_whose_checkpoints_are_gone_is_not_started_again(copied_workdir, data_dir):
+    """They may be on a volume that is not mounted."""
+    (copied_workdir / "checkpoints").rename(copied_workdir.parent / "archive")
+    before = snapshot(copied_workdir)
+    with pytest.raises(UserError, match="to step 24, but no checkpoints/: put that directory back"):
+        training.train_and_evaluate(make_config(data_dir), copied_workdir, evaluate_nothing)
+    assert snapshot(copied_workdir) == before
+
+
 def test_start_removes_the_temporary_files_of_killed_processes(copied_workdir, data_dir):
     left = copied_workdir / "images" / ".samples_00000008.png.4711.tmp"
     left.touch()
@@ -469,7 +479,7 @@ def evaluate_as_planned(vae, split) -> Summary:
     return Summary({"elbo": ELBOS[vae.step], "rate": 0.0, "distortion": -ELBOS[vae.step]})
 
 
-def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkeypatch):
+def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkeypatch, caplog):
     """Evaluations before a stop count as well."""
     config = make_config(
         data_dir,
@@ -486,8 +496,10 @@ def test_run_ends_where_validation_no_longer_improves(data_dir, tmp_path, monkey
         assert max(checkpoints.steps()) == 24
         assert checkpoints.best_step() == 16
     before = snapshot(tmp_path / "run")
-    assert training.train_and_evaluate(config, tmp_path / "run", evaluate_as_planned) is None
+    with caplog.at_level(logging.INFO, "vae_jax"):
+        assert training.train_and_evaluate(config, tmp_path / "run", evaluate_as_planned) is None
     assert snapshot(tmp_path / "run") == before
+    assert "It stopped before step 32, because its validation ELBO did not rise" in caplog.text
 
 
 def test_negative_patience_is_refused(data_dir):

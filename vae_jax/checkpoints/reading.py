@@ -66,7 +66,8 @@ class CheckpointReader:
     def _best_by_elbo(self) -> int | None:
         elbos: dict[int, float] = {}
         for step in self.steps():
-            with contextlib.suppress(ValueError, KeyError):  # a damaged checkpoint is not the best
+            # One that is damaged, or that a run has just removed, is not the best.
+            with contextlib.suppress(ValueError, KeyError, FileNotFoundError):
                 elbo = validation.read_elbo(self._path(step))
                 if elbo is not None:
                     elbos[step] = elbo
@@ -89,6 +90,26 @@ class CheckpointReader:
           NotFoundError: there is no such checkpoint.
           CheckpointsDamagedError: the checkpoint cannot be read.
         """
+        while True:
+            step = self._find(which)
+            try:
+                restored = self._restore_step(template, step)
+                break
+            except NOT_DAMAGE:
+                raise
+            except Exception as error:  # orbax raises many types for missing or truncated files
+                steps = self.steps()
+                if step not in steps:  # a run that goes on has just replaced it
+                    continue
+                raise CheckpointsDamagedError(
+                    f"Checkpoint {step} in {self._workdir / DIRECTORY} cannot be read "
+                    f"({first_line(error)}): name another of the steps {steps}, or continue the "
+                    "training, which falls back to an intact one."
+                ) from error
+        return _place(restored, template)
+
+    def _find(self, which: str | int) -> int:
+        """Returns the step that `which` stands for; raises the errors of `restore`."""
         steps = self.steps()
         step: int | None
         if which == "best":
@@ -107,17 +128,7 @@ class CheckpointReader:
                 f"checkpoint {show(which)} is not in {self._workdir / DIRECTORY}: it holds the "
                 f"steps {steps}. Train first, or name one of these."
             )
-        try:
-            restored = self._restore_step(template, step)
-        except NOT_DAMAGE:
-            raise
-        except Exception as error:  # orbax raises many types for missing or truncated files
-            raise CheckpointsDamagedError(
-                f"Checkpoint {step} in {self._workdir / DIRECTORY} cannot be read "
-                f"({first_line(error)}): name another of the steps {steps}, or continue the "
-                "training, which falls back to an intact one."
-            ) from error
-        return _place(restored, template)
+        return step
 
     def restore_latest_intact(self, template: TrainState) -> TrainState | None:
         """Restores the newest checkpoint that can be read; None if there is no checkpoint.

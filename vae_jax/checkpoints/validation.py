@@ -22,10 +22,17 @@ SAVED_FIRST = "saved_before_evaluation"  # key there, in checkpoints of this ver
 
 
 def read_metadata(directory: pathlib.Path) -> dict[str, Any]:
-    """Reads what was stored to verify a checkpoint; empty if an early version saved it."""
+    """Reads what was stored to verify a checkpoint; empty if an early version saved it.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
     path = directory / METADATA_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return content.get("custom_metadata") or {}
+    metadata = (content.get("custom_metadata") or {}) if isinstance(content, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{METADATA_FILE} is not a mapping")
+    return metadata
 
 
 def write(directory: pathlib.Path, elbo: float, counts: bool) -> None:

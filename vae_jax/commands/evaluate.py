@@ -117,7 +117,7 @@ def _main(argv: list[str]) -> None:
             FLAGS.allow_other_images,
             FLAGS.num_failures,
             samples,
-            None if FLAGS.output is None else resolve_workdir(FLAGS.output, "--output"),
+            FLAGS.output,
         )
         result = evaluation.run(FLAGS.workdir, options)
     for note in result.notes:

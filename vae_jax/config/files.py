@@ -114,12 +114,25 @@ def check_flags(argv: Sequence[str]) -> None:
         return
     file, colon, rest = values[-1].partition(":")
     config = named_config(file, *([rest] if colon else []))
+    for key, value in leaves(config):
+        given = [argument for argument in argv if _sets(argument, key)]
+        if isinstance(value, tuple) and len(given) > 1:
+            raise InputError(
+                f"--config.{key} is given {len(given)} times, and the values would be joined: give "
+                f"it once, with all values, as in {given[-1]!r}."
+            )
     known = [key for key, _ in leaves(config)]
     for key in [match[1] for match in map(KEY_FLAG.match, argv) if match]:
         if key not in known and not any(other.startswith(f"{key}.") for other in known):
             similar = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean {similar[0]}?" if similar else "See its get_config."
             raise InputError(f"--config.{key}: {file} has no key {key!r}. {remedy}")
+
+
+def _sets(argument: str, key: str) -> bool:
+    """Returns whether a command-line argument is the flag of a key, with or without a value."""
+    match = KEY_FLAG.fullmatch(argument.partition("=")[0])
+    return match is not None and match[1] == key
 
 
 def load_module(path: str | pathlib.Path, functions: tuple[str, ...], example: str) -> ModuleType:

@@ -114,6 +114,8 @@ def changed_keys(
     old, new = flatten(load(workdir)), flatten(config)
     changed = _differences(old, new, image_shape, workdir)
     free = {*FREE_KEYS, *LENGTH}
+    if bool(old["vae_workdir"]) != bool(new["vae_workdir"]):  # a prior, or a whole VAE
+        free -= {"vae_workdir"}
     if not load_data_hash(workdir):
         free -= {"data.name", *IMAGES}
     _refuse(

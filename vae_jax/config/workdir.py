@@ -93,7 +93,7 @@ def update(
     """Replaces the configuration in config.json, and adds an entry to its history."""
     content = _read(workdir)
     content["config"] = unflatten_dict(flatten(config), sep=".")
-    content[HISTORY] = [*content.get(HISTORY, []), dict(entry)]
+    content[HISTORY] = [*(content.get(HISTORY) or []), dict(entry)]
     files.write_json(workdir / CONFIG_FILE, content)
 
 
@@ -138,7 +138,7 @@ def load_data_hash(workdir: str | pathlib.Path) -> str | None:
 
 def load_start(workdir: str | pathlib.Path) -> dict[str, Any]:
     """Returns the provenance of a run: when, and with what, it was started."""
-    return _read(workdir).get("provenance", {})
+    return _read(workdir).get("provenance") or {}
 
 
 def load_vae_start(workdir: str | pathlib.Path) -> str | None:

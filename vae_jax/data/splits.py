@@ -234,9 +234,9 @@ def _carve(num_images: int, split: str, validation_size: int) -> np.ndarray:
     minimum = 1 if is_validation else 0
     if not hasattr(validation_size, "__index__") or not minimum <= validation_size < num_images:
         raise InputError(
-            f"validation_size={validation_size}: must be at least {minimum} to load the {split} "
-            f"split, and less than the {num_images} images of train_images.npy. "
-            "Change it, or place validation_images.npy beside train_images.npy."
+            f"data.validation_size = {validation_size}: must be at least {minimum} to load the "
+            f"{split} split, and less than the {num_images} images of train_images.npy. Change it "
+            "for a new run, add images, or place validation_images.npy beside train_images.npy."
         )
     permutation = fixed_order(num_images)
     rows = permutation[:validation_size] if is_validation else permutation[validation_size:]

@@ -4,11 +4,13 @@ python -m vae_jax.doctor --workdir=workdir/demo     # or: vae-doctor --workdir=w
 """
 
 import argparse
+import os
 import pathlib
 import sys
 
-from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE
+from vae_jax.doctor.diagnosis import FIGURE_FILE, REPORT_FILE, is_diagnosis
 from vae_jax.doctor.workdir import diagnose_workdir
+from vae_jax.errors import InputError
 from vae_jax.runtime import process
 from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.workdir import ELSEWHERE, check_contents, check_writable
@@ -59,12 +61,30 @@ def main() -> int:
         directory = workdir if output is None else resolve_workdir(output, "--output")
         if output is None:  # before the work
             check_writable(workdir, contents=False, hint=ELSEWHERE)
+        else:
+            _prepare(directory)
         diagnosis = diagnose_workdir(**arguments)
-        directory.mkdir(parents=True, exist_ok=True)
         diagnosis.write(directory)
     written = f"Written: {directory / REPORT_FILE}, {directory / FIGURE_FILE}"
     process.show("\n".join([*diagnosis.to_markdown(), written]))
     return int(diagnosis.is_severe)
+
+
+def _prepare(directory: pathlib.Path) -> None:
+    """Makes the directory --output and checks that a diagnosis can be written there.
+
+    Raises:
+      InputError: it has a file of the same name that is not of a diagnosis.
+      OSError: it cannot be made or written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    check_writable(directory, contents=False)
+    report = directory / REPORT_FILE
+    if os.path.lexists(report) and not is_diagnosis(report):
+        raise InputError(
+            f"--output={directory}: {REPORT_FILE} there is not of a diagnosis. Give another "
+            "directory, or rename that file."
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from vae_jax.data import Split
 from vae_jax.doctor import curves, model
 from vae_jax.doctor.examination import MIN_NUM_IMAGES, Examination, NonFiniteModelError, examine
 from vae_jax.doctor.findings import Finding, sort_findings, to_markdown
+from vae_jax.errors import UserError
 from vae_jax.experiment import Experiment
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.latents import ACTIVE_VARIANCE
@@ -18,6 +19,7 @@ from vae_jax.recording import figures
 from vae_jax.recording.figures import Panel
 
 REPORT_FILE, FIGURE_FILE = "diagnosis.md", "diagnosis.png"
+TITLE = "# Diagnosis at step "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +51,17 @@ class Diagnosis:
     def write(self, directory: pathlib.Path) -> None:
         """Writes diagnosis.md and diagnosis.png."""
         figures.save_panels(directory / FIGURE_FILE, self.panels)
-        title = f"# Diagnosis at step {self.step:,}"
+        title = f"{TITLE}{self.step:,}"
         lines = [title, "", *self.to_markdown(), f"![diagnosis]({FIGURE_FILE})", ""]
         files.write_text(directory / REPORT_FILE, "\n".join(lines))
+
+
+def is_diagnosis(path: pathlib.Path) -> bool:
+    """Returns whether a file is a diagnosis.md that was written here."""
+    try:
+        return files.read_text(path).startswith(TITLE)
+    except UserError:
+        return False
 
 
 def diagnose(
@@ -101,7 +111,9 @@ def _few_images(train: Split, validation: Split) -> Finding:
         evidence=f"{len(train)} training images and {len(validation)} validation images.",
         threshold=f"at least {MIN_NUM_IMAGES} of each",
         meaning="The model was not examined: measurements on so few images say little.",
-        remedy="a larger --config.data.validation_size",
+        remedy="more images"
+        if len(train) < MIN_NUM_IMAGES
+        else "a larger --config.data.validation_size (in a new --workdir)",
     )
 
 

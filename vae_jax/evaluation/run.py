@@ -94,7 +94,9 @@ def run(workdir: str | pathlib.Path, options: Options | None = None) -> Evaluati
 
 def _run(workdir: pathlib.Path, options: Options) -> Evaluation:
     check_contents(workdir)
-    directory = pathlib.Path(options.output or evaluation_directory(workdir, options.split))
+    directory = evaluation_directory(workdir, options.split)
+    if options.output is not None:
+        directory = resolve_workdir(options.output, "--output")
     vae = inference.load(
         workdir,
         options.checkpoint,

@@ -15,7 +15,7 @@ import numpy as np
 
 from vae_jax.errors import InputError
 from vae_jax.files import expand
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TrainedVAE, arguments
 from vae_jax.inference.image_sets import SETS, Blocks, Features, generate, real_split
 from vae_jax.metrics import inception_weights
 from vae_jax.metrics.features import PREPROCESSING, FeatureExtractor, FeatureSet
@@ -26,6 +26,7 @@ from vae_jax.metrics.manifold import manifold_metrics
 from vae_jax.metrics.metric import FID_TAP as FID_TAP
 from vae_jax.metrics.metric import Metric, by_key, label_of, too_few_images
 from vae_jax.metrics.reference import reference_features
+from vae_jax.registry import show
 
 LOGGER = logging.getLogger(__name__)
 NUM_SAMPLES = 50_000  # samples that are compared with the training images
@@ -63,11 +64,14 @@ class Options:
     allow_biased: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_samples < 0 or self.num_samples in range(1, MIN_NUM_SAMPLES):
+        number = self.num_samples
+        is_integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not is_integer or (number != 0 and number < MIN_NUM_SAMPLES):
             raise InputError(
-                f"num_samples = {self.num_samples} must be at least {MIN_NUM_SAMPLES}, or 0 for no "
-                "sample metrics."
+                f"num_samples = {show(number)} must be an integer, at least {MIN_NUM_SAMPLES}, or "
+                "0 for no sample metrics."
             )
+        arguments.flag("allow_biased", self.allow_biased)
         unknown = set(self.preprocessing) - PREPROCESSING.keys()
         if unknown or not self.preprocessing:
             raise InputError(

@@ -5,13 +5,12 @@ import dataclasses
 import numpy as np
 
 from vae_jax.data import Split
-from vae_jax.errors import InputError
 from vae_jax.gallery import hypotheses
 from vae_jax.gallery.hypotheses import Attribute, Group
 from vae_jax.gallery.ranking import Pair, Ranking
 from vae_jax.gallery.reconstructions import rank_reconstructions
 from vae_jax.gallery.samples import rank_samples
-from vae_jax.inference import TrainedVAE, image_sets
+from vae_jax.inference import TrainedVAE, arguments, image_sets
 
 MAX_NUM_FAILURES = 100  # more would be of no use
 
@@ -58,12 +57,8 @@ class FailureSet:
 
 
 def check_num_failures(num_failures: int) -> None:
-    """Raises an InputError if num_failures is out of range."""
-    if not 0 <= num_failures <= MAX_NUM_FAILURES:
-        raise InputError(
-            f"num_failures = {num_failures} must lie in [0, {MAX_NUM_FAILURES}]; 0 makes no "
-            "gallery."
-        )
+    """Raises an InputError unless num_failures is an integer in its range; 0 makes no gallery."""
+    arguments.count("num_failures", num_failures, 0, MAX_NUM_FAILURES)
 
 
 def create(

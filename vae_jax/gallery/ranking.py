@@ -8,6 +8,8 @@ import numpy as np
 from vae_jax.data import Split, class_name
 from vae_jax.gallery.hypotheses import Attribute
 
+# Names of all rankings, and of their pictures.
+PICTURES = ("worst_reconstructions", "worst_excess", "worst_perceptual", "worst_samples")
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [H, W, C]
 
 

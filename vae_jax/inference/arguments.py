@@ -21,6 +21,8 @@ from vae_jax.typing import ImageShape, PyTree
 
 MAX_VALUES = 2**31 - 1  # in one array on a device, whose elements XLA counts in 32 bits
 MAX_DRAWS = 1_000_000  # draws per image; their keys are made before the first of them is used
+MAX_LATENT = 1e15  # whose square, summed over millions of values, is finite in float32
+MAX_TEMPERATURE = 100
 NUM_KEY_WORDS = 2  # of a key of KEY_KIND
 REPR = reprlib.Repr()
 REPR.maxstring = REPR.maxother = 200
@@ -100,6 +102,11 @@ def _latents_of_group(name: str, value: object, like: jax.ShapeDtypeStruct) -> n
             "least 1."
         )
     array = _to_float32(array)
+    if np.max(np.abs(array)) > MAX_LATENT and np.isfinite(array).all():
+        raise InputError(
+            f"{name} has values up to {np.max(np.abs(array)):g}: beyond {MAX_LATENT:g} the "
+            "products in a model overflow. Correct them."
+        )
     if not np.isfinite(array).all():
         raise NotFiniteError(
             f"{name} has {_first_non_finite(array)}, but must be finite in float32: correct it. If "
@@ -155,13 +162,13 @@ def optional(check: Callable[..., Any], name: str, value: Any, *limits: int) -> 
 
 
 def temperature(value: Any) -> float:
-    """Returns a factor on the standard deviations of a prior: finite and at least 0."""
+    """Returns a factor on the standard deviations of a prior, from 0 to MAX_TEMPERATURE."""
     array = _as_array("temperature", value)
     is_number = array.ndim == 0 and _is_of(array, jnp.integer, jnp.floating)
     number = float(_to_float32(array)) if is_number else math.nan
-    if not 0 <= number < math.inf:
+    if not 0 <= number <= MAX_TEMPERATURE:
         raise InputError(
-            f"temperature = {_show(value)}: must be a number, at least 0 and finite (1: the "
+            f"temperature = {_show(value)}: must be a number from 0 to {MAX_TEMPERATURE} (1: the "
             "model as it is)."
         )
     return float(array)
@@ -185,7 +192,7 @@ def key(value: Any) -> jax.Array:
             "keys, pass one."
         )
     # On the host, because it may lie on a device that the model does not use.
-    words = np.asarray(jax.random.key_data(value)).ravel()
+    words = _as_array("key", jax.random.key_data(value)).ravel()
     if jax.random.key_impl(value) == KEY_KIND:
         return key_of_words(words)
     hashed = key_of_words(np.zeros(NUM_KEY_WORDS, np.uint32))
@@ -216,14 +223,15 @@ def _refuse_tracer(name: str, value: object) -> None:
 
 def _as_array(name: str, value: object) -> np.ndarray:
     _refuse_tracer(name, value)
-    if np.ma.is_masked(value):
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
         raise InputError(
             f"{name}: some values are masked, but a model cannot leave out any: pass "
             f"{name}.filled(number)."
         )
     try:
         return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, deleted JAX arrays
+    except Exception as error:  # ragged lists, deleted JAX arrays, whatever __array__ raises
         raise InputError(f"{name}: not readable as an array ({error}): pass one.") from error
 
 

@@ -66,6 +66,7 @@ def load_experiment(
     allow_other_images: bool = False,
 ) -> Experiment:
     """Builds the experiment of a run again; `changes` are values by dotted key. See `load`."""
+    allow_other_images = arguments.flag("allow_other_images", allow_other_images)
     experiment = build(
         configuration.load(workdir, changes), configuration.load_image_shape(workdir)
     )

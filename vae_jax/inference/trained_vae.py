@@ -203,7 +203,7 @@ class TrainedVAE:
         return self._map(
             lambda *batch: self._steps.elbo_terms(*batch, key),
             self._images(images),
-            description="ELBO" if progress else None,
+            description="ELBO" if arguments.flag("progress", progress) else None,
         )
 
     @standard_settings()
@@ -237,6 +237,7 @@ class TrainedVAE:
             )
         images, key = self._images(images), arguments.key(key)
         num_samples = arguments.count("num_samples", num_samples, maximum=arguments.MAX_DRAWS)
+        progress = arguments.flag("progress", progress)
         keys = [jax.random.fold_in(key, k) for k in range(num_samples)]
 
         def bound(params: PyTree, x: jax.Array, ids: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ LOGGER = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # directory of the event files
+TEXTS = ("diagnosis", "non_finite")  # names of the texts that a run records
 VALIDATION = "validation/"  # begins the names of what an evaluation records
 
 
@@ -77,7 +78,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     """Returns the records of metrics.jsonl in order, each with `step`, scalars and texts.
 
     Without the file there are none. A line that is not a record is skipped: a killed run may leave
-    its last line incomplete.
+    its last line incomplete. So is a value that is neither a number nor one of the TEXTS.
     """
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.exists():
@@ -87,8 +88,15 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
         with contextlib.suppress(ValueError):  # not JSON
             record = files.parse_json(line)
             if isinstance(record, dict) and type(record.get("step")) is int:
-                records.append(record)
+                records.append({key: v for key, v in record.items() if _is_recorded(key, v)})
     return records
+
+
+def _is_recorded(key: str, value: object) -> bool:
+    """Returns whether a run writes values of this type under a key; others are damaged."""
+    if key.rpartition("/")[2] in TEXTS:
+        return isinstance(value, str)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)

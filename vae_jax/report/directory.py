@@ -8,6 +8,7 @@ that are not of an evaluation, such as a user's notes, move along.
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import pathlib
@@ -17,7 +18,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
-from vae_jax import files
+from vae_jax import files, gallery
 from vae_jax.doctor import diagnosis
 from vae_jax.errors import InputError, UserError
 from vae_jax.metrics import stored
@@ -35,6 +36,7 @@ FILES = (
 )
 LOGGER = logging.getLogger(__name__)
 NEW, PREVIOUS = ".new", ".previous"
+LONGEST_NAME = 100  # bytes; file systems take 255 with what is added
 
 
 @contextlib.contextmanager
@@ -191,7 +193,7 @@ def _is_ours(path: pathlib.Path, directory: pathlib.Path) -> bool:
         return True
     if path.parent == directory:
         return path.name in (*FILES, IMAGES)
-    return path.suffix == ".png" and (path.stem in CAPTIONS or path.stem.startswith("worst_"))
+    return path.suffix == ".png" and path.stem in (*CAPTIONS, *gallery.PICTURES)
 
 
 def _is_directory(path: pathlib.Path) -> bool:
@@ -201,12 +203,18 @@ def _is_directory(path: pathlib.Path) -> bool:
 def _beside(directory: pathlib.Path, suffix: str) -> pathlib.Path:
     """Returns a path of this process beside a directory."""
     owner = f"{os.getpid()}@{platform.node()}"
-    return directory.with_name(f".{directory.name}.{owner}.{secrets.token_hex(4)}{suffix}")
+    return directory.with_name(f".{_short(directory.name)}.{owner}.{secrets.token_hex(4)}{suffix}")
+
+
+def _short(name: str) -> str:
+    """Returns the name, or its hash if it is so long that nothing could be added to it."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONGEST_NAME else hashlib.sha256(encoded).hexdigest()[:32]
 
 
 def _parse(path: pathlib.Path, directory: pathlib.Path) -> re.Match[str] | None:
     """Returns the (process id, host) in a name that `_beside` made for this directory."""
-    name = re.escape(directory.name)
+    name = re.escape(_short(directory.name))
     return re.fullmatch(rf"\.{name}\.(\d+)@(.*)\.[0-9a-f]{{8}}\.(new|previous)", path.name)
 
 

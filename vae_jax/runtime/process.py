@@ -5,7 +5,9 @@ import io
 import logging
 import os
 import pathlib
+import re
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -145,11 +147,15 @@ def join_processes(
             f"--{', --'.join(missing)} must be given as well: coordinator_address (host:port of "
             "process 0) and num_processes are the same for all processes, process_id is not."
         )
+    if num_processes is not None and num_processes < 1:
+        raise InputError(f"num_processes = {num_processes} must be at least 1.")
     if not (num_processes is None or process_id is None or 0 <= process_id < num_processes):
         raise InputError(
             f"process_id = {process_id} must lie in [0, {num_processes - 1}], because "
             f"num_processes = {num_processes}: number the processes from 0."
         )
+    if coordinator_address is not None:
+        _check_address(coordinator_address)
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
     try:
         jax.distributed.initialize(
@@ -180,6 +186,22 @@ def join_processes(
     )
     if jax.process_index() > 0:
         PACKAGE_LOGGER.setLevel(logging.WARNING)  # process 0 logs what all of them do
+
+
+def _check_address(address: str) -> None:
+    """Raises an InputError unless the address is host:port, and the host is known."""
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise InputError(
+            f"--coordinator_address={address}: must be the host of process 0 and a free port from "
+            "1 to 65535, such as localhost:1234."
+        )
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--coordinator_address={address}: no such host ({error}). Give its name or its number."
+        ) from error
 
 
 def require_backend() -> None:

@@ -106,6 +106,13 @@ class Trainer:
         is_complete = first_step >= plan.num_steps or self._watch.is_out_of_patience()
         if is_complete and not self._is_pending:
             LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
+            if first_step < plan.num_steps:
+                LOGGER.info(
+                    "It stopped before step %d, because its validation ELBO did not rise: "
+                    "train.patience = %d. A larger one goes on, 0 to the end.",
+                    plan.num_steps,
+                    plan.patience,
+                )
             return None
         self._start_record()
         resident = None if is_complete else self._read_resident_rows()

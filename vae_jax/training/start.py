@@ -10,11 +10,12 @@ from jax.sharding import Mesh
 
 from vae_jax import config as configuration
 from vae_jax import doctor, files, inference, models
-from vae_jax.checkpoints import Checkpoints
+from vae_jax.checkpoints import DIRECTORY, Checkpoints
 from vae_jax.checkpoints.state import TrainState
 from vae_jax.data import Split
 from vae_jax.errors import InputError
 from vae_jax.experiment import Experiment
+from vae_jax.recording import writers
 from vae_jax.runtime import sharding
 from vae_jax.runtime.provenance import collect_provenance, jax_settings
 from vae_jax.streams import stream
@@ -33,7 +34,7 @@ def claim_workdir(
 ) -> tuple[Experiment, dict[str, list[Any]]]:
     """Checks that the workdir has no other run, and saves the configuration there.
 
-    A run without checkpoints has nothing to lose, so its configuration is overwritten.
+    A run that was never saved has nothing to lose, so its configuration is overwritten.
 
     Args:
       experiment: what is trained.
@@ -48,7 +49,8 @@ def claim_workdir(
       since the run was started, each with its value then and now.
 
     Raises:
-      InputError: the workdir has a run with another configuration or other images.
+      InputError: the workdir has a run with another configuration or other images, or the records
+        of a run whose checkpoints are gone.
     """
     if not experiment.training.batch_size:
         if has_checkpoints:
@@ -69,6 +71,7 @@ def claim_workdir(
     if has_checkpoints:
         configuration.check_same_data(config, data_hash, workdir)
         return experiment, changed
+    _check_nothing_to_lose(workdir)
     vae_started = None
     if config["vae_workdir"]:
         configuration.check_same_data(config, data_hash, config["vae_workdir"])
@@ -79,13 +82,27 @@ def claim_workdir(
     return experiment, changed
 
 
+def _check_nothing_to_lose(workdir: pathlib.Path) -> None:
+    """Checks that no run without checkpoints was saved and evaluated before."""
+    if (workdir / DIRECTORY).exists():  # without a checkpoint, because none could be saved
+        return
+    evaluated = [r["step"] for r in writers.read_metrics(workdir) if "validation/elbo" in r]
+    if evaluated:
+        raise InputError(
+            f"{workdir} has the records of a run to step {max(evaluated)}, but no "
+            f"{DIRECTORY}/: put that directory back, or give another --workdir."
+        )
+
+
 def _changed_settings(workdir: pathlib.Path) -> dict[str, list[Any]]:
     """Returns JAX's settings that have changed since the run was started.
 
     Raises:
       InputError: the random numbers would be others.
     """
-    now, before = jax_settings(), configuration.load_start(workdir).get("jax_settings") or {}
+    now, before = jax_settings(), configuration.load_start(workdir).get("jax_settings")
+    if not isinstance(before, dict):  # an early version recorded none
+        return {}
     if before.get("key_kind", now["key_kind"]) != now["key_kind"]:
         raise InputError(
             f"the run in {workdir} draws its random numbers with {before['key_kind']}, this "
