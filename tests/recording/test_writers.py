@@ -281,7 +281,10 @@ def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path, evaluates_again
     assert completed.stdout == f"{expected}\n", completed.stderr
 
 
-def test_value_of_another_type_is_skipped(tmp_path):
+def test_value_of_another_type_is_not_read_but_stays_in_the_file(tmp_path):
+    """It is damaged, or a text from an evaluation function of the user."""
     line = '{"step": 1, "train/elbo": "abc", "train/rate": [1], "train/loss": 2, "b": true}'
     (tmp_path / writers.METRICS_FILE).write_text(line)
+    MetricWriter(tmp_path, first_step=1).close()
     assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 2}]
+    assert [json.loads(line) for line in read_lines(tmp_path)] == [json.loads(line)]

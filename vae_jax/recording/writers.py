@@ -75,11 +75,19 @@ def _drop_events(directory: pathlib.Path, is_kept: Callable[[float, Iterable[str
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
-    """Returns the records of metrics.jsonl in order, each with `step`, scalars and texts.
+    """Returns the records of metrics.jsonl in order, each with `step`, scalars and the TEXTS.
 
     Without the file there are none. A line that is not a record is skipped: a killed run may leave
-    its last line incomplete. So is a value that is neither a number nor one of the TEXTS.
+    its last line incomplete. So are values of other types.
     """
+    return [
+        {key: value for key, value in record.items() if _is_recorded(key, value)}
+        for record in _read_records(workdir)
+    ]
+
+
+def _read_records(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the records of metrics.jsonl with all their values."""
     path = pathlib.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
@@ -88,7 +96,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
         with contextlib.suppress(ValueError):  # not JSON
             record = files.parse_json(line)
             if isinstance(record, dict) and type(record.get("step")) is int:
-                records.append({key: v for key, v in record.items() if _is_recorded(key, v)})
+                records.append(record)
     return records
 
 
@@ -134,7 +142,7 @@ class MetricWriter:
             is_repeated = evaluates_again and any(n.startswith(VALIDATION) for n in names)
             return step < first_step or (step == first_step and not is_repeated)
 
-        kept = [r for r in read_metrics(workdir) if is_kept(r["step"], r)]
+        kept = [r for r in _read_records(workdir) if is_kept(r["step"], r)]
         lines = "".join(files.to_json(record) + "\n" for record in kept)
         files.write_text(workdir / METRICS_FILE, lines)
         self._file = (workdir / METRICS_FILE).open("ab", buffering=0)
