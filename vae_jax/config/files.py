@@ -1,5 +1,6 @@
 """The Python files in configs/: how `--config` finds them, and how they start from each other."""
 
+import collections
 import contextlib
 import difflib
 import importlib.util
@@ -114,12 +115,13 @@ def check_flags(argv: Sequence[str]) -> None:
         return
     file, colon, rest = values[-1].partition(":")
     config = named_config(file, *([rest] if colon else []))
+    flags = [KEY_FLAG.fullmatch(argument.partition("=")[0]) for argument in argv]
+    given = collections.Counter(match[1] for match in flags if match)
     for key, value in leaves(config):
-        given = [argument for argument in argv if _sets(argument, key)]
-        if isinstance(value, tuple) and len(given) > 1:
+        if isinstance(value, tuple) and given[key] > 1:
             raise InputError(
-                f"--config.{key} is given {len(given)} times, and the values would be joined: give "
-                f"it once, with all values, as in {given[-1]!r}."
+                f"--config.{key} is given {given[key]} times, and the values would be joined: give "
+                f"it once, with all values, such as --config.{key}='{value}'."
             )
     known = [key for key, _ in leaves(config)]
     for key in [match[1] for match in map(KEY_FLAG.match, argv) if match]:
@@ -127,12 +129,6 @@ def check_flags(argv: Sequence[str]) -> None:
             similar = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean {similar[0]}?" if similar else "See its get_config."
             raise InputError(f"--config.{key}: {file} has no key {key!r}. {remedy}")
-
-
-def _sets(argument: str, key: str) -> bool:
-    """Returns whether a command-line argument is the flag of a key, with or without a value."""
-    match = KEY_FLAG.fullmatch(argument.partition("=")[0])
-    return match is not None and match[1] == key
 
 
 def load_module(path: str | pathlib.Path, functions: tuple[str, ...], example: str) -> ModuleType:
