@@ -26,6 +26,7 @@ from vae_jax.registry import Option, Registry, flag, integer, integers, number, 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REDUCTIONS = ("sum", "mean")
 AUTO = "auto"
+MAX_TEMPERATURE = 100  # of a prior
 SECTIONS: Mapping[str, Registry[Any]] = {
     "data": sources.REGISTRY,
     "likelihood": likelihoods.REGISTRY,
@@ -59,7 +60,7 @@ SCHEMA: Mapping[str, Option] = {
     "model.dtype": one_of(DTYPES),
     "model.remat": flag(),
     "prior.name": one_of(priors.REGISTRY),
-    "prior.temperature": number(0, 100),
+    "prior.temperature": number(0, MAX_TEMPERATURE),
     "likelihood.name": one_of(likelihoods.REGISTRY),
     "likelihood.reduction": one_of(REDUCTIONS),
     "kl.weight": number(0, 1e6),

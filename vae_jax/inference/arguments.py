@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.config.schema import MAX_TEMPERATURE
 from vae_jax.errors import InputError
 from vae_jax.streams import KEY_KIND, key_of_words
 from vae_jax.typing import ImageShape, PyTree
@@ -22,7 +23,6 @@ from vae_jax.typing import ImageShape, PyTree
 MAX_VALUES = 2**31 - 1  # in one array on a device, whose elements XLA counts in 32 bits
 MAX_DRAWS = 1_000_000  # draws per image; their keys are made before the first of them is used
 MAX_LATENT = 1e15  # whose square, summed over millions of values, is finite in float32
-MAX_TEMPERATURE = 100
 NUM_KEY_WORDS = 2  # of a key of KEY_KIND
 REPR = reprlib.Repr()
 REPR.maxstring = REPR.maxother = 200
@@ -102,15 +102,16 @@ def _latents_of_group(name: str, value: object, like: jax.ShapeDtypeStruct) -> n
             "least 1."
         )
     array = _to_float32(array)
-    if np.max(np.abs(array)) > MAX_LATENT and np.isfinite(array).all():
-        raise InputError(
-            f"{name} has values up to {np.max(np.abs(array)):g}: beyond {MAX_LATENT:g} the "
-            "products in a model overflow. Correct them."
-        )
     if not np.isfinite(array).all():
         raise NotFiniteError(
             f"{name} has {_first_non_finite(array)}, but must be finite in float32: correct it. If "
             "the model computed it, load an earlier checkpoint."
+        )
+    largest = np.abs(array).max()
+    if largest > MAX_LATENT:
+        raise InputError(
+            f"{name} has values up to {largest:g}: beyond {MAX_LATENT:g} the products in a model "
+            "overflow. Correct them."
         )
     return array
 
