@@ -92,7 +92,7 @@ def _refuse_flags_without_effect() -> None:
         reason = "--num_samples=0" if is_test else f"--split={FLAGS.split}"
         raise InputError(
             f"{' and '.join(given)} would have no effect, because {reason} means that there are no "
-            "sample metrics: call it without."
+            f"sample metrics: run the command without {'it' if len(given) == 1 else 'them'}."
         )
 
 
