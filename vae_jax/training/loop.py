@@ -105,14 +105,7 @@ class Trainer:
         plan, first_step, is_main = self._plan, self.step, sharding.is_main_process()
         is_complete = first_step >= plan.num_steps or self._watch.is_out_of_patience()
         if is_complete and not self._is_pending:
-            LOGGER.info("%s is already trained to step %d.", self._workdir, first_step)
-            if first_step < plan.num_steps:
-                LOGGER.info(
-                    "It stopped before step %d, because its validation ELBO did not rise: "
-                    "train.patience = %d. A larger one goes on, 0 to the end.",
-                    plan.num_steps,
-                    plan.patience,
-                )
+            self._log_completion()
             return None
         self._start_record()
         resident = None if is_complete else self._read_resident_rows()
@@ -151,6 +144,17 @@ class Trainer:
                         if self._evaluate(writer, signals):
                             break
             return self._stop_or_end(signals)
+
+    def _log_completion(self) -> None:
+        """Says that there is nothing left to train, and why."""
+        LOGGER.info("%s is already trained to step %d.", self._workdir, self.step)
+        if self.step < self._plan.num_steps:
+            LOGGER.info(
+                "It stopped before step %d, because its validation ELBO did not rise: "
+                "train.patience = %d. With a larger value it trains on, with 0 to the end.",
+                self._plan.num_steps,
+                self._plan.patience,
+            )
 
     def _start_record(self) -> None:
         """Notes in config.json what has changed since the run was started."""
