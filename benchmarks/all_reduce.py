@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from vae_jax.runtime import process, sharding
+from vae_jax.runtime import distributed, sharding
 
 # Number of parameters of each model.
 NUM_PARAMETERS = {"demo": 943_652, "fashion_mnist_binary": 1_387_872, "cifar10": 28_421_252}
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--process_id", type=int)
     options = vars(parser.parse_args())
     if options["coordinator_address"]:
-        process.join_processes(**options)
+        distributed.join(**options)
     mesh = sharding.create_mesh(jax.devices())
     if sharding.is_main_process():
         print(f"{mesh.size} devices ({mesh.devices.flat[0].device_kind})")

@@ -25,7 +25,7 @@ from tests.conftest import (
 )
 from vae_jax.data import make_batch_indices
 from vae_jax.recording.writers import read_metrics
-from vae_jax.runtime import process
+from vae_jax.runtime import distributed
 
 NUM_STEPS, EVAL_EVERY = TINY["train.num_steps"], TINY["train.eval_every_steps"]
 
@@ -220,7 +220,7 @@ def test_damaged_checkpoint_is_set_aside_by_one_process_and_all_take_the_one_bef
 )
 def test_wrong_numbers_of_processes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        process.join_processes(*arguments)
+        distributed.join(*arguments)
 
 
 def test_missing_cluster_is_reported(data_dir, tmp_path):

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from vae_jax import config as configuration
 from vae_jax import evaluation, training
 from vae_jax.commands.flags import parse, show_in_help
-from vae_jax.runtime import process
+from vae_jax.runtime import distributed, process
 
 FLAGS = flags.FLAGS
 
@@ -61,7 +61,7 @@ def _main(argv: list[str]) -> None:
     program = pathlib.Path(sys.argv[0]).name
     with process.exit_on_user_error(program, FLAGS.workdir, hint=" (--verbosity=1 shows where)"):
         if FLAGS.distributed or any(value is not None for value in processes):
-            process.join_processes(*processes)
+            distributed.join(*processes)
         process.require_backend()
         process.cache_compilations()
         stopped_by = training.train_and_evaluate(FLAGS.config, FLAGS.workdir, evaluation.validate)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from vae_jax import config as configuration
 from vae_jax import files
 from vae_jax.experiment import build, validate
-from vae_jax.runtime import process, sharding
+from vae_jax.runtime import distributed, sharding
 from vae_jax.runtime.names import resolve_workdir
 from vae_jax.runtime.settings import standard_settings
 from vae_jax.runtime.signals import catch_stop_signals
@@ -71,7 +71,7 @@ def train_and_evaluate(
                 with signals.deferred():
                     trainer.close()
             elif isinstance(error, Exception) and not isinstance(error, TrainingDivergedError):
-                raise process.ProcessLostError(
+                raise distributed.ProcessLostError(
                     f"process {jax.process_index()} of {jax.process_count()} lost another process, "
                     f"whose log says why, or failed itself ({error}). The same commands resume "
                     "from the last checkpoint."
