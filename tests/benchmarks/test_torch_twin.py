@@ -71,10 +71,10 @@ class Both:
         return posterior, outputs, terms.distortion, terms.rate
 
 
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in list(CASES)[:-1]]
-
-
-@pytest.fixture(scope="module", params=[*LONG, "grid, attention, colour"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.long] * (not n.startswith("grid"))) for n in CASES],
+)
 def both(request) -> Both:
     return Both(*CASES[request.param])
 

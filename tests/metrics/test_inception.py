@@ -18,15 +18,8 @@ from vae_jax.metrics.inception_weights import InceptionWeights
 PARTIAL_FILES = sorted((REPOSITORY.parent / "shared/data/inception").glob("*.npz"))
 STEM = ("conv", "conv_1", "conv_2")  # the layers up to tap 64
 
-
-def ignore_warnings_of_sqrtm(test):
-    """pytorch_fid 0.3 asks SciPy for sqrtm(disp=False), which SciPy deprecated.
-
-    The covariances of a few images are singular, of which newer versions of SciPy warn.
-    """
-    for message in ("The `disp` argument is deprecated", "Matrix is ill-conditioned"):
-        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
-    return test
+# pytorch_fid 0.3 asks SciPy for sqrtm(disp=False), which SciPy deprecated.
+IGNORE_DISP = pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated")
 
 
 def fid_network_features(network, images: np.ndarray, num_taps: int = 4) -> list[np.ndarray]:
@@ -178,7 +171,7 @@ def test_the_network_runs_as_far_as_the_last_tap(weights):
 # The distance of real images
 
 
-@ignore_warnings_of_sqrtm
+@IGNORE_DISP
 # Some channels are zero for all images, others nearly constant; pytorch-fid handles that.
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 @pytest.mark.parametrize("name", [pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"])
@@ -191,7 +184,7 @@ def test_distance_at_tap_64_is_that_of_pytorch_fid(network, weights, name):
     np.testing.assert_allclose(frechet_distance(*ours), pytorch_fid_distance(*theirs), rtol=1e-3)
 
 
-@ignore_warnings_of_sqrtm
+@IGNORE_DISP
 def test_distance_at_tap_2048_is_that_of_pytorch_fid(network, weights):
     sets = np.split(real_images("cifar10", 12), 2)
     extractor = FeatureExtractor(weights, (2048,), batch_size=6)
@@ -203,7 +196,9 @@ def test_distance_at_tap_2048_is_that_of_pytorch_fid(network, weights):
 # The released weights
 
 
-@ignore_warnings_of_sqrtm
+@IGNORE_DISP
+# Of six images the covariances are singular; pytorch-fid handles that.
+@pytest.mark.filterwarnings("ignore:Matrix is ill-conditioned")
 @pytest.mark.parametrize("name", [pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"])
 def test_released_numbers_give_features_and_distance_of_pytorch_fid(
     released, released_network, name

@@ -338,7 +338,7 @@ IN_ASCII = r"""
 import locale, pathlib, sys
 assert locale.getencoding() != "utf-8" and sys.stdout.encoding == "ascii", sys.stdout.encoding
 from tests.report.test_directory import write
-from vae_jax import gallery, report
+from vae_jax import report
 from vae_jax.runtime import process
 process.log_to_stderr().info("\xb1 logged")
 directory = pathlib.Path(sys.argv[1])
